@@ -1,0 +1,36 @@
+"""What can go wrong, as types. A message says the value and the way out.
+
+``lisa_ros.ros.status`` maps these to the status codes of the action, the service and the topic.
+"""
+
+
+class LisaError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigError(LisaError):
+    """A parameter or an option has a value that cannot be used."""
+
+
+class CheckpointError(LisaError):
+    """A model folder is missing, damaged or of another architecture. The message lists the keys."""
+
+
+class ImageError(LisaError):
+    """An image cannot be used: encoding, size or amount of data."""
+
+
+class CommandError(LisaError):
+    """A command cannot be used: empty, too long, or not text."""
+
+
+class DeviceError(LisaError):
+    """The device does not exist or does not support the precision."""
+
+
+class OutOfMemory(DeviceError):
+    """The device (or the host) ran out of memory while loading or answering."""
+
+
+class Cancelled(LisaError):
+    """The caller asked to stop before the answer was complete."""
