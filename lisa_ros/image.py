@@ -1,0 +1,90 @@
+"""From camera pixels to what the towers read, and masks back to camera pixels. numpy and Pillow only.
+
+Pillow on purpose: its BILINEAR and BICUBIC (antialiased) are what the checkpoints were trained with, bit for bit; OpenCV's
+are not. size is always (height, width).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lisa_ros.errors import ImageError
+
+SAM_MEAN = (123.675, 116.28, 103.53)
+SAM_STD = (58.395, 57.12, 57.375)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+Size = tuple[int, int]
+
+
+def check_rgb(rgb: NDArray[np.uint8]) -> None:
+    """Raise ImageError unless ``rgb`` is uint8 (H, W, 3) with at least one pixel."""
+    if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+        what = f"{rgb.dtype} {rgb.shape}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
+        raise ImageError(f"the image is {what}; a uint8 array of shape (height, width, 3) in RGB order is needed")
+    if rgb.shape[0] == 0 or rgb.shape[1] == 0:
+        raise ImageError(f"the image is {rgb.shape[1]} x {rgb.shape[0]} pixels; it has no pixels to look at")
+
+
+def resized_size(size: Size, longest: int) -> Size:
+    """Size with the longest side at ``longest`` pixels (SAM's ResizeLongestSide); never below one pixel."""
+    height, width = size
+    scale = longest * 1.0 / max(height, width)
+    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
+
+
+def for_sam(rgb: NDArray[np.uint8], input_size: int) -> NDArray[np.float32]:
+    """(3, input_size, input_size) float32: longest side resized, normalised, zero padded right and below."""
+    height, width = resized_size(rgb.shape[:2], input_size)
+    resized = np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))
+    pixels = np.zeros((3, input_size, input_size), np.float32)
+    values = np.arange(256, dtype=np.float32)
+    for channel in range(3):
+        # 256 values, so a table: the same float32 operations as per pixel, done once.
+        table = (values - np.float32(SAM_MEAN[channel])) / np.float32(SAM_STD[channel])
+        np.take(table, resized[:, :, channel], out=pixels[channel, :height, :width], mode="clip")
+    return pixels
+
+
+@dataclass(frozen=True)
+class ClipPreprocessing:
+    """What a CLIP tower's preprocessor_config.json says. size, crop: pixels."""
+
+    size: int = 224
+    crop: int = 224
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+
+
+def for_clip(rgb: NDArray[np.uint8], how: ClipPreprocessing) -> NDArray[np.float32]:
+    """(3, crop, crop) float32: shortest side resized, CENTRE CROP, scaled to [0, 1], normalised."""
+    height, width = rgb.shape[:2]
+    if height <= width:
+        height, width = how.size, int(how.size * width / height)
+    else:
+        height, width = int(how.size * height / width), how.size
+    top, left = (height - how.crop) // 2, (width - how.crop) // 2
+    # Only what survives the crop is resampled; reducing an image of extreme aspect ratio whole would cost gigabytes.
+    resized = _resize_window(rgb, (height, width), (top, left, top + how.crop, left + how.crop))
+    values = (np.arange(256) * (1 / 255)).astype(np.float32)
+    pixels = np.empty((3, how.crop, how.crop), np.float32)
+    for channel in range(3):
+        table = (values - np.float32(how.mean[channel])) / np.float32(how.std[channel])
+        np.take(table, resized[:, :, channel], out=pixels[channel], mode="clip")
+    return pixels
+
+
+def _resize_window(rgb: NDArray[np.uint8], size: Size, window: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    height, width = size
+    top, left, bottom, right = window
+    image = Image.fromarray(rgb)
+    if height * width > 64 * (bottom - top) * (right - left):
+        scale_x, scale_y = image.width / width, image.height / height
+        box = (left * scale_x, top * scale_y, right * scale_x, bottom * scale_y)
+        return np.asarray(image.resize((right - left, bottom - top), Image.Resampling.BICUBIC, box=box))
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, right, bottom)))

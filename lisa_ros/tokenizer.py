@@ -1,0 +1,171 @@
+"""LISA's tokenizer: sentencepiece with added tokens, by the rules of the release that trained the checkpoints.
+
+LISA was trained with the slow LlamaTokenizer of transformers 4.31 in its legacy mode. Later releases cut the same text
+differently (an extra or a missing word-begin mark beside every added token), and the model then answers differently.
+So the rules are stated here, on top of the plain sentencepiece library:
+
+1. The text is split at the added tokens, longest match first.
+2. ``[SEG]``, ``<im_start>``, ``<im_end>`` and other plain added tokens swallow the white space on both sides; ``<s>``,
+   ``</s>`` and ``<unk>`` swallow none.
+3. Every remaining piece is encoded on its own, so each begins with its own word-begin mark.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from sentencepiece import SentencePieceProcessor
+
+from lisa_ros.errors import CheckpointError
+
+IMAGE = "<image>"
+IMAGE_ID = -200
+"""Stands in the ids where the image tokens go, as in LLaVA."""
+
+Span = tuple[int, int]
+
+
+class Tokenizer:
+    """Text to ids and back. Thread-safe, immutable."""
+
+    def __init__(self, pieces: SentencePieceProcessor, added: dict[str, int]):
+        self._pieces = pieces
+        self._control = {pieces.id_to_piece(i): i for i in (pieces.unk_id(), pieces.bos_id(), pieces.eos_id())}
+        self._added = dict(added)
+        self._texts = {i: text for text, i in (self._control | self._added).items()}
+        self._split = re.compile(
+            "|".join(re.escape(text) for text in sorted(self._texts.values(), key=len, reverse=True))
+        )
+        self.bos_id: int = pieces.bos_id()
+        self.eos_id: int = pieces.eos_id()
+        self.unk_id: int = pieces.unk_id()
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Tokenizer:
+        """Read ``tokenizer.model`` and the added tokens of a checkpoint folder.
+
+        Raises CheckpointError where a file is missing or is not what it should be.
+        """
+        model = folder / "tokenizer.model"
+        if not model.is_file():
+            raise CheckpointError(f"{model} is missing; a LISA checkpoint brings its sentencepiece model under that name")
+        try:
+            pieces = SentencePieceProcessor(model_file=str(model))
+        except (OSError, RuntimeError) as error:
+            raise CheckpointError(f"{model} is not a sentencepiece model: {error}") from error
+        return cls(pieces, _added_tokens(folder, pieces.get_piece_size()))
+
+    def __len__(self) -> int:
+        """Rows that the embedding table needs at least."""
+        return max(self._pieces.get_piece_size(), *(i + 1 for i in self._added.values()), 0)
+
+    def id_of(self, text: str) -> int | None:
+        """Id of an added or control token such as ``[SEG]``; None where the checkpoint has no such token."""
+        return self._added.get(text, self._control.get(text))
+
+    def encode(self, text: str, literal: Sequence[Span] = ()) -> list[int]:
+        """Ids of ``text``, without a leading ``<s>``.
+
+        literal: spans (begin, end) of characters that a person typed. Inside them nothing is a token: ``[SEG]`` there
+        is five characters of text.
+        """
+        ids: list[int] = []
+        for piece, token in self._segments(text, literal):
+            ids.extend([token] if token is not None else self._pieces.encode(piece))
+        return ids
+
+    def encode_prompt(self, text: str, literal: Sequence[Span] = ()) -> list[int]:
+        """Ids of a prompt: ``<s>`` first, and ``IMAGE_ID`` at every ``<image>`` outside the literal spans."""
+        ids, begin = [self.bos_id], 0
+        for match in re.finditer(re.escape(IMAGE), text):
+            if _touches(match.span(), literal):
+                continue
+            ids += [*self.encode(text[begin : match.start()], _shift(literal, begin)), IMAGE_ID]
+            begin = match.end()
+        return ids + self.encode(text[begin:], _shift(literal, begin))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ``ids`` exactly as the reference prints it: added tokens stand apart, joined by spaces."""
+        texts: list[str] = []
+        run: list[int] = []
+        for i in ids:
+            if i in self._texts and i not in self._control.values():
+                texts += [self._decode_run(run)] if run else []
+                texts.append(self._texts[i])
+                run = []
+            else:
+                run.append(i)
+        texts += [self._decode_run(run)] if run else []
+        return " ".join(texts)
+
+    def answer_text(self, ids: Iterable[int]) -> str:
+        """Text of an answer as a person would write it: no ``</s>``, no space between ``[SEG]`` and a full stop."""
+        text = self.decode(i for i in ids if i not in (self.bos_id, self.eos_id))
+        text = re.sub(r" {2,}", " ", text)
+        return re.sub(r"(?<=\]) (?=[.,;:!?])", "", text).strip()
+
+    def _segments(self, text: str, literal: Sequence[Span]) -> list[tuple[str, int | None]]:
+        parts: list[tuple[str, int | None]] = []
+        begin = 0
+        for match in self._matches(text, literal):
+            parts += [(text[begin : match.start()], None), (match.group(), self.id_of(match.group()))]
+            begin = match.end()
+        parts.append((text[begin:], None))
+        stripped = []
+        for index, (piece, token) in enumerate(parts):
+            if token is None:
+                if index > 0 and parts[index - 1][0] in self._added:
+                    piece = piece.lstrip()
+                if index + 1 < len(parts) and parts[index + 1][0] in self._added:
+                    piece = piece.rstrip()
+                if not piece:
+                    continue
+            stripped.append((piece, token))
+        return stripped
+
+    def _matches(self, text: str, literal: Sequence[Span]) -> Iterable[re.Match[str]]:
+        position = 0
+        while match := self._split.search(text, position):
+            if _touches(match.span(), literal):
+                position = match.start() + 1
+            else:
+                yield match
+                position = match.end()
+
+    def _decode_run(self, ids: list[int]) -> str:
+        text, run, after_control = "", [], False
+        for index, i in enumerate(ids):
+            if i in self._control.values():
+                if index > 0 and not after_control:
+                    text += " "
+                text += self._pieces.decode(run) + self._texts[i]
+                run, after_control = [], True
+            else:
+                run.append(i)
+                after_control = False
+        return text + self._pieces.decode(run)
+
+
+def _added_tokens(folder: Path, pieces: int) -> dict[str, int]:
+    """Tokens added on top of the sentencepiece model: added_tokens.json, or the newer table in tokenizer_config.json."""
+    try:
+        if (folder / "added_tokens.json").is_file():
+            return {str(k): int(v) for k, v in json.loads((folder / "added_tokens.json").read_text("utf-8")).items()}
+        config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+        table = {int(i): str(token["content"]) for i, token in config.get("added_tokens_decoder", {}).items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"the added tokens in {folder} cannot be read: {error}") from error
+    return {text: i for i, text in table.items() if i >= pieces}
+
+
+def _touches(span: Span, spans: Sequence[Span]) -> bool:
+    return any(begin < span[1] and span[0] < end for begin, end in spans)
+
+
+def _shift(spans: Sequence[Span], begin: int) -> list[Span]:
+    return [(a - begin, b - begin) for a, b in spans]
