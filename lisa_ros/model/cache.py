@@ -1,0 +1,101 @@
+"""Keys and values of the language model, kept per frame.
+
+The cache remembers which tokens it holds, so that the next prompt pays only for what is new: the system text and the
+image stay, a follow-up continues where the conversation stopped, and a rejected draft is cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+
+class _GrowingLayer(DynamicLayer):
+    """A layer's keys and values in one buffer that doubles: an append copies the new tokens, not the whole past.
+
+    DynamicLayer concatenates, which for every token copies all tokens before it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.length = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        end = self.length + key_states.shape[-2]
+        if not self.is_initialized or end > self._key_buffer.shape[-2]:
+            self._grow(key_states, max(end, 2 * self.length))
+        self._key_buffer[..., self.length : end, :] = key_states
+        self._value_buffer[..., self.length : end, :] = value_states
+        self.length = end
+        self._expose()
+        return self.keys, self.values
+
+    def truncate(self, length: int) -> None:
+        if self.is_initialized:
+            self.length = length
+            self._expose()
+
+    def copy(self, length: int) -> _GrowingLayer:
+        """An independent layer with the first ``length`` tokens."""
+        layer = _GrowingLayer()
+        if length:
+            layer.update(self.keys[..., :length, :], self.values[..., :length, :])
+        return layer
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def _grow(self, like: Tensor, capacity: int) -> None:
+        # Room for a question and an answer after the prefix, so that most commands never grow the buffer again.
+        shape = (*like.shape[:-2], capacity + 128, like.shape[-1])
+        keys, values = like.new_empty(shape), like.new_empty(shape)
+        if self.is_initialized:
+            keys[..., : self.length, :] = self.keys
+            values[..., : self.length, :] = self.values
+        else:
+            self.dtype, self.device = like.dtype, like.device
+        self._key_buffer, self._value_buffer, self.is_initialized = keys, values, True
+
+    def _expose(self) -> None:
+        self.keys = self._key_buffer[..., : self.length, :]
+        self.values = self._value_buffer[..., : self.length, :]
+
+
+class PrefixCache(Cache):
+    """Keys and values of one sequence, with the ids they belong to.
+
+    tokens: the ids held, image tokens as ``IMAGE_ID`` each.
+    """
+
+    def __init__(self, layers: int):
+        self.tokens: list[int] = []
+        super().__init__(layers=[_GrowingLayer() for _ in range(layers)])
+
+    def common_prefix(self, ids: Sequence[int]) -> int:
+        """How many leading ids the cache holds already."""
+        for index, (held, wanted) in enumerate(zip(self.tokens, ids, strict=False)):
+            if held != wanted:
+                return index
+        return min(len(self.tokens), len(ids))
+
+    def truncate(self, length: int) -> None:
+        """Forget everything after the first ``length`` tokens. Cheap: nothing is copied."""
+        del self.tokens[length:]
+        for layer in self.layers:
+            layer.truncate(length)
+
+    def copy(self, length: int) -> PrefixCache:
+        """An independent cache that begins with the same ``length`` tokens."""
+        copy = PrefixCache(0)
+        copy.layers = [layer.copy(length) for layer in self.layers]
+        copy.tokens = self.tokens[:length]
+        return copy
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values in use."""
+        held: list[torch.Tensor] = [t for layer in self.layers if layer.is_initialized for t in (layer.keys, layer.values)]
+        return sum(t.numel() * t.element_size() for t in held)
