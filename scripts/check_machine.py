@@ -2,7 +2,7 @@
 """Say at once, and with the way out, what this machine lacks for `make build`.
 
 Runs before anything is installed, with whatever Python there is: no imports beyond the standard library, no syntax
-newer than Python 3.6.
+newer than Python 3.6's.
 """
 
 import os
@@ -19,13 +19,13 @@ def problems():
     version = sys.version_info[:2]
     if not WHEELS[0] <= version <= WHEELS[1]:
         yield (
-            "Python {}.{} has no ROS 2 wheels (3.10 to 3.13 have): make PYTHON=python3.12 build, with one that is "
-            "installed".format(*version)
+            f"Python {version[0]}.{version[1]} has no ROS 2 wheels (3.10 to 3.13 have): "
+            "make PYTHON=python3.12 build, with one that is installed"
         )
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         yield (
-            "the ROS 2 wheels are for Linux on x86-64, this is {} on {}: use a ROS 2 installation (docs/building.md) or "
-            "the library alone (pip install .)".format(platform.system(), platform.machine())
+            f"the ROS 2 wheels are for Linux on x86-64, this is {platform.system()} on {platform.machine()}: "
+            "use a ROS 2 installation (docs/building.md) or the library alone (pip install .)"
         )
     if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
         yield "Python.h is missing, the messages' Python side needs it: apt install python3-dev"
@@ -35,7 +35,7 @@ def problems():
         yield "the module ensurepip is missing, a virtual environment needs it: apt install python3-venv"
     for compiler, names in (("C", ("cc", "gcc", "clang")), ("C++", ("c++", "g++", "clang++"))):
         if not any(shutil.which(name) for name in names):
-            yield "no {} compiler: apt install build-essential".format(compiler)
+            yield f"no {compiler} compiler: apt install build-essential"
 
 
 def main():

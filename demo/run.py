@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""The main job from end to end: a camera stream, the node as on a robot, a command, the answer over DDS.
+
+Three processes: ``camera.py`` publishes, ``lisa_node`` (the installed executable) answers, ``ask.py`` asks. They end
+with this one, however it ends. The last line says what came of it, the exit code too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import camera
+import domain
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+
+HERE = Path(__file__).resolve().parent
+DEFAULT_IMAGE = HERE / "scene.jpg"
+DEFAULT_COMMAND = "the thing to drink from"
+OVERLAY = HERE / "overlay.png"
+GRACE_S = 5.0  # from SIGINT to SIGKILL
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the message is the last line."""
+
+
+def node_executable() -> Path:
+    """The installed node, where ``ros2 run`` would find it."""
+    try:
+        path = Path(get_package_prefix("lisa_ros"), "lib", "lisa_ros", "lisa_node")
+    except PackageNotFoundError:
+        raise DemoError("lisa_ros is not built: make build, or source the workspace's setup file") from None
+    if not path.exists():
+        raise DemoError(f"{path} is missing: make clean build")
+    return path
+
+
+def node_command(arguments: argparse.Namespace) -> list[str]:
+    """What a robot's operator would type after ``ros2 run lisa_ros lisa_node``."""
+    command = [str(node_executable()), "--ros-args"]
+    command += ["-r", "image:=/camera/image_raw", "-r", "camera_info:=/camera/camera_info"]
+    for name in ("model", "device", "precision"):
+        if getattr(arguments, name):
+            command += ["-p", f"{name}:={getattr(arguments, name)}"]
+    return command
+
+
+@contextlib.contextmanager
+def process(name: str, command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A child with its output in ``log``, in a process group of its own that never outlives the block."""
+    with log.open("wb") as output:
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        yield child
+    finally:
+        end(child)
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    """Interrupt, wait, kill the whole group: the node's worker with it."""
+    if child.poll() is None:
+        child.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def last_lines(log: Path, count: int = 15) -> str:
+    lines = log.read_text(errors="replace").splitlines()[-count:]
+    return "\n".join(f"  | {line}" for line in lines) or "  | (it printed nothing)"
+
+
+def watch(asker: subprocess.Popen[bytes], others: dict[str, tuple[subprocess.Popen[bytes], Path]]) -> None:
+    """Wait for the asker; a camera or a node that ends before it is the real cause. Raises DemoError."""
+    while asker.poll() is None:
+        for name, (child, log) in others.items():
+            if child.poll() is not None:
+                raise DemoError(f"the {name} ended with code {child.returncode}; its last lines:\n{last_lines(log)}")
+        time.sleep(0.05)
+    if asker.returncode != 0:
+        raise DemoError(f"no answer; the node's last lines:\n{last_lines(others['node'][1])}")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Raises DemoError."""
+    try:
+        height, width = camera.load_picture(arguments.image).shape[:2]
+    except ValueError as error:
+        raise DemoError(str(error)) from error
+    if not arguments.command.strip():
+        raise DemoError('the command is empty: make demo COMMAND="the red mug"')
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.unlink(missing_ok=True)
+    claimed = domain.claim()
+    print(
+        f"demo: camera of {arguments.image} ({width}x{height}), node, command; ROS domain {os.environ['ROS_DOMAIN_ID']}"
+    )
+    with claimed, tempfile.TemporaryDirectory(prefix="lisa_demo_") as folder, contextlib.ExitStack() as stack:
+        commands = {
+            "camera": [sys.executable, str(HERE / "camera.py"), str(arguments.image)],
+            "node": node_command(arguments),
+        }
+        others = {}
+        for name, command in commands.items():
+            log = Path(folder, f"{name}.log")
+            others[name] = (stack.enter_context(process(name, command, log)), log)
+        ask = [sys.executable, str(HERE / "ask.py"), arguments.command, "--out", str(arguments.out)]
+        ask += ["--camera-info", "/camera/camera_info", "--timeout", str(arguments.timeout)]
+        ask += ["--explain"] * arguments.explain
+        asker = subprocess.Popen(ask, start_new_session=True)
+        stack.callback(end, asker)
+        watch(asker, others)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="A command on a live camera becomes masks and an answer, over DDS.")
+    parser.add_argument("--image", type=Path, default=DEFAULT_IMAGE, help="picture that the camera shows")
+    parser.add_argument("--command", default=DEFAULT_COMMAND, help=f'what to find (default "{DEFAULT_COMMAND}")')
+    parser.add_argument("--explain", action="store_true", help="ask for the reason too")
+    parser.add_argument("--model", default="", help="model folder (default: the one in the package)")
+    parser.add_argument("--device", default="", help="auto, cpu or cuda (default: the node's)")
+    parser.add_argument("--precision", default="", help="auto, bf16, fp16, fp32, int8 or nf4 (default: the node's)")
+    parser.add_argument("--out", type=Path, default=OVERLAY, help="picture to write (default demo/overlay.png)")
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds to wait for each step (default 300)")
+    arguments = parser.parse_args()
+    # A terminated demo leaves by the same door as an interrupted one: through every finally.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    started = time.monotonic()
+    try:
+        run(arguments)
+    except DemoError as error:
+        print(f"demo: FAILED: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("demo: interrupted", file=sys.stderr)
+        return 130
+    out = os.path.relpath(arguments.out)
+    print(f"demo: done in {time.monotonic() - started:.0f} s; look at {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

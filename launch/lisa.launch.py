@@ -1,0 +1,94 @@
+"""Start the node: ``ros2 launch lisa_ros lisa.launch.py image_topic:=/camera/color/image_raw``.
+
+An argument that is left empty keeps the value of the parameter file, so that a robot's own file is not overruled by
+defaults it never asked for. Nothing here reaches for the network: models are folders, made by ``lisa fetch``.
+"""
+
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+
+from launch import LaunchContext, LaunchDescription
+
+# Arguments with the names of node parameters, given to the node as strings, never as YAML.
+PARAMETERS = ["model", "vision_tower", "conversation", "device", "precision", "image_transport"]
+
+ARGUMENTS = [
+    DeclareLaunchArgument(
+        "model", default_value="", description="checkpoint folder; empty: params_file's, there the model in the package"
+    ),
+    DeclareLaunchArgument(
+        "vision_tower", default_value="", description="folder of the CLIP tower; empty: what the checkpoint names"
+    ),
+    DeclareLaunchArgument(
+        "conversation",
+        default_value="",
+        choices=["", "compact", "llava_v1", "llava_llama_2"],
+        description="conversation template; empty: the checkpoint's",
+    ),
+    DeclareLaunchArgument(
+        "device", default_value="", description="auto, cpu, cuda or cuda:1, ...; empty: params_file's, there auto"
+    ),
+    DeclareLaunchArgument(
+        "precision",
+        default_value="",
+        choices=["", "auto", "bf16", "fp16", "fp32", "int8", "nf4"],
+        description="number format of the language model; empty: params_file's, there auto",
+    ),
+    DeclareLaunchArgument("image_topic", default_value="/camera/image_raw", description="colour images to look at"),
+    DeclareLaunchArgument(
+        "camera_info_topic", default_value="/camera/camera_info", description="their calibration, passed on with masks"
+    ),
+    DeclareLaunchArgument(
+        "image_transport",
+        default_value="",
+        choices=["", "raw", "compressed"],
+        description="message type on image_topic: Image or CompressedImage; empty: params_file's, there raw",
+    ),
+    DeclareLaunchArgument(
+        "params_file",
+        default_value=PathJoinSubstitution([FindPackageShare("lisa_ros"), "config", "lisa.yaml"]),
+        description="YAML file with the node's parameters",
+    ),
+    DeclareLaunchArgument("namespace", default_value="", description="namespace of the node"),
+    DeclareLaunchArgument("name", default_value="lisa", description="name of the node, the ~ of its topics"),
+    DeclareLaunchArgument(
+        "use_sim_time", default_value="false", choices=["true", "false"], description="take the time from /clock"
+    ),
+    DeclareLaunchArgument(
+        "log_level",
+        default_value="info",
+        choices=["debug", "info", "warn", "error", "fatal"],
+        description="least severe messages that are shown",
+    ),
+]
+
+
+def start_node(context: LaunchContext) -> list[Node]:
+    """The node with the arguments that were given on top of the parameter file."""
+    given = {name: LaunchConfiguration(name) for name in PARAMETERS if LaunchConfiguration(name).perform(context)}
+    overrides = {name: ParameterValue(value, value_type=str) for name, value in given.items()}
+    overrides["use_sim_time"] = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
+    return [
+        Node(
+            package="lisa_ros",
+            executable="lisa_node",
+            namespace=LaunchConfiguration("namespace"),
+            name=LaunchConfiguration("name"),
+            parameters=[LaunchConfiguration("params_file"), overrides],
+            remappings=[
+                ("image", LaunchConfiguration("image_topic")),
+                ("camera_info", LaunchConfiguration("camera_info_topic")),
+            ],
+            ros_arguments=["--log-level", LaunchConfiguration("log_level")],
+            additional_env={"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
+            output="screen",
+            emulate_tty=True,
+        )
+    ]
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start_node)])

@@ -1,0 +1,45 @@
+"""What every test may ask for: a DDS domain of its own, the reference's goldens."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before torch is imported: tests share the machine with the node's worker and the camera that they start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+
+import domain
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Processes that a test starts inherit the domain; two test runs on one machine do not hear each other."""
+    config.stash[pytest.StashKey()] = domain.claim()
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the source tree."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def goldens() -> Path:
+    """The reference implementation's recorded outputs; they lie beside a developer's checkout, not in it."""
+    folder = REPOSITORY.parent / "shared" / "goldens"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there: the full goldens of the reference are kept outside the repository")
+    return folder
+
+
+@pytest.fixture
+def ros():
+    """An initialised rclpy, shut down after the test."""
+    rclpy = pytest.importorskip("rclpy", reason="needs a ROS 2 with rclpy: make build, or source a ROS installation")
+    rclpy.init()
+    yield rclpy
+    rclpy.try_shutdown()
