@@ -1,0 +1,150 @@
+"""Scenes on disk: images, ids, depth and ``scenes.jsonl``, or ReasonSeg's image + json pairs."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lisa_ros.scenes.assets import load_models
+from lisa_ros.scenes.layout import Layout, look, rotate, sample_layout
+from lisa_ros.scenes.render import Frame, Studio, camera_axes, focal_length
+
+SIZES = ((320, 240), (320, 240), (320, 256), (256, 256), (320, 180), (320, 240), (240, 320))  # width, height
+SMALLEST = 0.0012  # of the image: an object seen by fewer pixels is not part of a scene
+INSIDE = 0.65  # share of an object's hull corners that lie in the picture
+SCENES_A_SEED = 1_000_000  # scene i of `--seed S` has the number S * SCENES_A_SEED + i
+RETRY = 500_000  # added to the number of a scene in which nothing can be seen
+VIEWS = 5  # tries, before objects out of sight are taken off the table
+
+
+def project(layout: Layout, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """World points (N, 3) to pixels (N, 2), x right, y down."""
+    view = layout.view
+    inside = (points - np.array(view.eye)) @ camera_axes(view)  # right, up, backward
+    depth = np.maximum(-inside[:, 2], 1e-6)
+    focal = focal_length(view)
+    return np.stack(
+        [view.width / 2 + focal * inside[:, 0] / depth, view.height / 2 - focal * inside[:, 1] / depth], axis=1
+    )
+
+
+def seen(layout: Layout, ids: NDArray[np.uint8]) -> list[bool]:
+    """For every placement: is enough of it in the picture?"""
+    models, view = load_models(), layout.view
+    areas = np.bincount(ids.ravel(), minlength=len(layout.placements) + 1)[1:]
+    result = []
+    for placement, area in zip(layout.placements, areas, strict=True):
+        hull = rotate(placement.quat, models[placement.model].hull) + placement.position
+        pixels = project(layout, hull)
+        inside = ((pixels >= 0) & (pixels < [view.width, view.height])).all(axis=1).mean()
+        result.append(bool(area >= SMALLEST * ids.size and inside >= INSIDE))
+    return result
+
+
+def photograph(studio: Studio, seed: int, split: str, size: tuple[int, int] | None = None) -> tuple[Layout, Frame]:
+    """Scene number ``seed``: a view that shows every object, after a few tries without those that stay hidden."""
+    rng = np.random.default_rng([seed, 7])
+    size = size or SIZES[rng.integers(len(SIZES))]
+    layout = sample_layout(seed, split, size)
+    for attempt in range(VIEWS):
+        frame = studio.draw(layout, accept=lambda ids, layout=layout: all(seen(layout, ids)))
+        if frame is not None:
+            return layout, frame
+        if attempt < VIEWS - 1:
+            layout = replace(layout, view=look(rng, layout.placements, size))
+    while True:
+        frame = studio.draw(layout)
+        visible = seen(layout, frame.ids)
+        if all(visible):
+            return layout, frame
+        kept = tuple(placement for placement, yes in zip(layout.placements, visible, strict=True) if yes)
+        if not kept:
+            return photograph(studio, seed + RETRY, split, size)
+        layout = replace(layout, placements=kept)
+
+
+def describe(layout: Layout, frame: Frame, name: str, seed: int, with_depth: bool) -> dict:
+    """The scene's line in ``scenes.jsonl``. position: metres, camera frame (x right, y down, z forward)."""
+    view, models, axes = layout.view, load_models(), camera_axes(layout.view)
+    height, width = frame.ids.shape
+    focal = focal_length(view)
+    objects = []
+    for number, placement in enumerate(layout.placements, start=1):
+        model = models[placement.model]
+        mask = frame.ids == number
+        ys, xs = np.nonzero(mask)
+        hull = rotate(placement.quat, model.hull) + placement.position
+        centre = ((hull.min(0) + hull.max(0)) / 2 - np.array(view.eye)) @ axes
+        objects.append(
+            {
+                "id": number,
+                "class": model.label,
+                "model": model.name,
+                "held_out": model.held_out,
+                "color": placement.colour,
+                "position": [round(float(v), 4) for v in centre * [1, -1, -1]],
+                "size": [round(float(v), 4) for v in model.size],
+                "area": int(mask.sum()),
+                "box": [int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1],
+                "centroid": [round(float(xs.mean()), 1), round(float(ys.mean()), 1)],
+            }
+        )
+    return {
+        "id": name,
+        "seed": seed,
+        "image": f"images/{name}.jpg",
+        "ids": f"ids/{name}.png",
+        "depth": f"depth/{name}.png" if with_depth else None,
+        "camera": {"width": width, "height": height, "fx": focal, "fy": focal, "cx": width / 2, "cy": height / 2},
+        "objects": objects,
+        "conversations": [],
+    }
+
+
+def save_images(out: Path, scene: dict, frame: Frame, quality: int = 88) -> None:
+    Image.fromarray(frame.rgb).save(out / scene["image"], quality=quality)
+    Image.fromarray(frame.ids).save(out / scene["ids"])
+    if scene["depth"]:
+        millimetres = np.clip(np.round(frame.depth * 1000), 0, 65535).astype(np.uint16)
+        Image.fromarray(millimetres).save(out / scene["depth"])
+
+
+def write_scenes(
+    out: Path,
+    seed: int,
+    numbers: range,
+    *,
+    split: str = "train",
+    size: tuple[int, int] | None = None,
+    depth: bool = True,
+    conversations=None,
+    file: str = "scenes.jsonl",
+    on_scene=None,
+) -> None:
+    """Draw the scenes ``numbers`` of ``seed`` into ``out``, a line of ``file`` at a time.
+
+    conversations(scene, rng) -> list: what people say about the scene. on_scene(scene, frame): called after each.
+    """
+    for folder in ("images", "ids", "depth") if depth else ("images", "ids"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    studio = Studio()
+    try:
+        with open(out / file, "a", encoding="utf-8") as lines:
+            for number in numbers:
+                layout, frame = photograph(studio, seed * SCENES_A_SEED + number, split, size)
+                scene = describe(layout, frame, f"{number:06d}", seed, depth)
+                if conversations is not None:
+                    scene["conversations"] = conversations(scene, random.Random(f"{split} {seed} {number}"))
+                save_images(out, scene, frame)
+                lines.write(json.dumps(scene) + "\n")
+                lines.flush()
+                if on_scene is not None:
+                    on_scene(scene, frame)
+    finally:
+        studio.close()
