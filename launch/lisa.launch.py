@@ -25,7 +25,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "conversation",
         default_value="",
-        choices=["", "compact", "llava_v1", "llava_llama_2"],
+        choices=["", "compact", "v1", "llava_v1", "llava_llama_2"],
         description="conversation template; empty: the checkpoint's",
     ),
     DeclareLaunchArgument(

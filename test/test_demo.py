@@ -1,0 +1,93 @@
+"""`make demo` from the outside: what a person types and sees."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("rclpy", reason="needs a ROS 2 with rclpy: make build, or source a ROS installation")
+
+
+def demo(repository: Path, *arguments: str, timeout: float = 280.0) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(repository / "demo" / "run.py"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]
+
+
+def test_demo_shows_the_answer_and_writes_the_overlay(repository: Path, tmp_path: Path) -> None:
+    out = tmp_path / "overlay.png"
+    done = demo(repository, "--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "you:" in done.stdout
+    assert last_line(done.stdout).startswith("demo: done")
+    with Image.open(out) as overlay, Image.open(repository / "demo" / "scene.jpg") as scene:
+        assert overlay.size == scene.size
+        assert not np.array_equal(np.asarray(overlay), np.asarray(scene.convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "does not exist"), (b"", "cannot be read as a picture"), (b"plain text", "cannot be read as a picture")],
+)
+def test_demo_says_what_is_wrong_with_a_picture(
+    repository: Path, tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    path = tmp_path / "photo.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    done = demo(repository, "--image", str(path))
+    assert done.returncode == 1
+    assert str(path) in last_line(done.stderr)
+    assert reason in last_line(done.stderr)
+
+
+def test_demo_says_that_the_command_is_empty(repository: Path) -> None:
+    done = demo(repository, "--command", "  ")
+    assert done.returncode == 1
+    assert "the command is empty" in last_line(done.stderr)
+
+
+def test_demo_with_a_wrong_model_shows_the_reason_and_leaves_no_process(repository: Path, tmp_path: Path) -> None:
+    done = demo(repository, "--model", str(tmp_path / "nothing_here"))
+    assert done.returncode == 1
+    assert "nothing_here" in done.stderr
+    assert "demo: FAILED" in done.stderr
+    alive = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path) not in alive
+
+
+def test_a_large_photo_becomes_a_camera_sized_stream(tmp_path: Path) -> None:
+    import camera
+
+    path = tmp_path / "large.jpg"
+    Image.new("RGB", (4000, 3000), "red").save(path)
+    assert camera.load_picture(path).shape == (960, 1280, 3)
+
+
+def test_two_processes_never_share_a_domain() -> None:
+    script = "import domain, os; lock = domain.claim(); print(os.environ['ROS_DOMAIN_ID'], flush=True); input()"
+    environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parent.parent / "demo"))
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        for _ in range(5)
+    ]
+    domains = [child.stdout.readline().strip() for child in children if child.stdout]
+    for child in children:
+        child.communicate("\n")
+    assert len({*domains, os.environ["ROS_DOMAIN_ID"]}) == 6
