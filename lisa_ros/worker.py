@@ -52,7 +52,7 @@ class WorkerSettings:
     first_pause_s: float = 1.0
 
 
-# --- to the worker -----------------------------------------------------------------------------------------------------
+# --- to the worker
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Stop:
     """End the process."""
 
 
-# --- from the worker ---------------------------------------------------------------------------------------------------
+# --- from the worker
 
 
 @dataclass(frozen=True)
@@ -300,4 +300,3 @@ def _cause_of_death(process: subprocess.Popen[bytes] | None) -> str:
         name = f"signal {-code}"
     hint = " (killed by the system for want of memory, or by a person)" if name == "SIGKILL" else ""
     return f"of {name}{hint}"
-

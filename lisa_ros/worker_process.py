@@ -24,9 +24,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lisa_ros import errors, worker
 from lisa_ros.errors import Cancelled, LisaError, OutOfMemory
 from lisa_ros.frame_memory import FrameMemory
@@ -200,10 +197,9 @@ class Desk:
 
     def _encode(self, command: worker.Command, watcher: Watcher) -> tuple[Any, float]:
         """The encoded frame and the seconds it took: 0 where this frame was encoded before."""
-        # A copy, since the encoded value may keep the pixels for later, and the memory is the next frame's then.
-        rgb: NDArray[np.uint8] = self._frames.pixels(command.size).copy()
+        rgb = self._frames.pixels(command.size)
         # Frames are told apart by what is in them: a frame that a client sends twice is found again too.
-        key = hashlib.sha1(rgb, usedforsecurity=False).digest() + repr(command.size).encode()
+        key = hashlib.sha1(rgb.data, usedforsecurity=False).digest() + repr(command.size).encode()
         if key in self._encoded:
             self._encoded.move_to_end(key)
             return self._encoded[key], 0.0
@@ -211,7 +207,8 @@ class Desk:
         while len(self._encoded) >= max(self._settings.kept_frames, 1):
             self._encoded.popitem(last=False)  # before the new one is made: the peak is kept_frames, not one more
         started = time.monotonic()
-        encoded = self._segmenter.encode(rgb)
+        # A copy, since the encoded value may keep the pixels for later, and the memory is the next frame's then.
+        encoded = self._segmenter.encode(rgb.copy())
         if self._settings.kept_frames:
             self._encoded[key] = encoded
         return encoded, time.monotonic() - started

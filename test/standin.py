@@ -1,7 +1,7 @@
 """A segmenter without a model, for tests where the model is not what is tested.
 
-Given to the worker as the factory ``standin:load``. What it does is chosen by words in the checkpoint's path (for loading)
-and in the command (for answering); what it "finds" are the bright pixels of the frame, so a mask can be checked.
+Given to the worker as the factory ``standin:load``. What it does is chosen by words in the checkpoint's path (for
+loading) and in the command (for answering); it "finds" the bright pixels of the frame, so a mask can be checked.
 """
 
 from __future__ import annotations

@@ -1,0 +1,189 @@
+"""sensor_msgs images to RGB pixels, in numpy and OpenCV.
+
+Ours, because PyPI's cv_bridge breaks on NumPy 2 and silently misreads padded rows. Works on anything that has the
+attributes of the message (``height``, ``width``, ``encoding``, ``is_bigendian``, ``step``, ``data``): it needs no ROS.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lisa_ros.errors import ImageError
+
+Pixels = NDArray[np.uint8]
+Size = tuple[int, int]
+
+MIN_SIDE = 8  # pixels: below, a tower's patch is larger than anything one could mean
+
+
+class Layout(NamedTuple):
+    """How an encoding lies in memory.
+
+    channels: bytes a pixel in a row. rows: rows of data for two rows of pixels. even: which sides must be even.
+    convert: (rows, width, channels) uint8 or uint16 -> RGB, into the given (H, W, 3) uint8.
+    """
+
+    channels: int
+    convert: Callable[[NDArray[Any], Pixels], None]
+    dtype: type = np.uint8
+    rows: int = 2
+    even_height: bool = False
+    even_width: bool = False
+
+
+def _through(code: int) -> Callable[[NDArray[Any], Pixels], None]:
+    """A conversion by OpenCV's ``code``, written straight into the output."""
+
+    def convert(pixels: NDArray[Any], out: Pixels) -> None:
+        cv2.cvtColor(pixels, code, dst=out)
+
+    return convert
+
+
+def _copy(pixels: NDArray[Any], out: Pixels) -> None:
+    np.copyto(out, pixels)
+
+
+def _scale_16_to_8(pixels: NDArray[Any], out: Pixels) -> None:
+    """The whole range of 16 bits onto 8, as cv_bridge does it: v * 255 / 65535, rounded."""
+    cv2.cvtColor(cv2.convertScaleAbs(pixels, alpha=255.0 / 65535.0), cv2.COLOR_GRAY2RGB, dst=out)
+
+
+# OpenCV names a Bayer pattern by its second row and second column, ROS by its first: rggb there is BG here.
+LAYOUTS: dict[str, Layout] = {
+    "rgb8": Layout(3, _copy),
+    "bgr8": Layout(3, _through(cv2.COLOR_BGR2RGB)),
+    "rgba8": Layout(4, _through(cv2.COLOR_RGBA2RGB)),
+    "bgra8": Layout(4, _through(cv2.COLOR_BGRA2RGB)),
+    "mono8": Layout(1, _through(cv2.COLOR_GRAY2RGB)),
+    "mono16": Layout(2, _scale_16_to_8, np.uint16),
+    "bayer_rggb8": Layout(1, _through(cv2.COLOR_BayerBG2RGB)),
+    "bayer_bggr8": Layout(1, _through(cv2.COLOR_BayerRG2RGB)),
+    "bayer_gbrg8": Layout(1, _through(cv2.COLOR_BayerGR2RGB)),
+    "bayer_grbg8": Layout(1, _through(cv2.COLOR_BayerGB2RGB)),
+    "yuv422": Layout(2, _through(cv2.COLOR_YUV2RGB_UYVY), even_width=True),
+    "uyvy": Layout(2, _through(cv2.COLOR_YUV2RGB_UYVY), even_width=True),
+    "yuv422_yuy2": Layout(2, _through(cv2.COLOR_YUV2RGB_YUY2), even_width=True),
+    "yuyv": Layout(2, _through(cv2.COLOR_YUV2RGB_YUY2), even_width=True),
+    "nv12": Layout(1, _through(cv2.COLOR_YUV2RGB_NV12), rows=3, even_height=True, even_width=True),
+    "nv21": Layout(1, _through(cv2.COLOR_YUV2RGB_NV21), rows=3, even_height=True, even_width=True),
+}
+
+
+def check_size(height: int, width: int, max_pixels: int) -> None:
+    """Raise ImageError unless the size is one that can be worked on."""
+    if height == 0 or width == 0:
+        raise ImageError(f"the image is {width} x {height} pixels: it is empty; publish one with pixels")
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(f"the image is {width} x {height} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed")
+    if height * width > max_pixels:
+        raise ImageError(
+            f"the image is {width} x {height} = {height * width} pixels; at most {max_pixels} are taken: publish a "
+            "smaller one or raise the parameter max_image_pixels"
+        )
+
+
+def check_image(image: Any, max_pixels: int) -> Layout:
+    """Raise ImageError unless ``image`` says what it holds and holds it. Looks at no pixel, so it costs nothing."""
+    layout = LAYOUTS.get(image.encoding)
+    if layout is None:
+        raise ImageError(
+            f"encoding {image.encoding!r} is not a colour image that is known; publish one of {', '.join(LAYOUTS)}"
+        )
+    height, width, step = image.height, image.width, image.step
+    check_size(height, width, max_pixels)
+    for side, length, even in (("width", width, layout.even_width), ("height", height, layout.even_height)):
+        if even and length % 2:
+            raise ImageError(f"{side} {length} is odd; {image.encoding} shares colours between two pixels")
+    row = width * layout.channels
+    if step < row or step % np.dtype(layout.dtype).itemsize:
+        raise ImageError(
+            f"step {step} is wrong: a row of {width} pixels in {image.encoding} has {row} bytes; set step to {row}, or "
+            "to more where rows are padded"
+        )
+    rows = height * layout.rows // 2
+    expected, least = step * rows, step * (rows - 1) + row  # some drivers leave out the last row's padding
+    if not least <= len(image.data) <= expected:
+        raise ImageError(
+            f"the image has {len(image.data)} bytes of data; {width} x {height} in {image.encoding} with step {step} "
+            f"has {expected}: step, size and data must agree"
+        )
+    return layout
+
+
+def decode(image: Any, max_pixels: int, out: Callable[[Size], Pixels] | None = None) -> Pixels:
+    """RGB pixels of a sensor_msgs/Image: (H, W, 3) uint8. Raises ImageError.
+
+    out: gives the array to write into, for the size (height, width); without it the pixels of an unpadded rgb8 image
+    are a view of the message's own.
+    """
+    layout = check_image(image, max_pixels)
+    size = (image.height, image.width)
+    pixels = _view(image, layout)
+    if out is None and image.encoding == "rgb8" and pixels.flags.c_contiguous:
+        return pixels
+    rgb = np.empty((*size, 3), np.uint8) if out is None else out(size)
+    layout.convert(pixels, rgb)
+    return rgb
+
+
+def _view(image: Any, layout: Layout) -> NDArray[Any]:
+    """The message's bytes as an array, without a copy, the rows' padding skipped."""
+    dtype = np.dtype(layout.dtype)
+    channels = layout.channels // dtype.itemsize
+    rows = image.height * layout.rows // 2
+    if dtype.itemsize > 1:
+        dtype = dtype.newbyteorder(">" if image.is_bigendian else "<")
+    pixels: NDArray[Any] = np.ndarray(
+        (rows, image.width, channels), dtype, image.data, strides=(image.step, layout.channels, dtype.itemsize)
+    )
+    if not dtype.isnative:
+        pixels = pixels.astype(dtype.newbyteorder("="))
+    return pixels if channels > 1 else pixels[:, :, 0]
+
+
+def decode_compressed(image: Any, max_pixels: int, out: Callable[[Size], Pixels] | None = None) -> Pixels:
+    """RGB pixels of a sensor_msgs/CompressedImage holding JPEG or PNG: (H, W, 3) uint8. Raises ImageError."""
+    data = np.frombuffer(image.data, np.uint8)
+    size = compressed_size(data.data)
+    if size is None:
+        raise ImageError(
+            f"the compressed image (format {image.format!r}, {data.size} bytes) is neither JPEG nor PNG; publish one "
+            "of them, or a raw image"
+        )
+    check_size(*size, max_pixels)  # before a decompression bomb goes off
+    # Orientation tags are ignored: masks are in the camera's own pixels.
+    bgr = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if bgr is None or bgr.shape[:2] != size:
+        raise ImageError(
+            f"the compressed image (format {image.format!r}, {data.size} bytes) is damaged or cut off; publish it whole"
+        )
+    rgb = np.empty(bgr.shape, np.uint8) if out is None else out(size)
+    cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=rgb)
+    return rgb
+
+
+def compressed_size(data: memoryview) -> Size | None:
+    """(height, width) that a JPEG's or PNG's header states, None for anything else."""
+    if bytes(data[:8]) == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
+        width, height = struct.unpack(">II", data[16:24])
+        return height, width
+    if bytes(data[:2]) != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte before a marker
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            return height, width
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None

@@ -1,0 +1,225 @@
+"""The node's parameters: one dataclass is the source, ROS descriptors, config/lisa.yaml and the docs are views of it.
+
+``python -m lisa_ros.ros.parameters yaml`` writes the text of config/lisa.yaml, ``... table`` the one of the docs.
+"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from lisa_ros.errors import ConfigError
+from lisa_ros.worker import SEGMENTER
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+    from rclpy.parameter import Parameter
+
+Value = bool | int | float | str
+
+
+def _parameter(
+    default: Any,
+    description: str,
+    *,
+    between: tuple[float, float] | None = None,
+    choices: tuple[str, ...] = (),
+    live: bool = False,
+) -> Any:
+    """A field. between: smallest and largest value. live: may change while the node runs."""
+    return field(
+        default=default,
+        metadata={"description": description, "between": between, "choices": choices, "live": live},
+    )
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Values that were checked. Raises ConfigError for one that cannot be used."""
+
+    model: str = _parameter("", "folder of the checkpoint; empty: the small model that comes with the package")
+    vision_tower: str = _parameter("", "folder or hub id of the CLIP tower; empty: what the checkpoint names")
+    conversation: str = _parameter("", "conversation template (llava_v1, llava_llama_2, ...); empty: the checkpoint's")
+    device: str = _parameter("auto", "auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
+    precision: str = _parameter(
+        "auto",
+        "number format of the language model; auto: bf16 on a GPU, fp32 on a CPU",
+        choices=("auto", "bf16", "fp16", "fp32", "int8", "nf4"),
+    )
+    threads: int = _parameter(0, "CPU threads of the model; 0: as many as torch takes", between=(0, 1024))
+    image_transport: str = _parameter(
+        "raw",
+        "type of the messages on image: sensor_msgs/Image or sensor_msgs/CompressedImage (JPEG or PNG)",
+        choices=("raw", "compressed"),
+    )
+    max_image_age_s: float = _parameter(
+        2.0,
+        "[s] a frame that came in longer ago is not used: the command is answered NO_IMAGE",
+        between=(0.01, 86400.0),
+        live=True,
+    )
+    max_image_pixels: int = _parameter(
+        50_000_000, "[pixels] larger images are answered INVALID_IMAGE", between=(64, 1_000_000_000)
+    )
+    max_command_length: int = _parameter(
+        2000, "[characters] longer commands are answered INVALID_COMMAND", between=(1, 100_000), live=True
+    )
+    max_new_tokens: int = _parameter(512, "[tokens] an answer is cut off here", between=(1, 16384), live=True)
+    timeout_s: float = _parameter(
+        60.0,
+        "[s] from receiving a command to its answer, where the caller gives no limit; then it is answered TIMEOUT",
+        between=(0.01, 86400.0),
+        live=True,
+    )
+    queue_size: int = _parameter(
+        4, "commands that wait behind the running one; the next is answered BUSY", between=(0, 1000), live=True
+    )
+    command_session: str = _parameter(
+        "", "session of the commands on ~/command, so that they can follow up; empty: each stands alone", live=True
+    )
+    early_mask: bool = _parameter(
+        False,
+        "publish ~/mask, ~/labels and ~/camera_info with every mask that is found, before the answer is complete; the "
+        "last message of a stamp is the complete one",
+        live=True,
+    )
+    overlay_opacity: float = _parameter(
+        0.5, "of the masks' colours on ~/overlay; 0 invisible, 1 opaque", between=(0.0, 1.0), live=True
+    )
+    kept_frames: int = _parameter(2, "encoded frames kept for follow-up commands", between=(0, 64))
+    max_sessions: int = _parameter(
+        16, "sessions remembered; the one not used for longest is forgotten", between=(1, 1000)
+    )
+    max_turns: int = _parameter(8, "commands remembered in a session", between=(1, 100))
+    restart_pause_s: float = _parameter(
+        1.0, "[s] before a dead worker process is started again; doubles up to 30 s", between=(0.0, 30.0)
+    )
+    stuck_worker_s: float = _parameter(
+        60.0,
+        "[s] a worker that has not let go of a canceled or timed out command by then is killed and started again",
+        between=(0.1, 3600.0),
+        live=True,
+    )
+    segmenter: str = _parameter(SEGMENTER, "module:callable that loads the model; another one brings another model")
+
+    def __post_init__(self) -> None:
+        for parameter in fields(self):
+            _check(parameter, getattr(self, parameter.name))
+
+    def changed(self, values: Mapping[str, Value]) -> Parameters:
+        """With ``values`` instead of the present ones. Raises ConfigError for an unknown, fixed or unusable one."""
+        known = {parameter.name: parameter for parameter in fields(self)}
+        for name in values:
+            if name not in known:
+                raise ConfigError(f"there is no parameter {name!r}; there are {', '.join(known)}")
+        return replace(self, **{name: _converted(known[name], value) for name, value in values.items()})
+
+
+def _converted(parameter: Field[Any], value: Any) -> Any:
+    """``value``, and where a number with a point is needed but was written without one, that number."""
+    return float(value) if isinstance(parameter.default, float) and type(value) is int else value
+
+
+def _check(parameter: Field[Any], value: Any) -> None:
+    name, between, choices = parameter.name, parameter.metadata["between"], parameter.metadata["choices"]
+    if type(value) is not type(parameter.default):
+        raise ConfigError(f"{name} is {value!r}; it must be of type {type(parameter.default).__name__}")
+    if choices and value not in choices:
+        raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+    if between and not between[0] <= value <= between[1]:  # nan is refused too
+        raise ConfigError(f"{name} is {value!r}; it must lie between {between[0]} and {between[1]}")
+
+
+# --- ROS
+
+
+def declare(node: Node) -> Parameters:
+    """Declare every parameter on ``node`` and return what it was started with. Raises ConfigError."""
+    from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+
+    given = {}
+    for parameter in fields(Parameters):
+        try:
+            given[parameter.name] = node.declare_parameter(
+                parameter.name, parameter.default, _descriptor(parameter)
+            ).value
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            raise ConfigError(str(error)) from error
+    return Parameters().changed(given)
+
+
+def change(current: Parameters, changes: Iterable[Parameter]) -> Parameters:
+    """``current`` with what a caller sets; others' parameters are passed over. Raises ConfigError."""
+    ours = {parameter.name for parameter in fields(Parameters)}
+    return current.changed({change.name: change.value for change in changes if change.name in ours})
+
+
+def _descriptor(parameter: Field[Any]) -> Any:
+    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+
+    metadata = parameter.metadata
+    number = isinstance(parameter.default, float)
+    descriptor = ParameterDescriptor(
+        description=metadata["description"],
+        additional_constraints=f"one of {', '.join(metadata['choices'])}" if metadata["choices"] else "",
+        read_only=not metadata["live"],
+        dynamic_typing=number,  # so that `timeout_s:=5` is a number too, as everybody writes it
+    )
+    if metadata["between"]:
+        low, high = metadata["between"]
+        if number:
+            descriptor.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=float(high))]
+        else:
+            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
+    return descriptor
+
+
+# --- views
+
+
+def constraint(parameter: Field[Any]) -> str:
+    """What a value may be, for people."""
+    low_high = parameter.metadata["between"]
+    return f"{low_high[0]} to {low_high[1]}" if low_high else ", ".join(parameter.metadata["choices"])
+
+
+def as_yaml() -> str:
+    """The text of config/lisa.yaml: every parameter with its default, its meaning and what it may be."""
+    lines = ["# Parameters of the node, with their defaults. Written by: python -m lisa_ros.ros.parameters yaml", ""]
+    lines += ["/**:", "  ros__parameters:"]
+    for parameter in fields(Parameters):
+        what = parameter.metadata["description"]
+        limits = f" ({constraint(parameter)})" if constraint(parameter) else ""
+        live = " May change while the node runs." if parameter.metadata["live"] else ""
+        lines += [f"    # {line}" for line in textwrap.wrap(f"{what}{limits}.{live}", 110)]
+        lines += [f"    {parameter.name}: {_yaml(parameter.default)}"]
+    return "\n".join(lines) + "\n"
+
+
+def as_table() -> str:
+    """The table of the docs, in Markdown."""
+    lines = ["| parameter | default | may be | live | meaning |", "|---|---|---|---|---|"]
+    for parameter in fields(Parameters):
+        live = "yes" if parameter.metadata["live"] else ""
+        lines.append(
+            f"| `{parameter.name}` | `{_yaml(parameter.default)}` | {constraint(parameter)} | {live} | "
+            f"{parameter.metadata['description']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _yaml(value: Any) -> str:
+    return (
+        {True: "true", False: "false"}[value]
+        if isinstance(value, bool)
+        else f'"{value}"'
+        if value == ""
+        else str(value)
+    )
+
+
+if __name__ == "__main__":
+    sys.stdout.write(as_table() if sys.argv[1:] == ["table"] else as_yaml())

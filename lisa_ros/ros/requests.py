@@ -1,0 +1,428 @@
+"""From a command to its one final answer: checks, the queue, time limits, cancels and what the worker says.
+
+No rclpy in here: one thread calls it, with a clock, a worker and a source of frames that a test can make up.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+import unicodedata
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from lisa_ros import worker
+from lisa_ros.errors import Cancelled, CommandError, LisaError
+from lisa_ros.ros.parameters import Parameters
+from lisa_ros.ros.status import Busy, NotReady, Stage, State, Status, TimedOut, status_of
+from lisa_ros.segmentation import MaskCrop, Timings
+
+logger = logging.getLogger(__name__)
+
+MAX_SESSION_LENGTH = 256
+SHOWN_LENGTH = 80
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The image a command is about; its pixels are in the memory shared with the worker.
+
+    header: the source image's, untouched. size: (height, width). age_s: from its stamp to when it was taken up.
+    """
+
+    header: Any
+    size: tuple[int, int]
+    age_s: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is known of a command before its answer. crops: all masks so far."""
+
+    stage: Stage
+    partial_answer: str = ""
+    crops: list[MaskCrop] = field(default_factory=list)
+    frame: Frame | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The final answer to one command.
+
+    header: of the image; None where the command never got to one. frame: None unless the model answered.
+    """
+
+    status: Status
+    message: str
+    request_id: str
+    command: str
+    header: Any = None
+    frame: Frame | None = None
+    text: str = ""
+    crops: list[MaskCrop] = field(default_factory=list)
+    timings: Timings = field(default_factory=Timings)
+    model: str = ""
+    precision: str = ""
+
+
+def _ignore(_: Progress) -> None:
+    pass
+
+
+@dataclass(eq=False)
+class Request:
+    """One command, by whichever door it came.
+
+    image: the caller's own sensor_msgs/Image; None: the newest frame. timeout_s: 0 takes the node's limit.
+    on_answer is called exactly once.
+    """
+
+    request_id: str
+    command: str
+    on_answer: Callable[[Answer], None]
+    on_progress: Callable[[Progress], None] = _ignore
+    explain: bool = False
+    session: str = ""
+    image: Any = None
+    timeout_s: float = 0.0
+    received: float = 0.0
+    deadline: float = 0.0
+    answered: bool = False
+
+
+@dataclass(eq=False)
+class Work:
+    """A request that the worker has. It may be answered (canceled, timed out) before the worker lets go of it."""
+
+    request: Request
+    frame: Frame
+    stage: Stage = Stage.ENCODING
+    partial_answer: str = ""
+    crops: list[MaskCrop] = field(default_factory=list)
+    given_up: float | None = None
+
+    def progress(self) -> Progress:
+        return Progress(self.stage, self.partial_answer, self.crops, self.frame)
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """What ~/status shows. progress: of loading, 0..1."""
+
+    state: State
+    message: str
+    progress: float = 1.0
+    queued: int = 0
+    model: str = ""
+    device: str = ""
+    precision: str = ""
+
+
+class WorkerLike(Protocol):
+    def send(self, command: worker.Command | worker.Cancel | worker.ForgetSessions) -> None: ...
+    def restart(self, reason: str) -> None: ...
+
+
+class Outlet(Protocol):
+    """Where answers and states go: the node's topics."""
+
+    def publish_answer(self, answer: Answer) -> None: ...
+    def publish_early(self, frame: Frame, crops: list[MaskCrop]) -> None: ...
+    def publish_state(self, state: NodeState) -> None: ...
+
+
+class RequestQueue:
+    """One command at the worker, a bounded number waiting, and exactly one answer for each.
+
+    take_frame: puts the pixels of a request's image into the shared memory; raises ImageError or NoImage.
+    check_image: the same checks on an image that a caller sent, without its pixels. wake_at: asks to be called
+    (``tick``) at that time of ``clock``, or not at all (None).
+    """
+
+    def __init__(
+        self,
+        worker_: WorkerLike,
+        take_frame: Callable[[Any], Frame],
+        check_image: Callable[[Any], object],
+        outlet: Outlet,
+        parameters: Callable[[], Parameters],
+        wake_at: Callable[[float | None], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._worker = worker_
+        self._take_frame = take_frame
+        self._check_image = check_image
+        self._outlet = outlet
+        self._parameters = parameters
+        self._wake_at = wake_at
+        self._clock = clock
+        self._work: Work | None = None
+        self._waiting: deque[Request] = deque()
+        self._ready: worker.Ready | None = None
+        self.state = NodeState(State.LOADING, "the model is being loaded", 0.0, model=parameters().model)
+
+    # --- from the doors
+
+    def submit(self, request: Request) -> None:
+        """Take a command; every way from here ends in its one answer."""
+        request.received = self._clock()
+        try:
+            self._admit(request)
+        except Exception as error:
+            self._refuse(request, error)
+        self._settle()
+
+    def cancel(self, request_id: str) -> None:
+        """Answer CANCELED now; the worker stops at the next token. Nothing happens where the answer is out already."""
+        for request in self._open():
+            if request.request_id == request_id:
+                self._give_up(request, Cancelled("canceled by the caller"))
+        self._settle()
+
+    def forget_sessions(self) -> None:
+        """Clear every conversation, after the commands that were sent before."""
+        self._worker.send(worker.ForgetSessions())
+
+    # --- from the clock and the worker
+
+    def tick(self) -> None:
+        """Look at the time limits."""
+        now = self._clock()
+        for request in self._open():
+            if now >= request.deadline:
+                waited = request.deadline - request.received
+                stage = self._work.stage.name.lower() if self._work and self._work.request is request else "queued"
+                text = f"no answer within {waited:g} s (stage: {stage}); give it a longer timeout, or raise timeout_s"
+                self._give_up(request, TimedOut(text))
+        if self._work and self._work.given_up is not None and now >= self._stuck_at(self._work.given_up):
+            self._worker.restart(f"it did not stop within {self._parameters().stuck_worker_s:g} s")
+            self._work.given_up = now
+        self._settle()
+
+    def handle(self, event: worker.Event) -> None:
+        """Take in what the worker says."""
+        if isinstance(event, worker.Staged | worker.Answering | worker.Found | worker.Done | worker.Failed):
+            if self._work is not None and self._work.request.request_id == event.request_id:
+                self._follow(self._work, event)
+        else:
+            self._follow_life(event)
+        self._settle()
+
+    def _follow(self, work: Work, event: worker.Event) -> None:
+        if isinstance(event, worker.Done | worker.Failed):
+            self._work = None
+            if isinstance(event, worker.Done):
+                self._succeed(work, event)
+            else:
+                self._refuse(work.request, event.error, work.frame)
+            return
+        if isinstance(event, worker.Staged):
+            work.stage = Stage[event.name.upper()]
+        elif isinstance(event, worker.Answering):
+            work.partial_answer = event.text
+        elif isinstance(event, worker.Found):
+            work.crops = work.crops + [crop for crop in event.crops if crop.area]
+        if work.request.answered:
+            return
+        if isinstance(event, worker.Found) and self._parameters().early_mask:
+            _safely(self._outlet.publish_early, work.frame, work.crops)
+        _safely(work.request.on_progress, work.progress())
+
+    def _follow_life(self, event: worker.Event) -> None:
+        path = self._parameters().model
+        if isinstance(event, worker.Loading):
+            self._ready = None
+            self._show(NodeState(State.LOADING, "the model is being loaded", event.progress, model=path))
+        elif isinstance(event, worker.Ready):
+            self._ready = event
+        elif isinstance(event, worker.LoadFailed):
+            self._show(NodeState(State.ERROR, f"the model cannot be loaded: {event.error}", 0.0, model=path))
+            self._drop_everything()
+        elif isinstance(event, worker.Died):
+            text = f"the worker process died {event.cause}; it is started again in {event.pause_s:g} s"
+            logger.error("%s", text)
+            self._show(NodeState(State.RESTARTING, text, model=path))
+            self._drop_everything()
+
+    # --- a command's life
+
+    def _admit(self, request: Request) -> None:
+        parameters = self._parameters()
+        request.deadline = request.received + (request.timeout_s or parameters.timeout_s)
+        request.command = clean_command(request.command, parameters.max_command_length)
+        check_session(request.session)
+        if request.timeout_s < 0:
+            raise CommandError(
+                f"the timeout is {request.timeout_s:g} s; give a positive one, or 0 for the node's limit"
+            )
+        if request.image is not None:
+            self._check_image(request.image)
+        if self._ready is None:
+            raise NotReady(f"{self.state.message}; see ~/status")
+        if self._work is None:
+            self._start(request)
+        elif len(self._waiting) < parameters.queue_size:
+            self._waiting.append(request)
+            _safely(request.on_progress, Progress(Stage.QUEUED))
+        else:
+            raise Busy(
+                f"one command is running and {len(self._waiting)} are waiting; ask again later, or raise queue_size"
+            )
+
+    def _start(self, request: Request) -> None:
+        frame = self._take_frame(request.image)
+        self._work = Work(request, frame)
+        self._worker.send(
+            worker.Command(
+                request.request_id,
+                request.command,
+                frame.size,
+                request.explain,
+                request.session,
+                self._parameters().max_new_tokens,
+            )
+        )
+        _safely(request.on_progress, self._work.progress())
+
+    def _start_next(self) -> None:
+        while self._work is None and self._waiting and self._ready is not None:
+            request = self._waiting.popleft()
+            try:
+                self._start(request)
+            except Exception as error:
+                self._refuse(request, error)
+
+    def _succeed(self, work: Work, done: worker.Done) -> None:
+        crops = work.crops + [crop for crop in done.crops if crop.area]
+        status = Status.SUCCESS if crops else Status.NOT_FOUND
+        message = "" if crops else "there is nothing like that in the image; the answer may say more"
+        self._finish(work.request, status, message, work.frame, done.answer, crops, done.timings)
+
+    def _refuse(self, request: Request, error: Exception, frame: Frame | None = None) -> None:
+        status = status_of(error)
+        if not isinstance(error, LisaError | MemoryError):
+            logger.error("%s", "".join(traceback.format_exception(type(error), error, error.__traceback__)))
+        text = str(error) if isinstance(error, LisaError) else f"{type(error).__name__}: {error}; see the node's log"
+        self._finish(request, status, text, frame)
+
+    def _give_up(self, request: Request, error: LisaError) -> None:
+        """Answer now; where the worker has the command, it is told to stop and keeps its place until it did."""
+        if self._work is not None and self._work.request is request:
+            self._worker.send(worker.Cancel(request.request_id))
+            self._work.given_up = self._clock()
+            self._refuse(request, error, self._work.frame)
+        else:
+            self._waiting.remove(request)
+            self._refuse(request, error)
+
+    def _drop_everything(self) -> None:
+        """There is no worker: the running command fails, the waiting ones are not kept for one that may never come."""
+        self._ready = None
+        if self._work is not None:
+            work, self._work = self._work, None
+            self._refuse(work.request, LisaError(f"{self.state.message}; ask again then"), work.frame)
+        while self._waiting:
+            self._refuse(self._waiting.popleft(), NotReady(self.state.message))
+
+    def _finish(
+        self,
+        request: Request,
+        status: Status,
+        message: str,
+        frame: Frame | None,
+        text: str = "",
+        crops: list[MaskCrop] | None = None,
+        timings: Timings | None = None,
+    ) -> None:
+        if request.answered:
+            return
+        request.answered = True
+        answered = status in (Status.SUCCESS, Status.NOT_FOUND)
+        answer = Answer(
+            status,
+            message,
+            request.request_id,
+            request.command,
+            header=frame.header if frame is not None else getattr(request.image, "header", None),
+            frame=frame if answered else None,
+            text=text,
+            crops=crops or [],
+            timings=replace(timings or Timings(), total_s=self._clock() - request.received),
+            model=self._ready.name if self._ready is not None else "",
+            precision=self._ready.precision if self._ready is not None else "",
+        )
+        log = logger.info if answered else logger.warning
+        log("%s %r: %s %s", request.request_id, shorten(request.command), status.name, message or text)
+        _safely(self._outlet.publish_answer, answer)
+        _safely(request.on_answer, answer)
+
+    # --- after every change
+
+    def _settle(self) -> None:
+        self._start_next()
+        if self._ready is not None:
+            state = State.BUSY if self._work is not None else State.READY
+            message = "working on a command" if self._work is not None else "waiting for a command"
+            ready = self._ready
+            self._show(
+                NodeState(state, message, 1.0, len(self._waiting), ready.name, ready.device, ready.precision),
+            )
+        deadlines = [request.deadline for request in self._open()]
+        if self._work is not None and self._work.given_up is not None:
+            deadlines.append(self._stuck_at(self._work.given_up))
+        self._wake_at(min(deadlines, default=None))
+
+    def _show(self, state: NodeState) -> None:
+        if state != self.state:
+            self.state = state
+            _safely(self._outlet.publish_state, state)
+
+    def _open(self) -> list[Request]:
+        """Requests without an answer."""
+        running = [self._work.request] if self._work is not None and not self._work.request.answered else []
+        return running + list(self._waiting)
+
+    def _stuck_at(self, given_up: float) -> float:
+        return given_up + self._parameters().stuck_worker_s
+
+
+def _safely(publish: Callable[..., None], *values: Any) -> None:
+    """Call ``publish``; what goes wrong there is logged, and keeps no one else from the answer."""
+    try:
+        publish(*values)
+    except Exception:
+        logger.error("%s", traceback.format_exc())
+
+
+def clean_command(text: str, max_length: int) -> str:
+    """The command as one line. Raises CommandError for an empty or too long one, or one with control characters.
+
+    Line breaks and tabs become spaces, since people paste; special tokens of the model are left: to it they are text.
+    """
+    if len(text) > max_length:
+        raise CommandError(
+            f"the command has {len(text)} characters; at most {max_length} are taken (max_command_length)"
+        )
+    for position, character in enumerate(text):
+        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n\r":
+            raise CommandError(
+                f"the command has the control character U+{ord(character):04X} at position {position}; send plain text"
+            )
+    line = " ".join(text.split())
+    if not line:
+        raise CommandError("the command is empty; say what to look for, as to a person")
+    return line
+
+
+def check_session(session: str) -> None:
+    """Raise CommandError for a session id that nobody would choose on purpose."""
+    if len(session) > MAX_SESSION_LENGTH:
+        raise CommandError(f"the session id has {len(session)} characters; at most {MAX_SESSION_LENGTH} are taken")
+
+
+def shorten(text: str) -> str:
+    """For a log line."""
+    return text if len(text) <= SHOWN_LENGTH else f"{text[:SHOWN_LENGTH]}... ({len(text)} characters)"

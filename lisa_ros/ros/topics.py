@@ -1,0 +1,75 @@
+"""What the node publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import String
+
+from lisa_ros.msg import Segmentation
+from lisa_ros.msg import Status as StatusMessage
+from lisa_ros.overlay import draw_overlay
+from lisa_ros.ros.frames import Frames
+from lisa_ros.ros.messages import image_message, segmentation_message, status_message
+from lisa_ros.ros.parameters import Parameters
+from lisa_ros.ros.requests import Answer, Frame, NodeState
+from lisa_ros.segmentation import MaskCrop, labels_image, union_image
+
+OUTPUT = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+class Topics:
+    """Every image goes out under the header of the frame that it is about."""
+
+    def __init__(self, node: Node, frames: Frames, parameters: Callable[[], Parameters]) -> None:
+        self._node = node
+        self._frames = frames
+        self._parameters = parameters
+        self._early: tuple[Frame, int] | None = None
+        self._result = self._publisher(Segmentation, "~/result")
+        self._mask = self._publisher(Image, "~/mask")
+        self._labels = self._publisher(Image, "~/labels")
+        self._camera_info = self._publisher(CameraInfo, "~/camera_info")
+        self._answer = self._publisher(String, "~/answer")
+        self._overlay = self._publisher(Image, "~/overlay")
+        self._status = self._publisher(StatusMessage, "~/status", LATCHED)
+
+    def publish_answer(self, answer: Answer) -> None:
+        """A refusal is a result too; images and words are published only where the model answered."""
+        if answer.frame is not None:
+            if self._early != (answer.frame, len(answer.crops)):
+                self._publish_masks(answer.frame, answer.crops)
+            self._early = None
+            self._answer.publish(String(data=answer.text))
+        self._result.publish(segmentation_message(answer))
+        # Last, since nobody computes with it, and only where somebody looks: it costs more than the rest.
+        if answer.frame is not None and self._overlay.get_subscription_count() > 0:
+            picture = draw_overlay(self._frames.pixels(answer.frame), answer.crops, self._parameters().overlay_opacity)
+            self._overlay.publish(image_message(answer.frame.header, picture, "rgb8"))
+
+    def publish_early(self, frame: Frame, crops: list[MaskCrop]) -> None:
+        """Masks of an answer that still grows."""
+        self._publish_masks(frame, crops)
+        self._early = (frame, len(crops))
+
+    def publish_state(self, state: NodeState) -> None:
+        self._status.publish(status_message(self._node.get_clock().now().to_msg(), state))
+
+    def _publish_masks(self, frame: Frame, crops: list[MaskCrop]) -> None:
+        self._mask.publish(image_message(frame.header, union_image(crops, frame.size), "mono8"))
+        self._labels.publish(image_message(frame.header, labels_image(crops, frame.size), "mono8"))
+        info = self._frames.camera_info(frame)
+        if info is not None:
+            self._camera_info.publish(info)
+
+    def _publisher(self, kind: Any, topic: str, qos: QoSProfile = OUTPUT) -> Publisher:
+        return self._node.create_publisher(
+            kind, topic, qos, qos_overriding_options=QoSOverridingOptions.with_default_policies()
+        )
