@@ -1,0 +1,1 @@
+"""Evaluation: the field's measures, ReasonSeg's format and our scenes, and the table that comes out."""

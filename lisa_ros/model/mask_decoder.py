@@ -1,0 +1,112 @@
+"""SAM's mask decoder for many prompts of many images: transformers' weights and numbers, a fraction of its time.
+
+The few prompt tokens are cheap and the many image tokens are dear, so projections are moved to the cheap side:
+``(keys W) (queries)`` is computed as ``keys (W queries)``, heads become columns of one matrix, and no image token is
+ever projected or transposed. The upscaling by transposed convolutions (kernel 2, stride 2: no overlap) is a matrix
+product for each cell; only the finished logits are put in their places.
+
+Shapes: B images, P prompts each, N = B * P, G = h * w image tokens, T tokens (predicted IoU, masks, prompt), C
+channels, n heads of d channels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.models.sam.modeling_sam import SamAttention, SamMaskDecoder
+
+
+def decode_many(decoder: SamMaskDecoder, image_embeddings: Tensor, positions: Tensor, prompts: Tensor) -> Tensor:
+    """Mask logits (B, P, 4h, 4w) of SAM's single-mask output.
+
+    image_embeddings: (B, C, h, w), the dense prompt (``no_mask_embed``) added already. positions: (1, C, h, w).
+    prompts: (B, P, C), one sparse prompt token a mask.
+    """
+    batch, count, _ = prompts.shape
+    height, width = image_embeddings.shape[-2:]
+    fixed = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat([fixed.expand(batch, count, -1, -1), prompts[:, :, None]], dim=2).flatten(0, 1)  # (N, T, C)
+    where = positions.flatten(2)[0]  # (C, G)
+    keys = image_embeddings.flatten(2).transpose(1, 2)  # (B, G, C): shared by an image's prompts until they write to it
+    queries = tokens
+    for layer in decoder.transformer.layers:
+        if layer.skip_first_layer_pe:
+            queries = _among_tokens(layer.self_attn, queries, queries)
+        else:
+            queries = queries + _among_tokens(layer.self_attn, queries + tokens, queries)
+        queries = layer.layer_norm1(queries)
+        queries = queries + _from_image(layer.cross_attn_token_to_image, queries + tokens, keys, where)
+        queries = layer.layer_norm2(queries)
+        queries = layer.layer_norm3(queries + layer.mlp(queries))
+        keys = layer.layer_norm4(_to_image(layer.cross_attn_image_to_token, keys, where, queries + tokens, queries))
+    queries = queries + _from_image(decoder.transformer.final_attn_token_to_image, queries + tokens, keys, where)
+    queries = decoder.transformer.layer_norm_final_attn(queries)
+    weights = decoder.output_hypernetworks_mlps[0](queries[:, 1])  # (N, C / 8)
+    logits = _upscale(decoder, keys, weights)  # (N, G, 4, 4): two doublings, rows and columns of each
+    logits = logits.view(batch, count, height, width, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
+    return logits.reshape(batch, count, 4 * height, 4 * width)
+
+
+def _heads(attention: SamAttention, x: Tensor) -> Tensor:
+    """(N, T, n * d) -> (N, n, T, d)."""
+    return x.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
+
+
+def _among_tokens(attention: SamAttention, query: Tensor, value: Tensor) -> Tensor:
+    """Self-attention of the tokens; keys are the queries."""
+    q, k = _heads(attention, attention.q_proj(query)), _heads(attention, attention.k_proj(query))
+    v = _heads(attention, attention.v_proj(value))
+    out = F.scaled_dot_product_attention(q, k, v, scale=attention.scaling)
+    return attention.out_proj(out.transpose(1, 2).flatten(2))
+
+
+def _scores(columns: Tensor, keys: Tensor, where: Tensor) -> Tensor:
+    """columns (N, n, T, C) against image tokens (B or N, G, C) at their places (C, G): (B or N, all columns, G)."""
+    rows = columns.reshape(keys.shape[0], -1, columns.shape[-1])
+    return torch.baddbmm(rows @ where, rows, keys.transpose(1, 2))
+
+
+def _from_image(attention: SamAttention, query: Tensor, keys: Tensor, where: Tensor) -> Tensor:
+    """Tokens (N, T, C) look at the image: keys (B or N, G, C). Returns (N, T, C).
+
+    The bias of k_proj adds the same to all of a query's scores and falls out of the softmax.
+    """
+    n, tokens = attention.num_attention_heads, query.shape[1]
+    q = _heads(attention, attention.q_proj(query)) * attention.scaling  # (N, n, T, d)
+    through_k = attention.k_proj.weight.unflatten(0, (n, -1))  # (n, d, C)
+    seen = torch.softmax(_scores(q @ through_k, keys, where), dim=-1) @ keys
+    seen = seen.view(-1, n, tokens, seen.shape[-1])  # (N, n, T, C)
+    through_v = attention.v_proj.weight.unflatten(0, (n, -1)).transpose(1, 2)  # (n, C, d)
+    out = (seen @ through_v).transpose(1, 2).flatten(2) + attention.v_proj.bias
+    return attention.out_proj(out)
+
+
+def _to_image(attention: SamAttention, keys: Tensor, where: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The image (B or N, G, C) looks at the tokens, key and value (N, T, C). Returns keys + attention, (N, G, C)."""
+    n, (count, tokens) = attention.num_attention_heads, key.shape[:2]
+    k = _heads(attention, attention.k_proj(key)) * attention.scaling  # (N, n, T, d)
+    through_q = attention.q_proj.weight.unflatten(0, (n, -1))  # (n, d, C)
+    offset = k @ attention.q_proj.bias.view(n, -1, 1)  # (N, n, T, 1)
+    scores = _scores(k @ through_q, keys, where).view(count, n, tokens, -1) + offset
+    seen = torch.softmax(scores, dim=2).flatten(1, 2)  # (N, n * T, G)
+    v = _heads(attention, attention.v_proj(value))  # (N, n, T, d)
+    through_out = attention.out_proj.weight.unflatten(1, (n, -1)).permute(1, 2, 0)  # (n, d, C)
+    # A head's weights sum to one, so the bias can ride on the values.
+    rows = (v @ through_out + attention.out_proj.bias / n).flatten(1, 2)  # (N, n * T, C)
+    if keys.shape[0] != count:
+        keys = keys[:, None].expand(-1, count // keys.shape[0], -1, -1).flatten(0, 1)
+    return torch.baddbmm(keys, seen.transpose(1, 2), rows)
+
+
+def _upscale(decoder: SamMaskDecoder, keys: Tensor, weights: Tensor) -> Tensor:
+    """(N, G, C) and the mask's weights (N, C / 8) to logits (N, G, 2 * 2, 2 * 2)."""
+    first, second = decoder.upscale_conv1, decoder.upscale_conv2
+    # ConvTranspose2d keeps (in, out, row, column); a cell's four outputs are columns of one product.
+    x = keys @ first.weight.permute(0, 2, 3, 1).flatten(1) + first.bias.repeat(4)
+    norm = decoder.upscale_layer_norm
+    x = x.unflatten(-1, (4, -1))  # (N, G, 4, C / 4)
+    x = F.gelu(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
+    x = x @ second.weight.permute(0, 2, 3, 1).flatten(1) + second.bias.repeat(4)
+    x = F.gelu(x.unflatten(-1, (4, -1)))  # (N, G, 4, 4, C / 8)
+    return (x.flatten(1, 3) @ weights[:, :, None]).view(x.shape[:-1])

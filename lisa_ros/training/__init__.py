@@ -1,0 +1,1 @@
+"""Training: LISA's losses, the scene reader, and the stages that made the packaged model."""

@@ -1,0 +1,73 @@
+"""Reader of rendered scenes: DIR/scenes.jsonl with pictures and instance ids beside it, kept in memory as uint8."""
+
+from __future__ import annotations
+
+import json
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from lisa_ros.errors import ConfigError
+from lisa_ros.training.augment import Image, Sample
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Scene:
+    """One scene: its record (a line of scenes.jsonl), picture (H, W, 3) RGB uint8 and ids (H, W) uint8."""
+
+    record: dict
+    rgb: Image
+    ids: Image
+
+    def sample(self, class_index: dict[str, int]) -> Sample:
+        """The picture with a class index for every object id."""
+        return Sample(self.rgb, self.ids, {o["id"]: class_index[o["class"]] for o in self.record["objects"]})
+
+
+def read_scene(folder: Path, record: dict, longest_side: int | None = None) -> Scene:
+    """Decode one scene; ``longest_side`` shrinks it while reading. Raises ConfigError where a file is broken."""
+    bgr = cv2.imread(str(folder / record["image"]), cv2.IMREAD_COLOR)
+    ids = cv2.imread(str(folder / record["ids"]), cv2.IMREAD_UNCHANGED)
+    if bgr is None or ids is None or bgr.shape[:2] != ids.shape[:2]:
+        raise ConfigError(f"{folder}: {record['image']} and {record['ids']} are missing, broken or of different sizes")
+    if longest_side and max(ids.shape) > longest_side:
+        scale = longest_side / max(ids.shape)
+        size = (round(ids.shape[1] * scale), round(ids.shape[0] * scale))
+        bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
+        ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)
+    return Scene(record, np.ascontiguousarray(bgr[..., ::-1]), ids)
+
+
+def read_records(folder: Path) -> list[dict]:
+    """The lines of scenes.jsonl. A broken line is named and skipped."""
+    path = Path(folder) / "scenes.jsonl"
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; `lisa scenes --out {folder}` makes it")
+    records = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            log.warning("%s:%d is broken and skipped (%s)", path, number, error)
+    return records
+
+
+def read_scenes(folder: Path | str, longest_side: int | None = None, limit: int | None = None) -> list[Scene]:
+    """All scenes of a folder in memory (a 320-pixel scene is 0.3 MB). A broken scene is named and skipped."""
+    folder = Path(folder)
+
+    def read(record: dict) -> Scene | None:
+        try:
+            return read_scene(folder, record, longest_side)
+        except (ConfigError, KeyError) as error:
+            log.warning("scene %s is skipped: %s", record.get("id"), error)
+            return None
+
+    with ThreadPoolExecutor(2) as pool:
+        return [scene for scene in pool.map(read, read_records(folder)[:limit]) if scene is not None]

@@ -1,0 +1,356 @@
+"""Stage 1: image encoder and mask decoder, before there is a language model.
+
+The mask decoder is prompted by a learned vector for each class: the place that the embedding of ``[SEG]`` will take.
+Two helpers hang on the image embedding during training only: a class for every cell, and whether a class is there.
+Trained alone, without sentences, seeing and drawing are learned an order of magnitude faster than end to end.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import SamModel
+
+from lisa_ros.errors import ConfigError
+from lisa_ros.image import SAM_MEAN, SAM_STD
+from lisa_ros.model.conv import ConvImageEncoder
+from lisa_ros.model.mask_decoder import decode_many
+from lisa_ros.training.augment import camera, letterbox, paste_objects, warp
+from lisa_ros.training.losses import bce_per_mask, dice_per_mask
+from lisa_ros.training.scenes import Scene
+
+log = logging.getLogger(__name__)
+
+SMALLEST = 16
+"""Pixels (of the training picture) an object must show to be asked for."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Part of the schedule: side of the picture, pictures a step, steps, peak learning rate, trained trunk blocks."""
+
+    size: int
+    batch: int
+    steps: int
+    lr: float
+    lr_end: float
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Stage 1. prompts: for each picture. trunk_lr: factor for the pretrained trunk, whose first blocks stay frozen."""
+
+    phases: tuple[Phase, ...]
+    prompts: int = 6
+    trunk_lr: float = 0.3
+    frozen_blocks: int = 3
+    weight_decay: float = 0.05
+    warmup: int = 100
+    paste: float = 0.5
+    seed: int = 0
+
+
+class VisionModel(nn.Module):
+    """Encoder, SAM's prompt encoder and mask decoder, and the prompts that stand for classes.
+
+    classes: names, their order is the class index. A prompt is the sum of its classes' vectors and, where one of
+    several alike is meant, a vector for its place in the picture.
+    """
+
+    def __init__(self, encoder: ConvImageEncoder, sam: SamModel, classes: list[str]):
+        super().__init__()
+        channels = encoder.out_channels
+        self.classes = classes
+        self.encoder = encoder
+        self.sam = sam
+        self.class_prompts = nn.Embedding(len(classes), channels)
+        self.place_prompt = nn.Linear(2 * 2 * 8, channels)
+        self.cell_class = nn.Conv2d(channels, len(classes) + 1, 1)
+        self.presence = nn.Conv2d(channels, len(classes), 1)
+        nn.init.constant_(self.presence.bias, -4.0)  # most classes are absent from most pictures
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) normalised to (B, C, S / 8, S / 8)."""
+        return self.encoder(pixels)
+
+    def prompts(self, class_weights: Tensor, places: Tensor, has_place: Tensor) -> Tensor:
+        """(B, P, K) 0 or 1, (B, P, 2) in [0, 1] (x, y) and (B, P) bool to prompts (B, P, C)."""
+        prompts = class_weights @ self.class_prompts.weight
+        angles = places[..., None] * (2.0 ** torch.arange(8)) * (math.pi / 2)
+        place = self.place_prompt(torch.cat([angles.sin(), angles.cos()], -1).flatten(-2))
+        return prompts + place * has_place[..., None]
+
+    def decode(self, embedding: Tensor, prompts: Tensor) -> Tensor:
+        """(B, C, g, g) and (B, P, C) to mask logits (B, P, 4g, 4g)."""
+        dense = self.sam.prompt_encoder.no_mask_embed.weight[:, :, None, None]
+        return decode_many(self.sam.mask_decoder, embedding + dense, self.positions(embedding.shape[-1]), prompts)
+
+    def positions(self, side: int) -> Tensor:
+        """(1, C, side, side): SAM's encoding of a grid's cell centres, for any side."""
+        centres = (torch.arange(side) + 0.5) / side
+        grid = torch.stack(torch.meshgrid(centres, centres, indexing="ij")[::-1], dim=-1)[None]  # (1, g, g, 2) x, y
+        with torch.no_grad():
+            return self.sam.shared_image_embedding(grid[0]).permute(2, 0, 1)[None]
+
+
+@dataclass
+class Batch:
+    """B pictures with P prompts each. ids: (B, S, S) uint8. wanted: (B, P, 256) which ids belong to a prompt's mask."""
+
+    pixels: Tensor
+    ids: Tensor
+    wanted: Tensor
+    class_weights: Tensor
+    places: Tensor
+    has_place: Tensor
+    cell_labels: Tensor
+    present: Tensor
+    unsure: Tensor
+
+
+_MEAN, _STD = np.array(SAM_MEAN, np.float32), np.array(SAM_STD, np.float32)
+
+
+def normalise(rgb: np.ndarray) -> Tensor:
+    """(B, S, S, 3) uint8 to (B, 3, S, S) float32 in SAM's units."""
+    return torch.from_numpy((rgb.astype(np.float32) - _MEAN) / _STD).permute(0, 3, 1, 2)
+
+
+def make_batch(
+    scenes: list[Scene], index: dict[str, int], config: VisionConfig, phase: Phase, rng: random.Random
+) -> Batch:
+    """Draw, augment and prompt ``phase.batch`` pictures."""
+    count, prompts, size = phase.batch, config.prompts, phase.size
+    rgb = np.zeros((count, size, size, 3), np.uint8)
+    ids = np.zeros((count, size, size), np.uint8)
+    wanted = torch.zeros(count, prompts, 256)
+    weights = torch.zeros(count, prompts, len(index))
+    places, has_place = torch.zeros(count, prompts, 2), torch.zeros(count, prompts)
+    class_of = np.zeros((count, 256), np.int64)  # id -> class index + 1
+    present, unsure = torch.zeros(count, len(index)), torch.zeros(count, len(index))
+    for b in range(count):
+        sample = rng.choice(scenes).sample(index)
+        if rng.random() < config.paste:
+            donor = sample if rng.random() < 0.3 else rng.choice(scenes).sample(index)
+            sample = paste_objects(sample, donor, rng, rng.randrange(1, 4))
+        if rng.random() < 0.15:
+            picture, seen, _ = letterbox(sample.rgb, sample.ids, size)
+            rgb[b], ids[b] = picture, seen
+        else:
+            rgb[b], ids[b] = warp(sample, size, rng)
+        rgb[b] = camera(rgb[b], rng)
+        areas = np.bincount(ids[b].ravel(), minlength=256)
+        for i, c in sample.classes.items():
+            class_of[b, i] = c + 1
+            if areas[i] >= SMALLEST:
+                present[b, c] = 1
+            elif areas[i]:
+                unsure[b, c] = 1
+        _draw_prompts(sample.classes, areas, ids[b], b, len(index), rng, wanted, weights, places, has_place)
+    cells = ids[:, 2::4, 2::4]  # four looks at every cell of stride 8
+    labels = torch.from_numpy(
+        np.take_along_axis(class_of, cells.reshape(count, -1).astype(np.int64), 1).reshape(cells.shape)
+    )
+    return Batch(
+        normalise(rgb),
+        torch.from_numpy(ids),
+        wanted,
+        weights,
+        places,
+        has_place,
+        labels,
+        present,
+        unsure * (1 - present),
+    )
+
+
+def _draw_prompts(classes, areas, ids, b, num_classes, rng, wanted, weights, places, has_place) -> None:
+    """Fill the prompts of picture ``b``: classes that are there, one of several alike, unions, classes that are not."""
+    shown = {i: c for i, c in classes.items() if areas[i] >= SMALLEST}
+    by_class: dict[int, list[int]] = {}
+    for i, c in classes.items():
+        if areas[i]:
+            by_class.setdefault(c, []).append(i)
+    present = sorted(set(shown.values()))
+    rng.shuffle(present)
+    prompts = weights.shape[1]
+    for p in range(prompts):
+        kind = rng.random()
+        if not present or (p == prompts - 1 and kind < 0.7):
+            absent = rng.randrange(num_classes)
+            weights[b, p, absent] = 1
+            wanted[b, p, by_class.get(absent, [])] = 1
+        elif p == prompts - 2 or kind < 0.1:  # one thing, by its place
+            doubled = [i for i, c in shown.items() if len(by_class[c]) > 1]
+            i = rng.choice(doubled or list(shown))
+            rows, columns = np.nonzero(ids == i)
+            weights[b, p, shown[i]] = 1
+            wanted[b, p, i] = 1
+            has_place[b, p] = 1
+            side = ids.shape[0]
+            places[b, p, 0], places[b, p, 1] = float(columns.mean() + 0.5) / side, float(rows.mean() + 0.5) / side
+        elif kind < 0.22 and len(present) > 1:
+            for c in rng.sample(present, min(len(present), rng.choice((2, 2, 3)))):
+                weights[b, p, c] = 1
+                wanted[b, p, by_class[c]] = 1
+        else:
+            c = present[p % len(present)]
+            weights[b, p, c] = 1
+            wanted[b, p, by_class[c]] = 1
+
+
+def vision_loss(model: VisionModel, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    """2 BCE + Dice of the masks at stride 2, the class of every cell, and presence."""
+    embedding = model.embed(batch.pixels)
+    logits = model.decode(embedding, model.prompts(batch.class_weights, batch.places, batch.has_place)).flatten(0, 1)
+    with torch.no_grad():
+        full = torch.gather(
+            batch.wanted, 2, batch.ids.flatten(1).long()[:, None].expand(-1, batch.wanted.shape[1], -1)
+        ).view(-1, 1, *batch.ids.shape[1:])
+        targets = F.avg_pool2d(full, 2)[:, 0]  # soft where an edge crosses the pixel
+        shown = targets.flatten(1).sum(1) > 0
+    bce = bce_per_mask(logits, targets).mean()
+    dice = dice_per_mask(logits[shown], targets[shown]).sum() / max(int(shown.sum()), 1)
+    cells = model.cell_class(embedding)  # (B, K + 1, g, g)
+    looks = [batch.cell_labels[:, y::2, x::2] for y in (0, 1) for x in (0, 1)]
+    dense = torch.stack([F.cross_entropy(cells, look) for look in looks]).mean()
+    seen = model.presence(embedding).flatten(2).amax(2)
+    presence = F.binary_cross_entropy_with_logits(seen, batch.present, reduction="none")
+    presence = (presence * (1 - batch.unsure)).sum(1).mean()
+    loss = 2 * bce + dice + dense + 0.05 * presence
+    parts = {"bce": bce, "dice": dice, "dense": dense, "presence": presence}
+    return loss, {k: float(v.detach()) for k, v in parts.items()}
+
+
+def parameter_groups(model: VisionModel, config: VisionConfig) -> list[dict]:
+    """AdamW groups: weights and the rest, trunk and the rest. Freezes the trunk's first blocks."""
+    for module in (model.encoder.stem, *model.encoder.blocks[: config.frozen_blocks]):
+        module.requires_grad_(False)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad or "shared" in name or "vision_encoder" in name or "mask_embed" in name:
+            continue
+        factor = config.trunk_lr if name.startswith(("encoder.stem", "encoder.blocks")) else 1.0
+        decay = config.weight_decay if parameter.ndim > 1 and "prompts" not in name else 0.0
+        groups.setdefault((factor, decay), []).append(parameter)
+    return [{"params": p, "factor": f, "weight_decay": d} for (f, d), p in groups.items()]
+
+
+def learning_rate(phases: tuple[Phase, ...], step: int, warmup: int) -> tuple[Phase, float]:
+    """The phase that ``step`` belongs to, and its rate: a cosine from ``lr`` to ``lr_end`` within each phase."""
+    begin = 0
+    for phase in phases:
+        if step < begin + phase.steps:
+            share = (step - begin) / phase.steps
+            rate = phase.lr_end + 0.5 * (phase.lr - phase.lr_end) * (1 + math.cos(math.pi * share))
+            return phase, rate * min(1.0, (step + 1) / warmup)
+        begin += phase.steps
+    raise ConfigError(f"step {step} is after the last phase")
+
+
+@dataclass
+class Progress:
+    """What a run has done: steps, and a line for every report."""
+
+    step: int = 0
+    history: list[dict] = field(default_factory=list)
+
+
+def train_vision(
+    model: VisionModel, scenes: list[Scene], validation: list[Scene], config: VisionConfig, folder: Path
+) -> Progress:
+    """Run (or go on with) stage 1. Writes folder/vision.pt (resumable) and logs every 50 steps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "vision.pt"
+    optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=1e-3, betas=(0.9, 0.98))
+    progress = Progress()
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        progress = Progress(**state["progress"])
+    model.to(memory_format=torch.channels_last)
+    index = {name: i for i, name in enumerate(model.classes)}
+    total = sum(phase.steps for phase in config.phases)
+    started, cpu_started, sums, since = time.time(), time.process_time(), {}, 0
+    while progress.step < total:
+        step = progress.step
+        phase, rate = learning_rate(config.phases, step, config.warmup)
+        rng = random.Random(f"{config.seed}/{step}")  # a step's data depend on the step alone: resuming is exact
+        batch = make_batch(scenes, index, config, phase, rng)
+        loss, parts = vision_loss(model, batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if torch.isfinite(norm):
+            optimizer.step()
+        else:
+            log.warning("step %d: the gradient is not finite; the step is skipped", step)
+        progress.step += 1
+        since += 1
+        for key, value in parts.items():
+            sums[key] = sums.get(key, 0.0) + value
+        if progress.step % 50 == 0 or progress.step == total:
+            line = {"step": progress.step, "size": phase.size, "lr": rate} | {k: v / since for k, v in sums.items()}
+            line |= {"wall_s": time.time() - started, "cpu_s": time.process_time() - cpu_started}
+            sums, since = {}, 0
+            if progress.step % 250 == 0 and progress.step % 500:
+                _save(checkpoint, model, optimizer, progress)
+            if validation and (progress.step % 500 == 0 or progress.step == total):
+                line["gIoU"] = validate(model, validation, max(phase.size, 128), index)
+                _save(checkpoint, model, optimizer, progress)
+            progress.history.append(line)
+            log.info(" ".join(f"{k} {v:.4g}" for k, v in line.items()))
+    _save(checkpoint, model, optimizer, progress)
+    return progress
+
+
+def _save(path: Path, model: VisionModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "progress": asdict(progress),
+        "classes": model.classes,
+    }
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    temporary.replace(path)
+
+
+@torch.inference_mode()
+def validate(model: VisionModel, scenes: list[Scene], size: int, index: dict[str, int]) -> float:
+    """gIoU by class prompt: every class that is there, all its objects, on letterboxed pictures."""
+    model.eval()
+    scores = []
+    for scene in scenes:
+        sample = scene.sample(index)
+        rgb, ids, _ = letterbox(sample.rgb, sample.ids, size)
+        by_class: dict[int, list[int]] = {}
+        for i, c in sample.classes.items():
+            by_class.setdefault(c, []).append(i)
+        truths = {c: np.isin(ids, members) for c, members in by_class.items()}
+        truths = {c: t for c, t in truths.items() if t.sum() >= SMALLEST}
+        if not truths:
+            continue
+        weights = torch.zeros(1, len(truths), len(index))
+        for p, c in enumerate(truths):
+            weights[0, p, c] = 1
+        none = torch.zeros(1, len(truths))
+        prompts = model.prompts(weights, none[..., None].expand(-1, -1, 2), none)
+        logits = model.decode(model.embed(normalise(rgb[None])), prompts)
+        masks = F.interpolate(logits, (size, size), mode="bilinear")[0].numpy() > 0
+        for mask, truth in zip(masks, truths.values(), strict=True):
+            scores.append((mask & truth).sum() / max((mask | truth).sum(), 1))
+    model.train()
+    return float(np.mean(scores)) if scores else 0.0
