@@ -31,47 +31,47 @@ from lisa_ros.tensors import Shape, find_files, iterate_tensors, read_shapes
 # The reference's name of a tensor | ours. {i} is a number, {rest} anything; the first line that matches wins. Read from
 # left to right when loading, from right to left when saving.
 _VIT_NAMES = """
-image_encoder.patch_embed.proj.{rest}         | vision_encoder.patch_embed.projection.{rest}
-image_encoder.blocks.{i}.norm1.{rest}         | vision_encoder.layers.{i}.layer_norm1.{rest}
-image_encoder.blocks.{i}.norm2.{rest}         | vision_encoder.layers.{i}.layer_norm2.{rest}
-image_encoder.blocks.{i}.{rest}               | vision_encoder.layers.{i}.{rest}
-image_encoder.neck.0.{rest}                   | vision_encoder.neck.conv1.{rest}
-image_encoder.neck.1.{rest}                   | vision_encoder.neck.layer_norm1.{rest}
-image_encoder.neck.2.{rest}                   | vision_encoder.neck.conv2.{rest}
-image_encoder.neck.3.{rest}                   | vision_encoder.neck.layer_norm2.{rest}
+image_encoder.patch_embed.proj.{rest}                      | vision_encoder.patch_embed.projection.{rest}
+image_encoder.blocks.{i}.norm1.{rest}                      | vision_encoder.layers.{i}.layer_norm1.{rest}
+image_encoder.blocks.{i}.norm2.{rest}                      | vision_encoder.layers.{i}.layer_norm2.{rest}
+image_encoder.blocks.{i}.{rest}                            | vision_encoder.layers.{i}.{rest}
+image_encoder.neck.0.{rest}                                | vision_encoder.neck.conv1.{rest}
+image_encoder.neck.1.{rest}                                | vision_encoder.neck.layer_norm1.{rest}
+image_encoder.neck.2.{rest}                                | vision_encoder.neck.conv2.{rest}
+image_encoder.neck.3.{rest}                                | vision_encoder.neck.layer_norm2.{rest}
 """
 _SAM_NAMES = """
-image_encoder.{rest}                                              | vision_encoder.{rest}
-prompt_encoder.pe_layer.positional_encoding_gaussian_matrix       | shared_image_embedding.positional_embedding
-prompt_encoder.point_embeddings.{rest}                            | prompt_encoder.point_embed.{rest}
-prompt_encoder.mask_downscaling.0.{rest}                          | prompt_encoder.mask_embed.conv1.{rest}
-prompt_encoder.mask_downscaling.1.{rest}                          | prompt_encoder.mask_embed.layer_norm1.{rest}
-prompt_encoder.mask_downscaling.3.{rest}                          | prompt_encoder.mask_embed.conv2.{rest}
-prompt_encoder.mask_downscaling.4.{rest}                          | prompt_encoder.mask_embed.layer_norm2.{rest}
-prompt_encoder.mask_downscaling.6.{rest}                          | prompt_encoder.mask_embed.conv3.{rest}
-mask_decoder.transformer.norm_final_attn.{rest}                   | mask_decoder.transformer.layer_norm_final_attn.{rest}
-mask_decoder.transformer.layers.{i}.norm1.{rest}                  | mask_decoder.transformer.layers.{i}.layer_norm1.{rest}
-mask_decoder.transformer.layers.{i}.norm2.{rest}                  | mask_decoder.transformer.layers.{i}.layer_norm2.{rest}
-mask_decoder.transformer.layers.{i}.norm3.{rest}                  | mask_decoder.transformer.layers.{i}.layer_norm3.{rest}
-mask_decoder.transformer.layers.{i}.norm4.{rest}                  | mask_decoder.transformer.layers.{i}.layer_norm4.{rest}
-mask_decoder.output_upscaling.0.{rest}                            | mask_decoder.upscale_conv1.{rest}
-mask_decoder.output_upscaling.1.{rest}                            | mask_decoder.upscale_layer_norm.{rest}
-mask_decoder.output_upscaling.3.{rest}                            | mask_decoder.upscale_conv2.{rest}
-mask_decoder.output_hypernetworks_mlps.{i}.layers.0.{rest}        | mask_decoder.output_hypernetworks_mlps.{i}.proj_in.{rest}
-mask_decoder.output_hypernetworks_mlps.{i}.layers.1.{rest}        | mask_decoder.output_hypernetworks_mlps.{i}.layers.0.{rest}
-mask_decoder.output_hypernetworks_mlps.{i}.layers.2.{rest}        | mask_decoder.output_hypernetworks_mlps.{i}.proj_out.{rest}
-mask_decoder.iou_prediction_head.layers.0.{rest}                  | mask_decoder.iou_prediction_head.proj_in.{rest}
-mask_decoder.iou_prediction_head.layers.1.{rest}                  | mask_decoder.iou_prediction_head.layers.0.{rest}
-mask_decoder.iou_prediction_head.layers.2.{rest}                  | mask_decoder.iou_prediction_head.proj_out.{rest}
-{rest}                                                            | {rest}
+image_encoder.{rest}                                       | vision_encoder.{rest}
+prompt_encoder.pe_layer.positional_encoding_gaussian_matrix | shared_image_embedding.positional_embedding
+prompt_encoder.point_embeddings.{rest}                     | prompt_encoder.point_embed.{rest}
+prompt_encoder.mask_downscaling.0.{rest}                   | prompt_encoder.mask_embed.conv1.{rest}
+prompt_encoder.mask_downscaling.1.{rest}                   | prompt_encoder.mask_embed.layer_norm1.{rest}
+prompt_encoder.mask_downscaling.3.{rest}                   | prompt_encoder.mask_embed.conv2.{rest}
+prompt_encoder.mask_downscaling.4.{rest}                   | prompt_encoder.mask_embed.layer_norm2.{rest}
+prompt_encoder.mask_downscaling.6.{rest}                   | prompt_encoder.mask_embed.conv3.{rest}
+mask_decoder.transformer.norm_final_attn.{rest}            | mask_decoder.transformer.layer_norm_final_attn.{rest}
+mask_decoder.transformer.layers.{i}.norm1.{rest}           | mask_decoder.transformer.layers.{i}.layer_norm1.{rest}
+mask_decoder.transformer.layers.{i}.norm2.{rest}           | mask_decoder.transformer.layers.{i}.layer_norm2.{rest}
+mask_decoder.transformer.layers.{i}.norm3.{rest}           | mask_decoder.transformer.layers.{i}.layer_norm3.{rest}
+mask_decoder.transformer.layers.{i}.norm4.{rest}           | mask_decoder.transformer.layers.{i}.layer_norm4.{rest}
+mask_decoder.output_upscaling.0.{rest}                     | mask_decoder.upscale_conv1.{rest}
+mask_decoder.output_upscaling.1.{rest}                     | mask_decoder.upscale_layer_norm.{rest}
+mask_decoder.output_upscaling.3.{rest}                     | mask_decoder.upscale_conv2.{rest}
+mask_decoder.output_hypernetworks_mlps.{i}.layers.0.{rest} | mask_decoder.output_hypernetworks_mlps.{i}.proj_in.{rest}
+mask_decoder.output_hypernetworks_mlps.{i}.layers.1.{rest} | mask_decoder.output_hypernetworks_mlps.{i}.layers.0.{rest}
+mask_decoder.output_hypernetworks_mlps.{i}.layers.2.{rest} | mask_decoder.output_hypernetworks_mlps.{i}.proj_out.{rest}
+mask_decoder.iou_prediction_head.layers.0.{rest}           | mask_decoder.iou_prediction_head.proj_in.{rest}
+mask_decoder.iou_prediction_head.layers.1.{rest}           | mask_decoder.iou_prediction_head.layers.0.{rest}
+mask_decoder.iou_prediction_head.layers.2.{rest}           | mask_decoder.iou_prediction_head.proj_out.{rest}
+{rest}                                                     | {rest}
 """
 _LISA_NAMES = """
-model.mm_projector.{rest}                                         | image_projector.{rest}
-model.text_hidden_fcs.0.{rest}                                    | seg_projector.{rest}
-model.vision_tower.vision_tower.vision_model.{rest}               | vision_tower.clip.{rest}
-model.vision_tower.{rest}                                         | vision_tower.{rest}
-lm_head.{rest}                                                    | lm_head.{rest}
-model.{rest}                                                      | llama.{rest}
+model.mm_projector.{rest}                                  | image_projector.{rest}
+model.text_hidden_fcs.0.{rest}                             | seg_projector.{rest}
+model.vision_tower.vision_tower.vision_model.{rest}        | vision_tower.clip.{rest}
+model.vision_tower.{rest}                                  | vision_tower.{rest}
+lm_head.{rest}                                             | lm_head.{rest}
+model.{rest}                                               | llama.{rest}
 """
 _SAM_PREFIX = "model.visual_model."
 # Buffers that older releases saved and nobody reads: a rotary table (recomputed in fp32) and CLIP's position counter.
@@ -184,11 +184,12 @@ def read_spec(folder: Path) -> Spec:
 
 
 def _llama_config(config: dict[str, Any]) -> LlamaConfig:
-    names = (
-        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads hidden_act "
-        "max_position_embeddings initializer_range rms_norm_eps pad_token_id bos_token_id eos_token_id rope_theta "
-        "rope_scaling head_dim attention_bias mlp_bias"
-    ).split()
+    names = [
+        *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+        *("num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps", "attention_bias", "mlp_bias"),
+        *("max_position_embeddings", "rope_theta", "rope_scaling", "initializer_range"),
+        *("pad_token_id", "bos_token_id", "eos_token_id"),
+    ]
     known = {name: config[name] for name in names if config.get(name) is not None}
     for needed in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
         known[needed] = int(config[needed])
@@ -254,7 +255,9 @@ def build_lisa(spec: Spec, shapes: Mapping[str, Shape], clip: ClipFolder | None 
     if spec.shared_tower is not None:
         grid = sam.config.prompt_encoder_config.image_embedding_size
         channels = sam.config.prompt_encoder_config.hidden_size
-        tower: ClipTower | SharedTower = SharedTower(channels, int(spec.shared_tower["grid"]), grid, spec.mm_hidden_size)
+        tower: ClipTower | SharedTower = SharedTower(
+            channels, int(spec.shared_tower["grid"]), grid, spec.mm_hidden_size
+        )
     elif clip is not None:
         tower = ClipTower(CLIPVisionModel(clip.config), spec.select_layer)
     else:
@@ -367,7 +370,9 @@ def _compare(found: Mapping[str, Shape], expected: Mapping[str, Shape], where: P
     """Raise CheckpointError listing, by name, what is missing, extra or of another shape."""
     missing = sorted(set(expected) - set(found))
     extra = sorted(set(found) - set(expected))
-    misshapen = [f"{k} {found[k]} instead of {expected[k]}" for k in sorted(expected) if k in found and found[k] != expected[k]]
+    misshapen = [
+        f"{k} {found[k]} instead of {expected[k]}" for k in sorted(expected) if k in found and found[k] != expected[k]
+    ]
     problems = [
         f"{len(names)} {what}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
         for what, names in (("missing", missing), ("unexpected", extra), ("misshapen", misshapen))

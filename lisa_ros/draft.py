@@ -1,7 +1,7 @@
 """Guesses of the answer that the model verifies while it reads the prompt.
 
 LISA answers most commands with one of a few sentences. A guess costs a few positions in a pass that is made anyway; a
-right one saves a pass for every token. The model's own choices decide, so a wrong guess costs time and never changes text
+right one saves a pass for every token. The model's own choices decide: a wrong guess costs time and never changes text
 (speculative decoding with a fixed draft; Leviathan et al., arXiv:2211.17192).
 """
 

@@ -1,7 +1,7 @@
 """From camera pixels to what the towers read, and masks back to camera pixels. numpy and Pillow only.
 
-Pillow on purpose: its BILINEAR and BICUBIC (antialiased) are what the checkpoints were trained with, bit for bit; OpenCV's
-are not. size is always (height, width).
+Pillow on purpose: its BILINEAR and BICUBIC (antialiased) are what the checkpoints were trained with, bit for bit;
+OpenCV's are not. size is always (height, width).
 """
 
 from __future__ import annotations

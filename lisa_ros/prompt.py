@@ -18,7 +18,8 @@ EXPLAIN_REQUEST = "Please output segmentation mask and explain why."
 
 @dataclass(frozen=True)
 class Template:
-    """How turns become one text: ``open`` the first turn, ``question``, ``answer_end`` after an answer, ``next`` turn."""
+    """How turns become one text: what stands before the first question, after each question, after each answer, and
+    before each further question."""
 
     open: str
     question_end: str
@@ -135,7 +136,21 @@ def phrase_command(command: str, forms: QuestionForms, *, explain: bool = False,
     return forms.sentence.format(_finish(command))
 
 
-_PHRASE_BEGINS = {"a", "an", "the", "all", "every", "each", "both", "any", "some", "something", "anything", "my", "your"}
+_PHRASE_BEGINS = {
+    "a",
+    "an",
+    "the",
+    "all",
+    "every",
+    "each",
+    "both",
+    "any",
+    "some",
+    "something",
+    "anything",
+    "my",
+    "your",
+}
 _VERBS = {"is", "are", "was", "am", "can", "do", "does", "has", "have", "should", "must", "will", "please"}
 
 

@@ -1,8 +1,8 @@
 """A frame and a command in, an answer and masks out: LISA as a person uses it.
 
-    segmenter = Segmenter.from_checkpoint("LISA-7B-v1")
-    encoded = segmenter.encode(rgb)
-    result = segmenter.segment(encoded, "the thing to drink from")
+segmenter = Segmenter.from_checkpoint("LISA-7B-v1")
+encoded = segmenter.encode(rgb)
+result = segmenter.segment(encoded, "the thing to drink from")
 """
 
 from __future__ import annotations
@@ -227,7 +227,9 @@ class Segmenter:
             ids = self._expand(build_prompt(turns, self._template, im_start_end=self.spec.image_start_end))
             if len(ids) <= room:
                 return ids, forgotten
-        raise CommandError(f"the command makes a prompt of {len(ids)} tokens; {self.name} reads at most {room}; say it shorter")
+        raise CommandError(
+            f"the command makes a prompt of {len(ids)} tokens; {self.name} reads at most {room}; say it shorter"
+        )
 
     def _expand(self, prompt: Prompt) -> list[int]:
         ids = self.tokenizer.encode_prompt(prompt.text, prompt.literal)
@@ -338,7 +340,9 @@ class Segmenter:
         height, width = encoded.size
         grid = 4 * self.lisa.sam.config.prompt_encoder_config.image_embedding_size
         logits = np.stack(answer.logits) if answer.logits else np.zeros((0, height, width), np.float32)
-        low_res = torch.cat(answer.low_res).cpu().numpy() if answer.low_res else np.zeros((0, 1, grid, grid), np.float32)
+        low_res = (
+            torch.cat(answer.low_res).cpu().numpy() if answer.low_res else np.zeros((0, 1, grid, grid), np.float32)
+        )
         total = time.perf_counter() - answer.begun
         return Segmentation(
             answer=self.tokenizer.answer_text(answer.ids),
@@ -376,7 +380,9 @@ class Segmenter:
     def _required_token(self, text: str) -> int:
         token = self.tokenizer.id_of(text)
         if token is None:
-            raise CheckpointError(f"{self.name}: the tokenizer has no {text}; added_tokens.json is missing or not LISA's")
+            raise CheckpointError(
+                f"{self.name}: the tokenizer has no {text}; added_tokens.json is missing or not LISA's"
+            )
         return token
 
 

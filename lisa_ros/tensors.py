@@ -1,6 +1,6 @@
 """Tensors on disk, read one at a time: safetensors and PyTorch's zip files, single or in shards.
 
-A pickle is never executed: PyTorch's files are opened with ``weights_only=True``, which admits tensors and nothing else.
+A pickle is never executed: PyTorch's files are opened with ``weights_only=True``, which admits tensors, nothing else.
 What was read is handed back to the operating system at once, so that loading peaks at what it loads.
 """
 
@@ -25,6 +25,7 @@ Shape = tuple[int, ...]
 
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 
+
 def find_files(folder: Path) -> list[Path]:
     """The weight files of a model folder, safetensors preferred.
 
@@ -47,7 +48,7 @@ def read_shapes(files: list[Path]) -> dict[str, Shape]:
     for file in files:
         if file.suffix == ".safetensors":
             with _open_safetensors(file) as tensors:
-                shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}
+                shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in list(tensors.keys())}
         else:
             shapes |= {name: tuple(tensor.shape) for name, tensor in _open_pickle(file).items()}
     return shapes
@@ -58,7 +59,7 @@ def iterate_tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
     for file in files:
         if file.suffix == ".safetensors":
             with _open_safetensors(file) as reader:
-                for name in reader.keys():
+                for name in list(reader.keys()):
                     tensor = reader.get_tensor(name)
                     yield name, tensor
                     _release(tensor)

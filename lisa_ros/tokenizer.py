@@ -51,7 +51,9 @@ class Tokenizer:
         """
         model = folder / "tokenizer.model"
         if not model.is_file():
-            raise CheckpointError(f"{model} is missing; a LISA checkpoint brings its sentencepiece model under that name")
+            raise CheckpointError(
+                f"{model} is missing; a LISA checkpoint brings its sentencepiece model under that name"
+            )
         try:
             pieces = SentencePieceProcessor(model_file=str(model))
         except (OSError, RuntimeError) as error:
@@ -136,7 +138,8 @@ class Tokenizer:
                 position = match.end()
 
     def _decode_run(self, ids: list[int]) -> str:
-        text, run, after_control = "", [], False
+        text, after_control = "", False
+        run: list[int] = []
         for index, i in enumerate(ids):
             if i in self._control.values():
                 if index > 0 and not after_control:
@@ -150,7 +153,7 @@ class Tokenizer:
 
 
 def _added_tokens(folder: Path, pieces: int) -> dict[str, int]:
-    """Tokens added on top of the sentencepiece model: added_tokens.json, or the newer table in tokenizer_config.json."""
+    """Tokens beyond the sentencepiece model: added_tokens.json, or the newer table in tokenizer_config.json."""
     try:
         if (folder / "added_tokens.json").is_file():
             return {str(k): int(v) for k, v in json.loads((folder / "added_tokens.json").read_text("utf-8")).items()}

@@ -19,11 +19,17 @@ class _GrowingLayer(DynamicLayer):
     DynamicLayer concatenates, which for every token copies all tokens before it.
     """
 
+    keys: Tensor
+    values: Tensor
+    is_initialized: bool
+
     def __init__(self) -> None:
         super().__init__()
         self.length = 0
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         end = self.length + key_states.shape[-2]
         if not self.is_initialized or end > self._key_buffer.shape[-2]:
             self._grow(key_states, max(end, 2 * self.length))
@@ -97,5 +103,7 @@ class PrefixCache(Cache):
     @property
     def nbytes(self) -> int:
         """Bytes of keys and values in use."""
-        held: list[torch.Tensor] = [t for layer in self.layers if layer.is_initialized for t in (layer.keys, layer.values)]
+        held: list[torch.Tensor] = [
+            t for layer in self.layers if layer.is_initialized for t in (layer.keys, layer.values)
+        ]
         return sum(t.numel() * t.element_size() for t in held)

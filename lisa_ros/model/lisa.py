@@ -100,14 +100,14 @@ class Lisa(nn.Module):
         return torch.stack(rows)
 
     def read(self, embedded: Tensor, cache: PrefixCache | None = None) -> Tensor:
-        """Hidden states after the last norm: (N, L, H) to (N, L, H); with a cache, L new positions after those it holds.
+        """Hidden states after the last norm: (N, L, H) to (N, L, H); with a cache, L positions after those it holds.
 
         No attention mask: rows are padded on the right, where a causal model never looks.
         """
         return self.llama(inputs_embeds=embedded, past_key_values=cache, use_cache=cache is not None).last_hidden_state
 
     def seg_positions(self, ids: Tensor, seg_token_id: int, num_image_tokens: int) -> Tensor:
-        """(N, L) bool: the positions that PREDICT ``[SEG]``, one before it, in a sequence with K image tokens inside."""
+        """(N, L) bool: the positions that PREDICT ``[SEG]``, one before it, with K image tokens before them."""
         predicts = torch.zeros_like(ids, dtype=torch.bool)
         predicts[:, :-1] = ids[:, 1:] == seg_token_id
         expanded = predicts.new_zeros(ids.shape[0], ids.shape[1] + num_image_tokens - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +116,7 @@ def _is_quantised(module: nn.Module) -> bool:
     return type(module).__module__.startswith("bitsandbytes")
 
 
-def _bitsandbytes(precision: str):  # noqa: ANN202 - an optional module has no type to name
+def _bitsandbytes(precision: str) -> ModuleType:
     try:
         import bitsandbytes
     except ImportError as error:
@@ -137,7 +138,7 @@ def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def restore_constants(lisa: Lisa, device: torch.device) -> None:
-    """Compute what no checkpoint stores and the meta device forgot: rotary frequencies (in fp32) and CLIP's positions."""
+    """Compute what no checkpoint stores: rotary frequencies (in fp32) and CLIP's position ids."""
     rotary = type(lisa.llama.rotary_emb)(config=lisa.llama.config)
     lisa.llama.rotary_emb = rotary.to(device)
     if isinstance(lisa.vision_tower, ClipTower):

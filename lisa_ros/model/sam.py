@@ -107,6 +107,8 @@ def _decoder_config(shapes: Shapes) -> SamMaskDecoderConfig:
         "attention_downsample_rate": hidden // inner,
         "num_multimask_outputs": shapes["mask_decoder.mask_tokens.weight"][0] - 1,
         "iou_head_depth": _count(shapes, "mask_decoder.iou_prediction_head.layers.{}.weight"),
+        # The official decoder's LayerNorms have PyTorch's default; transformers' default is the image encoder's 1e-6.
+        "layer_norm_eps": 1e-5,
         "iou_head_hidden_dim": shapes["mask_decoder.iou_prediction_head.layers.0.weight"][0],
     }
     return SamMaskDecoderConfig(**options)

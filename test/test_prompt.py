@@ -1,0 +1,63 @@
+"""What becomes of a command before the model reads it."""
+
+from __future__ import annotations
+
+import pytest
+
+from lisa_ros.errors import CommandError, ConfigError
+from lisa_ros.prompt import Conversation, QuestionForms, Turn, build_prompt, phrase_command, template
+
+FORMS = QuestionForms()
+
+
+@pytest.mark.parametrize(
+    ("command", "question"),
+    [
+        ("the red cup", "What is the red cup in this image? Please output segmentation mask."),
+        ("hammer", "What is hammer in this image? Please output segmentation mask."),
+        ("something to tighten this screw.", "What is something to tighten this screw in this image? "),
+        ("I am thirsty", "I am thirsty. Please output segmentation mask."),
+        ("Where is the drink?", "Where is the drink? Please output segmentation mask."),
+        ("the cup is dirty", "the cup is dirty. Please output segmentation mask."),
+        ("  the \n cup ", "What is the cup in this image? Please output segmentation mask."),
+        ("Can you segment the cup in this image?", "Can you segment the cup in this image?"),
+    ],
+)
+def test_commands_are_put_into_trained_sentences(command: str, question: str) -> None:
+    assert phrase_command(command, FORMS).startswith(question)
+
+
+def test_explain_asks_for_the_reason_once() -> None:
+    assert phrase_command("I am thirsty", FORMS, explain=True).endswith("mask and explain why.")
+    assert phrase_command("Segment the cup", FORMS, explain=True) == "Segment the cup Please explain why."
+    twice = "Please segment the cup and explain why."
+    assert phrase_command(twice, FORMS, explain=True) == twice
+
+
+def test_a_follow_up_is_not_taken_for_a_thing_to_look_up() -> None:
+    assert phrase_command("the other one", FORMS, follow_up=True) == "the other one. Please output segmentation mask."
+
+
+@pytest.mark.parametrize("command", ["", " ", "\n\t"])
+def test_an_empty_command_is_refused_with_the_way_out(command: str) -> None:
+    with pytest.raises(CommandError, match="say what to find"):
+        phrase_command(command, FORMS)
+
+
+def test_an_unknown_conversation_names_the_choices() -> None:
+    with pytest.raises(ConfigError, match="llava_llama_2"):
+        template("mpt-7b")
+
+
+def test_literal_spans_cover_exactly_the_persons_words() -> None:
+    prompt = build_prompt([Turn("one", "Sure."), Turn("two")], template("llava_v1"), im_start_end=True)
+    assert [prompt.text[a:b] for a, b in prompt.literal] == ["one", "two"]
+
+
+def test_a_conversation_forgets_its_oldest_turns() -> None:
+    conversation = Conversation(max_turns=2)
+    for number in range(4):
+        conversation.append(Turn(f"q{number}", "a"))
+    assert [turn.question for turn in conversation.turns] == ["q2", "q3"]
+    conversation.clear()
+    assert conversation.turns == []
