@@ -19,6 +19,7 @@ from lisa_ros.errors import Cancelled, CheckpointError, CommandError, OutOfMemor
 from lisa_ros.segmentation import Segmentation, Timings, crop_mask
 
 TOKEN_S = 0.02
+SLOW_TOKENS = 60
 SLOW_RED = 7  # a frame whose first pixel has this red value takes SLOW_S to encode
 SLOW_S = 1.0
 BRIGHT = 128
@@ -43,8 +44,8 @@ def load(path, *, vision_tower, conversation, device, precision, progress):
     words = path.name.split("-")
     for step in range(5):
         progress(step / 4)
-        if "slow" in words:
-            time.sleep(0.2)
+    while "gated" in words and not path.exists():
+        time.sleep(0.01)
     if "missing" in words:
         raise CheckpointError(f"{path} does not exist; give a folder with config.json and the weights")
     if "huge" in words:
@@ -103,7 +104,7 @@ class Standin:
         if "twice" in command:
             words = ["Both:", "[SEG]", "[SEG]."]
         if "slow" in command:
-            words += ["really"] * 150
+            words += ["really"] * SLOW_TOKENS
         if history is not None:
             words.append(f"turn {len(history.turns)}")
             history.turns.append(command)

@@ -1,0 +1,283 @@
+"""Workers that die, memory that runs out, callers that stop: each command still gets its one answer, and the next works."""
+
+import itertools
+import os
+import signal
+import time
+
+import psutil
+import pytest
+from action_msgs.msg import GoalStatus
+from builtin_interfaces.msg import Duration
+from conftest import scene, stamped, wait_for
+from std_msgs.msg import String
+
+from lisa_ros.action import Segment
+from lisa_ros.msg import Segmentation, Status
+
+SLOW_RED = 7  # standin.SLOW_RED
+
+
+def own_image(client, slow_to_encode=False):
+    pixels = scene()
+    if slow_to_encode:
+        pixels[0, 0, 0] = SLOW_RED
+        pixels[0, 1] = next(_noise)  # never the frame of another test, which would be kept encoded
+    return stamped(client.node, pixels)
+
+
+_noise = itertools.count(1)
+
+
+# --- death
+
+
+def test_a_worker_killed_in_the_middle_of_a_command_costs_that_command_only(client):
+    goal = client.goal("slow box", own_image(client))
+    goal.reach(Segment.Feedback.STAGE_GENERATING)
+    client.heard["status"].clear()
+    killed = client.lisa.worker
+    killed.kill()
+    status, result = goal.result()
+    assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Segmentation.INTERNAL_ERROR)
+    assert "SIGKILL" in result.message
+    assert client.call("the box", own_image(client)).status == Segmentation.NOT_READY
+    client.works()
+    assert [s.state for s in client.heard["status"] if s.state != Status.BUSY][:3] == [
+        Status.RESTARTING,
+        *[Status.LOADING] * 2,
+    ]
+    assert client.lisa.worker.pid != killed.pid
+    assert client.heard_result(goal.request_id).status == Segmentation.INTERNAL_ERROR
+
+
+@pytest.mark.parametrize("how", ["segfault", "kill yourself"])
+def test_a_worker_that_crashes_is_started_again(client, how):
+    answer = client.call(how, own_image(client))
+    assert answer.status == Segmentation.INTERNAL_ERROR
+    assert "SIG" in answer.message
+    client.works()
+
+
+def test_a_worker_killed_while_idle_is_started_again(client):
+    client.lisa.worker.kill()
+    client.state(Status.RESTARTING, "restart")
+    client.works()
+
+
+def test_commands_waiting_behind_one_that_killed_the_worker_are_answered(client):
+    waiting = [client.call_async(command, own_image(client)) for command in ("slow box", "the box", "another box")]
+    client.state(Status.BUSY, "busy node")
+    client.wait(lambda: client.heard["status"][-1].queued == 2, "queue")
+    client.lisa.worker.kill()
+    statuses = [client.done(answer).status for answer in waiting]
+    assert statuses == [Segmentation.INTERNAL_ERROR, Segmentation.NOT_READY, Segmentation.NOT_READY]
+    client.works()
+
+
+def test_pauses_between_restarts_grow_and_come_to_an_end(launch):
+    client = launch(model="/models/mortal-standin", restart_pause_s="0.02")
+    status = client.state(Status.ERROR, "end of trying")
+    assert "5 times" in status.message
+    pauses = [s.message.rsplit("again in", 1)[1] for s in client.heard["status"] if s.state == Status.RESTARTING]
+    assert len(set(pauses)) == len(pauses) >= 3
+    assert client.call("the box", own_image(client)).status == Segmentation.NOT_READY
+    assert not psutil.Process(client.lisa.process.pid).children()
+
+
+def test_a_worker_does_not_outlive_its_node(launch):
+    client = launch()
+    client.ready()
+    worker = client.lisa.worker
+    client.lisa.process.kill()
+    assert wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "end of the worker")
+
+
+def test_the_node_stops_when_told_even_in_the_middle_of_a_command(launch):
+    client = launch()
+    client.ready()
+    client.goal("hang", own_image(client))
+    worker = client.lisa.worker
+    assert client.lisa.stop() == 0
+    assert wait_for(lambda: not worker.is_running(), "end of the worker")
+    assert "Traceback" not in client.lisa.said()
+
+
+# --- memory and faults
+
+
+@pytest.mark.parametrize("command", ["eat all memory", "eat python memory"])
+def test_out_of_memory_is_said_and_survived(client, command):
+    worker = client.lisa.worker
+    answer = client.call(command, own_image(client))
+    assert answer.status == Segmentation.OUT_OF_MEMORY
+    assert "smaller image" in answer.message
+    client.works()
+    assert client.lisa.worker.pid == worker.pid
+
+
+def test_a_fault_of_the_model_is_an_internal_error_with_its_traceback_in_the_log(client):
+    worker = client.lisa.worker
+    answer = client.call("raise", own_image(client))
+    assert (answer.status, "RuntimeError: a fault" in answer.message) == (Segmentation.INTERNAL_ERROR, True)
+    assert "standin.py" in client.lisa.said()
+    client.works()
+    assert client.lisa.worker.pid == worker.pid
+
+
+def test_what_the_model_refuses_is_an_invalid_command(client):
+    assert client.call("refuse", own_image(client)).status == Segmentation.INVALID_COMMAND
+    client.works()
+
+
+# --- cancel
+
+
+def test_cancel_while_generating(client):
+    goal = client.goal("slow box", own_image(client))
+    goal.reach(Segment.Feedback.STAGE_GENERATING)
+    goal.cancel()
+    status, result = goal.result()
+    assert (status, result.status) == (GoalStatus.STATUS_CANCELED, Segmentation.CANCELED)
+    assert client.heard_result(goal.request_id).status == Segmentation.CANCELED
+    client.works()
+
+
+def test_cancel_while_encoding(client):
+    goal = client.goal("the box", own_image(client, slow_to_encode=True))
+    goal.reach(Segment.Feedback.STAGE_ENCODING)
+    goal.cancel()
+    status, result = goal.result()
+    assert (status, result.status) == (GoalStatus.STATUS_CANCELED, Segmentation.CANCELED)
+    client.works()
+
+
+def test_cancel_while_queued(client):
+    first = client.goal("slow box", own_image(client))
+    second = client.goal("the box", own_image(client))
+    second.reach(Segment.Feedback.STAGE_QUEUED)
+    second.cancel()
+    status, result = second.result()
+    assert (status, result.status) == (GoalStatus.STATUS_CANCELED, Segmentation.CANCELED)
+    assert first.result()[1].status == Segmentation.SUCCESS
+    client.works()
+
+
+def test_cancel_after_the_answer_changes_nothing(client):
+    goal = client.goal("the box", own_image(client))
+    status, result = goal.result()
+    goal.cancel()
+    assert (status, result.status) == (GoalStatus.STATUS_SUCCEEDED, Segmentation.SUCCESS)
+    assert client.heard_result(goal.request_id).status == Segmentation.SUCCESS
+    client.works()
+
+
+# --- timeout
+
+
+def test_timeout_while_generating(client):
+    goal = client.goal("slow box", own_image(client), timeout=Duration(nanosec=300_000_000))
+    status, result = goal.result()
+    assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Segmentation.TIMEOUT)
+    assert "0.3 s" in result.message
+    assert "generating" in result.message
+    client.works()
+
+
+def test_timeout_while_encoding(client):
+    goal = client.goal("the box", own_image(client, slow_to_encode=True), timeout=Duration(nanosec=300_000_000))
+    status, result = goal.result()
+    assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Segmentation.TIMEOUT)
+    assert "encoding" in result.message
+    client.works()
+
+
+def test_timeout_while_queued(client):
+    first = client.goal("slow box", own_image(client))
+    second = client.goal("the box", own_image(client), timeout=Duration(nanosec=200_000_000))
+    result = second.result()[1]
+    assert (result.status, "queued" in result.message) == (Segmentation.TIMEOUT, True)
+    assert first.result()[1].status == Segmentation.SUCCESS
+    client.works()
+
+
+def test_the_nodes_own_limit_holds_where_the_caller_gives_none(launch):
+    client = launch(timeout_s="0.4")
+    client.ready()
+    assert client.call("slow box", own_image(client)).status == Segmentation.TIMEOUT
+    client.works()
+
+
+def test_a_worker_that_does_not_stop_is_killed(launch):
+    client = launch(timeout_s="0.3", stuck_worker_s="0.3")
+    client.ready()
+    worker = client.lisa.worker
+    assert client.call("hang", own_image(client)).status == Segmentation.TIMEOUT
+    client.wait(lambda: not worker.is_running(), "end of the stuck worker")
+    client.state(Status.READY, "new worker")
+    client.works()
+
+
+# --- several at once
+
+
+def test_commands_beyond_the_queue_are_busy_at_once_and_all_are_answered_once(client):
+    image = own_image(client)
+    asked = [client.call_async(f"slow box {i}", image) for i in range(2)]
+    asked += [client.goal(f"the box {i}", image).result_future for i in range(2)]
+    client.wait(lambda: client.heard["status"][-1].queued == 3, "queue")
+    client.show(scene())
+    client.commands.publish(String(data="the topic's box"))
+    client.wait(lambda: client.heard["status"][-1].queued == 4, "full queue")
+    before = time.monotonic()
+    refused = client.call("one too many", image)
+    assert refused.status == Segmentation.BUSY
+    assert "4 are waiting" in refused.message
+    assert time.monotonic() - before < 1.0
+    assert not any(answer.done() for answer in asked)
+    client.wait(lambda: len(client.heard["result"]) == 6, "six answers")
+    client.wait(lambda: all(answer.done() for answer in asked), "replies")
+    ids = [r.request_id for r in client.heard["result"]]
+    assert len(set(ids)) == 6
+    statuses = [r.status for r in client.heard["result"]]
+    assert sorted(statuses) == [Segmentation.SUCCESS] * 5 + [Segmentation.BUSY]
+    client.works()
+
+
+def test_a_client_that_goes_away_does_not_take_the_node_along(client, context):
+    from conftest import Client
+
+    other = Client(context, client.lisa)
+    other.ready()
+    other.goal("slow box", own_image(other))
+    other.call_async("the box", own_image(other))
+    other.spin(0.1)
+    other.close()
+    client.works()
+
+
+# --- checkpoints that cannot be loaded
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [("/models/missing-standin", "does not exist"), ("/models/huge-standin", "out of memory")],
+)
+def test_a_model_that_cannot_be_loaded_is_an_error_state_not_a_restart_storm(launch, model, says):
+    client = launch(model=model)
+    status = client.state(Status.ERROR, "error state")
+    assert says in status.message
+    client.wait(client.service.service_is_ready, "service")
+    answer = client.call("the box", own_image(client))
+    assert (answer.status, says in answer.message) == (Segmentation.NOT_READY, True)
+    assert not any(s.state == Status.RESTARTING for s in client.heard["status"])
+    assert wait_for(lambda: not psutil.Process(client.lisa.process.pid).children(), "end of the worker")
+
+
+def test_a_worker_that_is_stopped_by_a_person_is_noticed_by_the_limit_not_for_ever(client):
+    worker = client.lisa.worker
+    os.kill(worker.pid, signal.SIGSTOP)
+    goal = client.goal("the box", own_image(client), timeout=Duration(nanosec=300_000_000))
+    assert goal.result()[1].status == Segmentation.TIMEOUT
+    os.kill(worker.pid, signal.SIGCONT)
+    client.works()
