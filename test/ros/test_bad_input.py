@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import SIZE, scene, stamped
+from robot import SIZE, scene, stamped
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
@@ -132,7 +132,7 @@ def test_an_image_that_is_no_image_is_refused_from_the_camera(client, message, s
 
 
 def test_a_bad_image_in_a_goal_is_refused(client):
-    status, result = client.goal("the box", image(step=100)).result()
+    _, result = client.goal("the box", image(step=100)).result()
     assert result.status == Segmentation.INVALID_IMAGE
     client.works()
 
@@ -146,7 +146,7 @@ def test_a_camera_whose_frames_are_too_large_is_refused(launch):
     }
     for says, pixels in too_large.items():
         client.show(image_message(Header(), pixels, "rgb8" if pixels.ndim == 3 else "mono8"))
-        result = client.wait(lambda: (r := client.say("the box")) and says in r.message and r, says)
+        result = client.wait(lambda says=says: (r := client.say("the box")) and says in r.message and r, says)
         assert result.status == Segmentation.INVALID_IMAGE
     client.show(scene()[::2, ::2].copy())
     client.wait(lambda: client.say("the box").status == Segmentation.SUCCESS, "answer about a small frame")

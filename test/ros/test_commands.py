@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
-from conftest import SIZE, TRUTH, pixels_of, scene, stamp, stamped
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from robot import SIZE, TRUTH, pixels_of, scene, stamp, stamped
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 

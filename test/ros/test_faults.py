@@ -1,4 +1,4 @@
-"""Workers that die, memory that runs out, callers that stop: each command still gets its one answer, and the next works."""
+"""Workers that die, memory that runs out, callers that stop: every command gets its one answer, and the next works."""
 
 import itertools
 import os
@@ -9,7 +9,7 @@ import psutil
 import pytest
 from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Duration
-from conftest import scene, stamped, wait_for
+from robot import Client, scene, stamped, wait_for
 from std_msgs.msg import String
 
 from lisa_ros.action import Segment
@@ -245,8 +245,6 @@ def test_commands_beyond_the_queue_are_busy_at_once_and_all_are_answered_once(cl
 
 
 def test_a_client_that_goes_away_does_not_take_the_node_along(client, context):
-    from conftest import Client
-
     other = Client(context, client.lisa)
     other.ready()
     other.goal("slow box", own_image(other))
