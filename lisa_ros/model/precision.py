@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -17,6 +18,9 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # SAM's positional encoding multiplies coordinates by this matrix; rounded to 8 bits of mantissa, masks shift.
 _WHOLE = ("sam.shared_image_embedding.positional_embedding",)
+# bitsandbytes repacks nf4 for a CPU with AVX512-BF16 in tiles of this size, and fails on a matrix they do not fill; such a
+# matrix (none in a released LISA) keeps the general layout.
+_NF4_COLUMNS, _NF4_ROWS = 64, 32
 
 
 def pick_device(name: str) -> torch.device:
@@ -87,7 +91,7 @@ class Precision:
         bnb = _bitsandbytes(self.name)
         with torch.device("meta"):
             if self.name == "nf4":
-                return bnb.nn.Linear4bit(
+                quantised = bnb.nn.Linear4bit(
                     linear.in_features,
                     linear.out_features,
                     bias=linear.bias is not None,
@@ -95,6 +99,9 @@ class Precision:
                     compress_statistics=True,
                     quant_type="nf4",
                 )
+                if linear.in_features % _NF4_COLUMNS or linear.out_features % _NF4_ROWS:
+                    quantised.support_avx512bf16_for_cpu = False
+                return quantised
             return bnb.nn.Linear8bitLt(
                 linear.in_features,
                 linear.out_features,
@@ -117,6 +124,8 @@ def _is_quantised(module: nn.Module) -> bool:
 
 
 def _bitsandbytes(precision: str) -> ModuleType:
+    # It warns at every layer of every pass that int8 multiplies in fp16, which is what was asked for.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         import bitsandbytes
     except ImportError as error:
@@ -142,17 +151,12 @@ def restore_constants(lisa: Lisa, device: torch.device) -> None:
     rotary = type(lisa.llama.rotary_emb)(config=lisa.llama.config)
     lisa.llama.rotary_emb = rotary.to(device)
     if isinstance(lisa.vision_tower, ClipTower):
-        embeddings = _clip_embeddings(lisa.vision_tower)
+        embeddings = lisa.vision_tower.clip.embeddings
         positions = torch.arange(embeddings.position_embedding.num_embeddings, device=device)
         embeddings.register_buffer("position_ids", positions[None], persistent=False)
     left = [name for name, tensor in _all_tensors(lisa) if tensor.is_meta]
     if left:
         raise RuntimeError(f"constants without a value: {', '.join(left)}")
-
-
-def _clip_embeddings(tower: ClipTower) -> nn.Module:
-    # Releases of transformers before 5.6 keep the network one level down.
-    return getattr(tower.clip, "vision_model", tower.clip).embeddings
 
 
 def _all_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
