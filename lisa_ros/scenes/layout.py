@@ -19,7 +19,7 @@ from lisa_ros.scenes.world import WORLD
 # novel: like test, with other models of every class that has several.
 SPLITS = ("train", "test", "novel")
 # Numbers of textures.surface: those of training are never seen in a test.
-SURFACES = {"train": range(0, 33), "test": range(33, 47), "novel": range(33, 47)}
+SURFACES = {"train": range(33), "test": range(33, 47), "novel": range(33, 47)}
 PALETTE = {
     "red": (0.75, 0.10, 0.08),
     "orange": (0.90, 0.42, 0.05),
@@ -130,7 +130,7 @@ def choose_models(rng: np.random.Generator, split: str, count: int) -> list[int]
     present: set[str] = set()
     while len(chosen) < count:
         label = labels[rng.integers(len(labels))]
-        if label in present or any(other in present for other in WORLD[label].near):
+        if label in present or any(other in present for other in WORLD.things[label].near):
             continue
         present.add(label)
         options = by_label[label]
@@ -145,7 +145,7 @@ def choose_models(rng: np.random.Generator, split: str, count: int) -> list[int]
 
 def tint(rng: np.random.Generator, model: Model, taken: list[str | None]) -> str | None:
     """A paint for things that come in all colours; two of a class get different ones where they can."""
-    if not WORLD[model.label].paintable or rng.random() < 0.35:
+    if not WORLD.things[model.label].paintable or rng.random() < 0.35:
         return None
     free = [name for name in PALETTE if name not in taken]
     return free[rng.integers(len(free))]

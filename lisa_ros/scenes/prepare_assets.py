@@ -306,7 +306,7 @@ def credits(models: list[dict]) -> str:
     lines = [
         "# Credits of the objects",
         "",
-        "Taken from Debian's `sweethome3d-furniture` 1.8 (collected and converted to OBJ by Emmanuel Puybaret / eTeks),",
+        "From Debian's `sweethome3d-furniture` 1.8 (collected and converted to OBJ by Emmanuel Puybaret / eTeks),",
         "then scaled, decimated and with reduced textures by `lisa_ros/scenes/prepare_assets.py`.",
         "CC0 1.0: https://creativecommons.org/publicdomain/zero/1.0/ ·",
         "CC BY 3.0: https://creativecommons.org/licenses/by/3.0/ ·",

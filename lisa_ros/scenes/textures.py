@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,7 +51,7 @@ def wood(rng: np.random.Generator) -> NDArray[np.float64]:
     image = blend(base * rng.uniform(0.6, 0.85), base, 0.35 * rings + 0.65 * grain / grain.max())
     if rng.random() < 0.6:  # boards
         edges = np.linspace(0, SIDE, rng.integers(3, 7), dtype=int)
-        for left, right in zip(edges[:-1], edges[1:], strict=True):
+        for left, right in itertools.pairwise(edges):
             image[:, left:right] *= rng.uniform(0.82, 1.1)
             image[:, left : left + 2] *= 0.6
     return image

@@ -11,25 +11,116 @@ TABLE = Path(__file__).with_name("world.yaml")
 
 
 @dataclass(frozen=True)
-class Thing:
-    """One class of objects.
+class Phrase:
+    """Words that single out things. fits: every class that fits. unsure: classes of which one could argue."""
 
-    near: classes that people may call by the same name; they never share a scene and are never said to be absent when
-    the other is there. paintable: whether it comes in all colours.
-    """
+    text: str
+    fits: frozenset[str]
+    unsure: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One class of objects; the fields are those of ``world.yaml``."""
 
     label: str
-    near: tuple[str, ...] = ()
-    paintable: bool = False
+    names: tuple[str, ...]
+    plural: str
+    near: tuple[str, ...]
+    paintable: bool
+    because: str
+    goes_with: tuple[str, ...]
+
+    @property
+    def many(self) -> bool:
+        """Whether one of it is spoken of as many: scissors, keys."""
+        return self.plural == self.label or self.plural.startswith("pairs of ")
 
 
-def load_world(path: Path = TABLE) -> dict[str, Thing]:
-    table = yaml.safe_load(path.read_text())
-    return {
-        label: Thing(label, tuple(fields.get("near", ())), fields.get("paintable", False))
-        for label, fields in table.items()
-    }
+@dataclass(frozen=True)
+class Group:
+    """Things that one word covers. phrases, held: "all the tools". one: "tool", or empty."""
+
+    label: str
+    phrases: tuple[str, ...]
+    held: tuple[str, ...]
+    one: str
+    because: str
+    members: frozenset[str]
+    unsure: frozenset[str]
+
+
+@dataclass(frozen=True)
+class World:
+    """The whole table. uses, needs, held_needs, properties: phrases, each with all the classes that fit.
+
+    never: names of things that are in no scene, by split.
+    """
+
+    things: dict[str, Thing]
+    uses: tuple[Phrase, ...]
+    needs: tuple[Phrase, ...]
+    held_needs: tuple[Phrase, ...]
+    properties: tuple[Phrase, ...]
+    groups: tuple[Group, ...]
+    never: dict[str, tuple[str, ...]]
+
+
+def classes(text: str, known: dict) -> frozenset[str]:
+    """Comma separated classes. Raises ValueError for one that is not in the table."""
+    names = frozenset(name.strip() for name in text.split(",") if name.strip())
+    if not names <= known.keys():
+        raise ValueError(f"{', '.join(sorted(names - known.keys()))}: no such class in {TABLE.name}")
+    return names
+
+
+def collect(things: dict[str, dict], field: str) -> tuple[Phrase, ...]:
+    """All phrases of one field; equal texts of several classes become one phrase that fits them all."""
+    fits: dict[str, frozenset[str]] = {}
+    unsure: dict[str, frozenset[str]] = {}
+    for label, fields in things.items():
+        for line in fields.get(field, ()):
+            rest, _, doubtful = line.partition(" ? ")
+            text, _, others = rest.partition(" @ ")
+            text = text.strip()
+            fits[text] = fits.get(text, frozenset()) | {label} | classes(others, things)
+            unsure[text] = unsure.get(text, frozenset()) | classes(doubtful, things)
+    return tuple(Phrase(text, fits[text], unsure[text] - fits[text]) for text in fits)
+
+
+def load_world(path: Path = TABLE) -> World:
+    """Read the table. Raises ValueError where it names a class that it does not have."""
+    table = yaml.safe_load(path.read_text(encoding="utf-8"))
+    entries = table["things"]
+    things = {}
+    for label, fields in entries.items():
+        near, goes_with = fields.get("near", []), fields.get("with", [])
+        classes(",".join([*near, *goes_with]), entries)
+        things[label] = Thing(
+            label=label,
+            names=tuple(fields["names"]),
+            plural=fields.get("plural", label + "s"),
+            near=tuple(near),
+            paintable=fields.get("paintable", False),
+            because=fields["because"],
+            goes_with=tuple(goes_with),
+        )
+    groups = tuple(
+        Group(
+            label=label,
+            phrases=tuple(fields["phrases"]),
+            held=tuple(fields["held"]),
+            one=fields.get("one", ""),
+            because=fields["because"],
+            members=classes(",".join(fields["members"]), entries),
+            unsure=classes(",".join(fields.get("unsure", [])), entries),
+        )
+        for label, fields in table["groups"].items()
+    )
+    never = {split: tuple(names) for split, names in table["never"].items()}
+    collected = (collect(entries, field) for field in ("uses", "needs", "held", "is"))
+    return World(things, *collected, groups, never)
 
 
 WORLD = load_world()
-CLASSES = sorted(WORLD)
+CLASSES = sorted(WORLD.things)
