@@ -1,0 +1,25 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` to write to. It takes ``path``'s place when the block ends well and vanishes when not.
+
+    Its name ends like ``path``'s, so that writers which choose the format by the ending choose the same.
+    """
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    try:
+        yield unfinished
+        with open(unfinished, "rb") as written:
+            os.fsync(written.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise

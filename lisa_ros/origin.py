@@ -1,0 +1,134 @@
+"""Where a model folder comes from: one revision of a repository of the Hugging Face hub, or a folder here."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+from lisa_ros.errors import CheckpointError
+
+RECORD = "fetch.json"
+"""What a fetched folder says about its origin: source, revision, date, files with size and sha256."""
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+@dataclass(frozen=True)
+class HubRepository:
+    """One revision of a repository. sizes: bytes by file name. checksums: sha256 of the files that the hub states."""
+
+    source: str
+    revision: str
+    sizes: dict[str, int]
+    checksums: dict[str, str]
+
+    @classmethod
+    def look_up(cls, source: str, revision: str | None) -> HubRepository:
+        """Resolve ``revision`` (a branch, a tag or a commit; None: the newest) to a commit. Raises CheckpointError."""
+        info = _asking_hub(source, lambda: HfApi().model_info(source, revision=revision, files_metadata=True))
+        # Only plain names: a repository does not decide where on this machine a file goes.
+        files = [file for file in info.siblings or [] if "/" not in file.rfilename and "\\" not in file.rfilename]
+        return cls(
+            source=source,
+            revision=str(info.sha),
+            sizes={file.rfilename: file.size or 0 for file in files},
+            checksums={file.rfilename: file.lfs.sha256 for file in files if file.lfs},
+        )
+
+    @property
+    def short_name(self) -> str:
+        return self.source.rpartition("/")[2]
+
+    def file(self, name: str, staging: Path) -> Path:
+        """The file, downloaded into ``staging`` with a progress bar; goes on where an earlier download stopped."""
+        path = _asking_hub(
+            self.source, lambda: hf_hub_download(self.source, name, revision=self.revision, local_dir=staging)
+        )
+        return Path(path)
+
+    def checksum(self, name: str) -> str | None:
+        return self.checksums.get(name)
+
+    def __str__(self) -> str:
+        return f"{self.source} at {self.revision}"
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A model folder on this machine; only read."""
+
+    source: str
+    sizes: dict[str, int] = field(default_factory=dict)
+    revision: str | None = None
+
+    @classmethod
+    def look_up(cls, folder: Path) -> LocalFolder:
+        sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
+        return cls(str(folder.resolve()), sizes)
+
+    @property
+    def short_name(self) -> str:
+        return Path(self.source).name
+
+    def file(self, name: str, staging: Path) -> Path:
+        return Path(self.source) / name
+
+    def checksum(self, name: str) -> str | None:
+        return sha256(Path(self.source) / name)
+
+    def __str__(self) -> str:
+        return self.source
+
+
+Origin = HubRepository | LocalFolder
+
+
+def find_origin(source: str, revision: str | None = None) -> Origin:
+    """A folder where ``source`` is one, else the repository of that name. Raises CheckpointError."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise CheckpointError(f"{source} is a folder and has no revisions; leave --revision out")
+        return LocalFolder.look_up(folder)
+    if not _REPOSITORY.fullmatch(source):
+        raise CheckpointError(
+            f"'{source}' is neither a folder here nor the name of a repository, such as xinlai/LISA-7B-v1"
+        )
+    return HubRepository.look_up(source, revision)
+
+
+def sha256(file: Path, advance: Callable[[int], object] = lambda done: None) -> str:
+    """Hexadecimal sha256 of a file. advance: called with the number of bytes done since the last call."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as data:
+        while chunk := data.read(1 << 22):
+            digest.update(chunk)
+            advance(len(chunk))
+    return digest.hexdigest()
+
+
+def _asking_hub(source: str, ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"{source} wants its terms accepted: do so on its page, then log in with 'hf auth login'"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(f"{source} has no such revision; leave --revision out for the newest") from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"the hub has no {source}; mind the spelling or, where it is private, log in with 'hf auth login'"
+        ) from error
+    except Exception as error:
+        # The hub's client has changed its HTTP library twice and raises whatever that raises.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{source} could not be had from the hub: {reason}; run the same command again, it goes on where it stopped"
+        ) from error
