@@ -1,9 +1,11 @@
-"""Scenes on disk: images, ids, depth and ``scenes.jsonl``, or ReasonSeg's image + json pairs."""
+"""Scenes on disk: images, ids, depth and ``scenes.jsonl``."""
 
 from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lisa_ros.scenes.assets import load_models
+from lisa_ros.scenes.commands import conversations_for
 from lisa_ros.scenes.layout import Layout, look, rotate, sample_layout
 from lisa_ros.scenes.render import Frame, Studio, camera_axes, focal_length
 
@@ -115,36 +118,26 @@ def save_images(out: Path, scene: dict, frame: Frame, quality: int = 88) -> None
         Image.fromarray(millimetres).save(out / scene["depth"])
 
 
-def write_scenes(
-    out: Path,
-    seed: int,
-    numbers: range,
-    *,
-    split: str = "train",
-    size: tuple[int, int] | None = None,
-    depth: bool = True,
-    conversations=None,
-    file: str = "scenes.jsonl",
-    on_scene=None,
-) -> None:
-    """Draw the scenes ``numbers`` of ``seed`` into ``out``, a line of ``file`` at a time.
+def take_scenes(
+    seed: int, numbers: Iterable[int], *, split: str, size: tuple[int, int] | None, depth: bool, conversations: int
+) -> Iterator[tuple[dict, Frame]]:
+    """Draw the scenes ``numbers`` of ``seed``, one after another, with ``conversations`` commands each."""
+    with closing(Studio()) as studio:
+        for number in numbers:
+            layout, frame = photograph(studio, seed * SCENES_A_SEED + number, split, size)
+            scene = describe(layout, frame, f"{number:06d}", seed, depth)
+            rng = random.Random(f"{split} {seed} {number}")
+            scene["conversations"] = conversations_for(scene, rng, conversations, split)
+            yield scene, frame
 
-    conversations(scene, rng) -> list: what people say about the scene. on_scene(scene, frame): called after each.
-    """
-    for folder in ("images", "ids", "depth") if depth else ("images", "ids"):
+
+def write_scenes(out: Path, scenes: Iterable[tuple[dict, Frame]]) -> Iterator[tuple[dict, Frame]]:
+    """Save each scene as it comes, a whole line of ``scenes.jsonl`` at a time, and pass it on."""
+    for folder in ("images", "ids", "depth"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    studio = Studio()
-    try:
-        with open(out / file, "a", encoding="utf-8") as lines:
-            for number in numbers:
-                layout, frame = photograph(studio, seed * SCENES_A_SEED + number, split, size)
-                scene = describe(layout, frame, f"{number:06d}", seed, depth)
-                if conversations is not None:
-                    scene["conversations"] = conversations(scene, random.Random(f"{split} {seed} {number}"))
-                save_images(out, scene, frame)
-                lines.write(json.dumps(scene) + "\n")
-                lines.flush()
-                if on_scene is not None:
-                    on_scene(scene, frame)
-    finally:
-        studio.close()
+    with open(out / "scenes.jsonl", "a", encoding="utf-8") as lines:
+        for scene, frame in scenes:
+            save_images(out, scene, frame)
+            lines.write(json.dumps(scene) + "\n")
+            lines.flush()
+            yield scene, frame

@@ -8,12 +8,14 @@ environment variable MUJOCO_GL.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from lisa_ros.errors import DeviceError
 from lisa_ros.scenes.assets import Part, load_models
 from lisa_ros.scenes.layout import COPIES, PALETTE, SURFACES, Layout, View
 from lisa_ros.scenes.textures import surface
@@ -72,14 +74,27 @@ def add_part(spec: mujoco.MjSpec, name: str, part: Part) -> None:
         material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
 
 
-def build_world() -> mujoco.MjModel:
+def open_display(world: mujoco.MjModel) -> tuple[mujoco.GLContext, mujoco.MjrContext]:
+    """OpenGL without a screen. Raises DeviceError, with the packages that are missing, where there is none."""
+    try:
+        display = mujoco.GLContext(LARGEST, LARGEST)
+        display.make_current()
+        return display, mujoco.MjrContext(world, mujoco.mjtFontScale.mjFONTSCALE_100)
+    except Exception as error:  # PyOpenGL, EGL and MuJoCo raise types of their own, even AttributeError
+        raise DeviceError(
+            f"no OpenGL without a screen (MUJOCO_GL={os.environ.get('MUJOCO_GL')}): {error}; on Debian and Ubuntu "
+            "install libegl1 libegl-mesa0 libgl1-mesa-dri, or libosmesa6 and set MUJOCO_GL=osmesa"
+        ) from error
+
+
+def build_world(samples: int) -> mujoco.MjModel:
     """All objects (COPIES bodies each, moved by mocap), a table, a floor, four walls, a lamp and a camera."""
     spec = mujoco.MjSpec()
     spec.stat.extent = 1.0
     spec.visual.map.znear, spec.visual.map.zfar = NEAR_M, FAR_M
     spec.visual.global_.offwidth = spec.visual.global_.offheight = LARGEST
     spec.visual.quality.shadowsize = 1024
-    spec.visual.quality.offsamples = 0
+    spec.visual.quality.offsamples = samples
     for number in sorted({number for numbers in SURFACES.values() for number in numbers}):
         for use in ("table", "room"):
             name = f"{use}{number}"
@@ -130,12 +145,11 @@ def main_part(parts: tuple[Part, ...]) -> int:
 class Studio:
     """Draws layouts. Holds an OpenGL context: use it in the thread that made it, and close() it."""
 
-    def __init__(self) -> None:
-        self.world = build_world()
+    def __init__(self, samples: int = 0) -> None:
+        """samples: of each pixel's edges, 0, 2 or 4: smoother and, in software, more than twice as slow."""
+        self.world = build_world(samples)
         self.data = mujoco.MjData(self.world)
-        self.gl = mujoco.GLContext(LARGEST, LARGEST)
-        self.gl.make_current()
-        self.context = mujoco.MjrContext(self.world, mujoco.mjtFontScale.mjFONTSCALE_100)
+        self.gl, self.context = open_display(self.world)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.context)
         self.context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
         self.scene = mujoco.MjvScene(self.world, maxgeom=4000)
