@@ -56,8 +56,9 @@ class NodeProcess:
         self.name = f"{self.namespace}/lisa"
         self.log = folder / f"{self.namespace[1:]}.log"
         settings = {"segmenter": "standin:load", "model": "/models/standin", "restart_pause_s": 0.2, **parameters}
-        arguments = [f"-p{name}:={value}" for name, value in settings.items()]
-        arguments = list(itertools.chain.from_iterable((a[:2], a[2:]) for a in arguments))
+        arguments = itertools.chain.from_iterable(
+            ("-p", f"{name.replace('~', self.name)}:={value}") for name, value in settings.items()
+        )
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "test"))))
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

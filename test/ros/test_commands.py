@@ -172,7 +172,7 @@ def test_loading_is_shown_and_commands_meanwhile_are_not_ready(launch, tmp_path)
     ):
         assert answer.status == Segmentation.NOT_READY
         assert "being loaded" in answer.message
-    assert client.heard["status"][-1].state == Status.LOADING
+    client.state(Status.LOADING, "loading state")
     gate.touch()
     client.ready()
     progress = [s.progress for s in client.heard["status"] if s.state == Status.LOADING]
