@@ -39,6 +39,17 @@ ALIKE = {
     "purple": ("pink", "blue"),
     "pink": ("red", "purple"),
 }
+CONTRACTIONS = (
+    ("I am ", "I'm "),
+    ("It is ", "It's "),
+    ("What is ", "What's "),
+    ("Where is ", "Where's "),
+    ("I would ", "I'd "),
+    ("do not ", "don't "),
+    ("does not ", "doesn't "),
+    ("cannot ", "can't "),
+    ("Let us ", "Let's "),
+)
 DIRECTIONS = ("LEFT", "RIGHT", "FRONT", "BEHIND")
 OPPOSITE = {"LEFT": "RIGHT", "RIGHT": "LEFT", "FRONT": "BEHIND", "BEHIND": "FRONT"}
 
@@ -94,6 +105,13 @@ def extreme(objects: list[dict], key, margin: float) -> dict | None:
     return ordered[0]
 
 
+def contract(text: str) -> str:
+    """As spoken: "I'm", "don't"."""
+    for long, short in CONTRACTIONS:
+        text = text.replace(long, short)
+    return text
+
+
 class Speaker:
     """Makes conversations about one scene; all chance comes from ``rng``."""
 
@@ -123,8 +141,12 @@ class Speaker:
     def colloquial(self, command: str) -> str:
         """As typed or heard: now and then polite, without capitals or without the full stop."""
         rng = self.rng
+        if rng.random() < 0.3:
+            command = contract(command)
         if "segment" not in command and rng.random() < 0.08:
-            command = self.say("BEFORE") + (command if command.startswith("I ") else command[0].lower() + command[1:])
+            command = self.say("BEFORE") + (
+                command if command.startswith(("I ", "I'")) else command[0].lower() + command[1:]
+            )
         if command[-1] in ".?!" and rng.random() < 0.05:
             command += self.say("AFTER")
         if rng.random() < 0.08:
@@ -515,6 +537,7 @@ def sentences(seed: int = 0) -> Iterator[str]:
     for intention, phrases in (("USE", WORLD.uses), ("NEED", WORLD.needs), ("PROPERTY", WORLD.properties)):
         for phrase in phrases:
             yield phrase.text
+            yield contract(phrase.text)
             yield say(intention, x=phrase.text)
     for thing in WORLD.things.values():
         one = [{"class": thing.label}]
@@ -534,7 +557,8 @@ def sentences(seed: int = 0) -> Iterator[str]:
     for intention in phrasings.INTENTIONS.values():
         for text in intention["train"]:
             things = rng.sample(sorted(WORLD.things), 3)
-            yield text.format(x=things[0], a=things[1], b=things[2], n=things[0], p=things[0], o="object", r="left of")
+            text = text.format(x=things[0], a=things[1], b=things[2], n=things[0], p=things[0], o="object", r="left of")
+            yield from (text, contract(text))
     yield from COLOURS
     yield from (NOTHING, "Please output segmentation mask.", "Please output segmentation mask and explain why.")
     for a, b in itertools.pairwise(sorted(WORLD.things)):

@@ -1,0 +1,192 @@
+"""Commands about scenes: from the table of world knowledge and a scene's record alone, nothing is drawn."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from lisa_ros.scenes import phrasings
+from lisa_ros.scenes.commands import KINDS, contract, conversations_for, sentences
+from lisa_ros.scenes.world import CLASSES, WORLD, load_world
+
+
+def record(*labels: str, seed: int = 0) -> dict:
+    """A scene's line in scenes.jsonl with these objects at random places."""
+    rng = random.Random(seed)
+    objects = []
+    for number, label in enumerate(labels, 1):
+        x, y = rng.uniform(20, 300), rng.uniform(20, 220)
+        objects.append(
+            {
+                "id": number,
+                "class": label,
+                "color": rng.choice((None, "red", "blue")) if WORLD.things[label].paintable else None,
+                "position": [(x - 160) / 300, (y - 120) / 300, 1.2 - y / 400],
+                "size": [rng.uniform(0.05, 0.3), 0.05, 0.05],
+                "area": rng.randrange(200, 5000),
+                "centroid": [x, y],
+            }
+        )
+    return {"id": "0", "camera": {"width": 320, "height": 240}, "objects": objects}
+
+
+def random_record(seed: int) -> dict:
+    rng = random.Random(seed)
+    labels: list[str] = []
+    while len(labels) < rng.randint(2, 8):
+        label = rng.choice(CLASSES)
+        if not set(WORLD.things[label].near) & set(labels):
+            labels += [label] * rng.choice((1, 1, 1, 2))
+    return record(*labels, seed=seed)
+
+
+SCENES = [random_record(seed) for seed in range(150)]
+
+
+def talk(split: str) -> list[tuple[dict, dict]]:
+    rng = random.Random(split)
+    return [(scene, talked) for scene in SCENES for talked in conversations_for(scene, rng, 12, split)]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_answer_names_its_targets_before_the_mask_token_and_says_no_more_than_there_is(split):
+    for scene, talked in talk(split):
+        labels = {thing["id"]: thing["class"] for thing in scene["objects"]}
+        for turn in talked["turns"]:
+            before, mask_token, _ = turn["answer"].partition("[SEG]")
+            assert bool(mask_token) == bool(turn["targets"]), turn
+            assert turn["answer"].count("[SEG]") <= 1
+            for label in {labels[target] for target in turn["targets"]}:
+                assert label in before or WORLD.things[label].plural in before, turn
+
+
+def test_a_thing_said_to_be_absent_is_nowhere_in_the_scene():
+    for scene, talked in talk("train"):
+        if talked["kind"] == "absent":
+            answer = talked["turns"][0]["answer"]
+            for thing in scene["objects"]:
+                assert answer != f"There is no {thing['class']} here.", (answer, scene)
+
+
+def test_a_need_marks_every_object_that_fits_it():
+    scene = record("cup", "mug", "hammer")
+    texts = {phrase.text: phrase.fits for phrase in WORLD.needs}
+    rng = random.Random(1)
+    for talked in conversations_for(scene, rng, 300, "train"):
+        if talked["kind"] != "need":
+            continue
+        turn = talked["turns"][0]
+        said = contract(turn["command"]).lower()
+        fitting = [fits for text, fits in texts.items() if contract(text).lower().rstrip(".") in said]
+        expected = {thing["id"] for thing in scene["objects"] if any(thing["class"] in f for f in fitting)}
+        assert set(turn["targets"]) == expected, turn
+
+
+def test_who_is_thirsty_is_shown_every_drink_and_no_glass():
+    scene = record("milk carton", "beer bottle", "hammer")
+    made = conversations_for(scene, random.Random(2), 400, "train")
+    turns = [talked["turns"][0] for talked in made if "thirsty" in talked["turns"][0]["command"]]
+    assert turns and all(turn["targets"] == [1, 2] for turn in turns)
+    made = conversations_for(record("milk carton", "glass"), random.Random(2), 400, "train")
+    assert not any("thirsty" in talked["turns"][0]["command"] for talked in made)
+
+
+def test_a_command_that_one_could_argue_about_is_not_made():
+    scene = record("wine glass", "cup")  # water can be drunk from both, from none as from a glass
+    for talked in conversations_for(scene, random.Random(0), 300, "train"):
+        assert "drink water from" not in talked["turns"][0]["command"]
+
+
+def test_the_same_chance_gives_the_same_conversations():
+    first = conversations_for(SCENES[3], random.Random(7), 20, "train")
+    assert first == conversations_for(SCENES[3], random.Random(7), 20, "train")
+
+
+def test_every_kind_of_command_is_made_in_both_splits():
+    for split in ("train", "test"):
+        assert {talked["kind"] for _, talked in talk(split)} == set(KINDS)
+
+
+def test_phrasings_of_tests_are_never_used_in_training():
+    for name, intention in phrasings.INTENTIONS.items():
+        assert not set(intention["train"]) & set(intention["test"]), name
+        assert intention["test"], name
+    assert all(talked["held_out"] for _, talked in talk("test"))
+    assert not any(talked["held_out"] for _, talked in talk("train"))
+
+
+def test_every_intention_has_a_dozen_phrasings():
+    for name in (
+        "NAME",
+        "USE",
+        "NEED",
+        "PROPERTY",
+        "WHOLE",
+        "BOTH",
+        "OTHER_NAME",
+        "GOES_WITH",
+        "OTHER_ONE",
+        "AROUND_IT",
+    ):
+        assert len(set(phrasings.INTENTIONS[name]["train"])) >= 12, name
+
+
+def test_content_kept_for_tests_is_never_trained_on():
+    trained = {phrase.text for phrase in (*WORLD.uses, *WORLD.needs, *WORLD.properties)}
+    assert not trained & {phrase.text for phrase in WORLD.held_needs}
+    assert not set(WORLD.never["train"]) & set(WORLD.never["test"])
+    kept = [talked for _, talked in talk("test") if talked["held_out_content"]]
+    assert len(kept) > 20
+
+
+def test_every_class_has_something_that_people_say_when_they_need_it():
+    for label in CLASSES:
+        said = [p for p in (*WORLD.uses, *WORLD.needs, *WORLD.held_needs, *WORLD.properties) if label in p.fits]
+        assert len(said) >= 10, (label, len(said))
+        assert WORLD.things[label].because.endswith(".")
+
+
+def test_classes_that_share_a_name_know_each_other():
+    for thing in WORLD.things.values():
+        for near in thing.near:
+            assert thing.label in WORLD.things[near].near
+
+
+def test_explanations_give_the_reason_of_the_thing_found():
+    explained = [
+        (scene, talked["turns"][0])
+        for scene, talked in talk("train")
+        if talked["turns"][0]["explain"] and len(talked["turns"][0]["targets"]) == 1
+    ]
+    assert explained
+    for scene, turn in explained:
+        label = next(thing["class"] for thing in scene["objects"] if thing["id"] == turn["targets"][0])
+        assert turn["answer"].endswith(f"[SEG]. {WORLD.things[label].because}")
+
+
+def test_the_other_one_is_the_other_one():
+    pairs = [
+        talked for _, talked in talk("train") if talked["kind"] == "followup" and "other" in str(talked["turns"][1])
+    ]
+    assert pairs
+    for talked in pairs:
+        first, second = talked["turns"]
+        assert not set(first["targets"]) & set(second["targets"])
+
+
+def test_the_tokenizers_text_covers_the_words_of_training():
+    def words(text: str) -> set[str]:
+        return {word.strip(".,?!:").lower() for word in text.split()}
+
+    known = set().union(*map(words, sentences()))
+    said = [turn for _, talked in talk("train") for turn in talked["turns"]]
+    missing = set().union(*(words(turn["command"]) | words(turn["answer"]) for turn in said)) - known
+    assert not missing
+
+
+def test_a_class_that_is_not_in_the_table_is_named(tmp_path):
+    table = tmp_path / "world.yaml"
+    table.write_text("things: {cup: {names: [cup], because: It holds., near: [mgu]}}\ngroups: {}\nnever: {}\n")
+    with pytest.raises(ValueError, match="mgu"):
+        load_world(table)

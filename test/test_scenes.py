@@ -1,0 +1,148 @@
+"""Scenes as they are drawn and written. Needs MuJoCo and OpenGL without a screen; skipped, with the reason, without."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+from lisa_ros import cli
+from lisa_ros.errors import LisaError
+
+pytest.importorskip("mujoco", reason="MuJoCo draws the scenes: pip install mujoco", exc_type=ImportError)
+try:
+    from lisa_ros.scenes import assets, dataset, layout, reasonseg, render
+    from lisa_ros.scenes.world import CLASSES, WORLD
+
+    STUDIO = render.Studio()
+except (LisaError, ImportError, AttributeError, OSError) as error:
+    pytest.skip(f"no OpenGL without a screen: {error}", allow_module_level=True)
+
+SIZE = (160, 120)
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[tuple[layout.Layout, render.Frame, dict]]:
+    drawn = []
+    for seed in range(8):
+        arranged, frame = dataset.photograph(STUDIO, seed, "train", SIZE)
+        drawn.append((arranged, frame, dataset.describe(arranged, frame, str(seed), seed, True)))
+    return drawn
+
+
+def test_every_object_of_a_scene_can_be_seen_and_its_area_is_counted(scenes):
+    for arranged, frame, record in scenes:
+        assert frame.rgb.shape == (120, 160, 3) and frame.ids.shape == frame.depth.shape == (120, 160)
+        assert set(np.unique(frame.ids)) - {0} == {thing["id"] for thing in record["objects"]}
+        for thing in record["objects"]:
+            assert thing["area"] == (frame.ids == thing["id"]).sum() >= dataset.SMALLEST * frame.ids.size
+        assert len(arranged.placements) == len(record["objects"]) <= 10
+
+
+def test_depth_and_camera_agree_with_where_the_objects_are(scenes):
+    for _, frame, record in scenes:
+        camera = record["camera"]
+        for thing in record["objects"]:
+            mask = frame.ids == thing["id"]
+            ys, xs = np.nonzero(mask)
+            z = frame.depth[mask].astype(np.float64)
+            seen = [
+                np.median((xs + 0.5 - camera["cx"]) * z / camera["fx"]),
+                np.median((ys + 0.5 - camera["cy"]) * z / camera["fy"]),
+                np.median(z),
+            ]
+            assert np.linalg.norm(np.subtract(seen, thing["position"])) < max(thing["size"]), thing
+
+
+def test_the_same_seed_gives_the_same_scene(scenes):
+    _, frame, record = scenes[2]
+    again_layout, again = dataset.photograph(STUDIO, 2, "train", SIZE)
+    assert dataset.describe(again_layout, again, "2", 2, True) == record
+    assert np.array_equal(frame.rgb, again.rgb) and np.array_equal(frame.ids, again.ids)
+
+
+def test_objects_come_to_rest_on_the_table():
+    models = assets.load_models()
+    for seed in range(6):
+        arranged = layout.sample_layout(seed, "train", SIZE)
+        for placement in arranged.placements:
+            hull = layout.rotate(placement.quat, models[placement.model].hull) + placement.position
+            assert -0.012 < hull[:, 2].min() < 0.25, models[placement.model].name
+
+
+def test_held_out_models_are_for_novel_scenes_only():
+    models, rng = assets.load_models(), np.random.default_rng(0)
+    for split in layout.SPLITS:
+        chosen = {index for _ in range(60) for index in layout.choose_models(rng, split, 5)}
+        assert any(models[index].held_out for index in chosen) == (split == "novel")
+    assert not set(layout.SURFACES["train"]) & set(layout.SURFACES["test"])
+
+
+def test_things_that_people_call_alike_never_share_a_scene():
+    models, rng = assets.load_models(), np.random.default_rng(1)
+    for _ in range(100):
+        labels = {models[index].label for index in layout.choose_models(rng, "train", 8)}
+        for label in labels:
+            assert not labels & set(WORLD.things[label].near)
+
+
+def test_the_packaged_objects_are_small_and_credited():
+    files = list(assets.FOLDER.iterdir())
+    assert sum(file.stat().st_size for file in files) < 12e6
+    entries = json.loads((assets.FOLDER / "models.json").read_text())
+    credits = (assets.FOLDER / "CREDITS.md").read_text()
+    assert {entry["class"] for entry in entries} == set(CLASSES)
+    for entry in entries:
+        assert f"| {entry['name']} | {entry['source']} | {entry['creator']} | {entry['licence']} |" in credits
+        assert entry["licence"].startswith(("CC0", "CC BY 3.0"))
+
+
+def test_polygons_give_the_mask_again_even_with_holes():
+    rng = np.random.default_rng(3)
+    cv2 = pytest.importorskip("cv2")
+    masks = [np.zeros((40, 50), bool) for _ in range(3)]
+    masks[0][5:30, 5:40], masks[0][10:20, 10:20], masks[0][12:15, 25:30] = True, False, False
+    masks[1][np.hypot(*np.mgrid[-20:20, -25:25]) < 15] = True
+    masks[2] = cv2.resize(rng.random((8, 10)), (50, 40)) > 0.55
+    for mask in masks:
+        painted = np.zeros(mask.shape, np.uint8)
+        for points in reasonseg.polygons(mask):
+            cv2.polylines(painted, np.array([points], np.int32), True, 1, 1)
+            cv2.fillPoly(painted, np.array([points], np.int32), 1)
+        assert np.array_equal(painted.astype(bool), mask)
+
+
+def lisa(*words: str) -> int:
+    """Run ``lisa scenes``; the module's studio makes way for the command's own."""
+    return cli.main(["scenes", *words])
+
+
+def test_lisa_scenes_writes_what_training_reads(tmp_path):
+    out = tmp_path / "scenes"
+    assert lisa("--out", str(out), "--count", "2", "--seed", "3", "--size", "160x120", "--preview") == 0
+    records = [json.loads(line) for line in (out / "scenes.jsonl").read_text().splitlines()]
+    assert [record["id"] for record in records] == ["000000", "000001"]
+    for record in records:
+        assert all((out / record[kind]).is_file() for kind in ("image", "ids", "depth"))
+        assert record["conversations"]
+    assert (out / "preview.png").is_file()
+    assert lisa("--out", str(out), "--count", "1") != 0, "a folder with scenes is not written over unasked"
+
+
+def test_lisa_scenes_writes_reasonseg_pairs(tmp_path):
+    out = tmp_path / "pairs"
+    assert lisa("--out", str(out), "--count", "1", "--size", "160x120", "--format", "reasonseg") == 0
+    for path in out.glob("*.json"):
+        label = json.loads(path.read_text())
+        assert path.with_suffix(".jpg").is_file() and isinstance(label["text"][0], str)
+        assert {shape["shape_type"] for shape in label["shapes"]} <= {"polygon"}
+        assert bool(label["shapes"]) == ("[SEG]" in label["answer"])
+
+
+def test_chance_of_the_caller_is_left_alone():
+    random.seed(1)
+    before = random.getstate()
+    layout.sample_layout(5, "train", SIZE)
+    assert random.getstate() == before
