@@ -3,11 +3,11 @@
     python benchmarks/loading_memory.py                       # LISA-7B's shape: 15.4 GB on disk, deleted afterwards
     python benchmarks/loading_memory.py --size small --precision fp32 int8
 
-Writes a checkpoint of random numbers (bf16, PyTorch files in shards of 10 GB, as released) and loads it in a fresh process
-for each precision, on the CPU. Reported for each: bytes of all tensors of the loaded model; the process's peak resident
-memory (VmHWM: Python, libraries and mapped file pages included) and its peak of anonymous memory (sampled); both divided
-by the loaded bytes. The loading process is stopped when the machine has less than --keep-free-gb left, and volunteers as
-the first one for the kernel to end.
+Writes a checkpoint of random numbers (bf16, PyTorch files in shards of 10 GB, as released) and loads it in a fresh
+process for each precision, on the CPU. Reported for each: bytes of all tensors of the loaded model; the process's peak
+resident memory (VmHWM: Python, libraries and mapped file pages included) and its peak of anonymous memory (sampled);
+both divided by the loaded bytes. The loading process is stopped when the machine has less than --keep-free-gb left,
+and is the first one that the kernel would end.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="of the file (default %(default)s)")
     parser.add_argument("--shard-gb", type=float, default=10.0, help="largest file, GB (default %(default)s)")
     parser.add_argument("--folder", type=Path, help="where to write (default: a temporary folder)")
-    parser.add_argument("--keep-free-gb", type=float, default=1.5, help="stop below this much memory (default %(default)s)")
+    parser.add_argument("--keep-free-gb", type=float, default=1.5, help="stop below this (default %(default)s)")
     parser.add_argument("--load", metavar="PATH", help="only load PATH, in this process, and print one JSON line")
     args = parser.parse_args()
     if args.load:
@@ -55,11 +55,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lisa-random-", dir=args.folder) as folder:
         free = shutil.disk_usage(folder).free
         if free < 1.2 * needed:
-            sys.exit(f"{folder} has {free / GB:.1f} GB free, the checkpoint needs {needed / GB:.1f}; choose another --folder")
+            sys.exit(
+                f"{folder}: {free / GB:.1f} GB free, {needed / GB:.1f} needed and a fifth more; choose another --folder"
+            )
         begun = time.perf_counter()
-        written = write_checkpoint(
-            Path(folder), SIZES[args.size], format=args.format, dtype=DTYPES[args.dtype], shard_bytes=int(args.shard_gb * GB)
-        )
+        size, dtype, shard_bytes = SIZES[args.size], DTYPES[args.dtype], int(args.shard_gb * GB)
+        written = write_checkpoint(Path(folder), size, format=args.format, dtype=dtype, shard_bytes=shard_bytes)
         print(f"wrote {written / GB:.2f} GB in {time.perf_counter() - begun:.0f} s", flush=True)
         rows = [load_in_a_fresh_process(folder, precision, args.keep_free_gb * GB) for precision in args.precision]
 
@@ -70,8 +71,9 @@ def main() -> None:
             f"{row['precision']:10}{loaded / GB:10.2f}{row['peak'] / GB:10.2f}{row['peak'] / loaded:8.3f}"
             f"{row['peak_anonymous'] / GB:11.2f}{row['peak_anonymous'] / loaded:8.3f}{row['seconds']:9.0f}"
         )
-    about = {"size": args.size, "format": args.format, "dtype": args.dtype, "written": written, "torch": torch.__version__}
-    print(json.dumps({"benchmark": "loading_memory", **about, "machine": machine(), "rows": rows}))
+    about = {"size": args.size, "format": args.format, "dtype": args.dtype, "written": written}
+    about |= {"machine": machine(), "torch": torch.__version__}
+    print(json.dumps({"benchmark": "loading_memory", **about, "rows": rows}))
 
 
 def checkpoint_bytes(size: str, dtype: torch.dtype) -> int:

@@ -3,13 +3,13 @@
     python benchmarks/random_checkpoint.py mid /tmp/mid                        # fp32 safetensors, 207 M parameters
     python benchmarks/random_checkpoint.py 7b /tmp/7b --format bin --dtype bf16    # two shards, as the released ones
 
-What loads and how fast it runs does not depend on the numbers, except for one thing: random weights never say [SEG]. So
-one table is not random. LLaMA's residual stream starts as the last token's embedding, and with the usual small
-initialisation of the projections that write to it (GPT-2's 0.02 / sqrt(2 * layers)) it still points that way after the last
-layer. For a fixed answer ``a1 a2 ... </s>`` the row of each token in ``lm_head`` is the normalised embedding of the token
-before it (before a1: the prompt's last token, the colon of "ASSISTANT:"). Greedy decoding then gives that answer whatever
-the image and the command, through all the layers that a trained model would use; nothing is skipped or stubbed. It needs
-every token of the answer to occur once. The masks are noise.
+What loads and how fast it runs does not depend on the numbers, except for one thing: random weights never say [SEG].
+So one table is not random. LLaMA's residual stream starts as the last token's embedding, and with the usual small
+initialisation of the projections that write to it (GPT-2's 0.02 / sqrt(2 * layers)) it still points that way after the
+last layer. For a fixed answer ``a1 a2 ... </s>`` the row of each token in ``lm_head`` is the normalised embedding of
+the token before it (before a1: the prompt's last token, the colon of "ASSISTANT:"). Greedy decoding then gives that
+answer whatever the image and the command, through all the layers that a trained model would use; nothing is skipped.
+It needs every token of the answer to occur once. The masks are noise.
 
 The numbers come from one seeded pool of normal numbers, which every tensor reads from a place of its own: a 7B file is
 written at the disk's speed. Files are filled through a memory map or in order, one tensor at a time.
@@ -23,7 +23,7 @@ import json
 import math
 import mmap
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,12 +185,12 @@ def answering(lisa: Lisa, tokenizer: Tokenizer, answer: Sequence[int]) -> Iterat
     """Inside, greedy decoding gives ``answer`` (ids, ending with ``</s>``). Only rows of lm_head change."""
     before, after = answer_rows(tokenizer, answer)
     head, embedding = lisa.lm_head.weight, lisa.llama.embed_tokens.weight
-    with torch.no_grad():
+    with torch.inference_mode():
         old = head.clone()
         head.zero_()
         head[after] = torch.nn.functional.normalize(embedding[before].float(), dim=-1).to(head.dtype)
     yield
-    with torch.no_grad():
+    with torch.inference_mode():
         head.copy_(old)
 
 
@@ -209,7 +209,8 @@ def write_checkpoint(
 ) -> int:
     """Write LISA into ``folder`` and its CLIP tower into ``folder``/clip-random. Returns the bytes of the weights.
 
-    format: ``bin`` (PyTorch's zip, as released) or ``safetensors``; more than ``shard_bytes`` go into shards with an index.
+    format: ``bin`` (PyTorch's zip, as released) or ``safetensors``. More than ``shard_bytes`` go into shards with an
+    index.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(folder, size.vocabulary)
@@ -232,47 +233,37 @@ def write_checkpoint(
     written = 0
     for place, names in ((folder, own), (folder / CLIP_FOLDER, tower)):
         place.mkdir(exist_ok=True)
-        for file, shard in _shards(place, names, shapes, format, dtype.itemsize * 1.0, shard_bytes):
-            _write(file, {theirs: shapes[ours] for theirs, ours in shard.items()}, shard, values, dtype)
+        for file, shard in _shards(place, names, shapes, format, dtype.itemsize, shard_bytes):
+            write = _write_safetensors if format == "safetensors" else _write_zip
+            write(file, {n: shapes[names[n]] for n in shard}, dtype, lambda n, names=names: values(names[n]))
             written += file.stat().st_size
     _write_configs(folder, size, spec, clip, dtype)
     return written
 
 
 def _shards(
-    folder: Path, names: Mapping[str, str], shapes: Mapping[str, Shape], format: str, item: float, limit: int
-) -> Iterator[tuple[Path, dict[str, str]]]:
-    """The files of a folder with the tensors of each (their name -> ours); writes the index where there are several."""
-    shards: list[dict[str, str]] = [{}]
-    filled = 0.0
-    for theirs, ours in names.items():
-        nbytes = item * math.prod(shapes[ours])
-        if shards[-1] and filled + nbytes > limit:
-            shards.append({})
-            filled = 0.0
-        shards[-1][theirs] = ours
-        filled += nbytes
+    folder: Path, names: Mapping[str, str], shapes: Mapping[str, Shape], format: str, itemsize: int, limit: int
+) -> Iterator[tuple[Path, list[str]]]:
+    """The files of a folder with the names in each; writes the index where there are several. names: theirs -> ours."""
+    nbytes = {theirs: itemsize * math.prod(shapes[ours]) for theirs, ours in names.items()}
+    shards: list[list[str]] = [[]]
+    for name in names:
+        if shards[-1] and sum(nbytes[n] for n in shards[-1]) + nbytes[name] > limit:
+            shards.append([])
+        shards[-1].append(name)
     stem, suffix = ("model", ".safetensors") if format == "safetensors" else ("pytorch_model", ".bin")
-    if len(shards) == 1:
-        yield folder / (stem + suffix), shards[0]
-        return
     files = [f"{stem}-{i + 1:05d}-of-{len(shards):05d}{suffix}" for i in range(len(shards))]
-    where = {theirs: file for file, shard in zip(files, shards, strict=True) for theirs in shard}
-    total = int(sum(item * math.prod(shapes[ours]) for ours in names.values()))
-    index = {"metadata": {"total_size": total}, "weight_map": where}
-    (folder / f"{stem}{suffix}.index.json").write_text(json.dumps(index, indent=2), "utf-8")
+    if len(shards) == 1:
+        files = [stem + suffix]
+    else:
+        where = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
+        index = {"metadata": {"total_size": sum(nbytes.values())}, "weight_map": where}
+        (folder / f"{stem}{suffix}.index.json").write_text(json.dumps(index, indent=2), "utf-8")
     for file, shard in zip(files, shards, strict=True):
         yield folder / file, shard
 
 
-def _write(file: Path, shapes: Mapping[str, Shape], ours: Mapping[str, str], values, dtype: torch.dtype) -> None:  # noqa: ANN001
-    if file.suffix == ".safetensors":
-        _write_safetensors(file, shapes, ours, values, dtype)
-    else:
-        _write_zip(file, shapes, ours, values, dtype)
-
-
-def _write_zip(file: Path, shapes: Mapping[str, Shape], ours: Mapping[str, str], values, dtype: torch.dtype) -> None:  # noqa: ANN001
+def _write_zip(file: Path, shapes: Mapping[str, Shape], dtype: torch.dtype, values: Callable[[str], Tensor]) -> None:
     """PyTorch's own file with holes for the numbers, filled through a shared memory map."""
     with FakeTensorMode():
         holes = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
@@ -281,10 +272,12 @@ def _write_zip(file: Path, shapes: Mapping[str, Shape], ours: Mapping[str, str],
     with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
         mapped = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     for name in list(mapped):
-        mapped.pop(name).copy_(values(ours[name]))
+        mapped.pop(name).copy_(values(name))
 
 
-def _write_safetensors(file: Path, shapes: Mapping[str, Shape], ours: Mapping[str, str], values, dtype: torch.dtype) -> None:  # noqa: ANN001
+def _write_safetensors(
+    file: Path, shapes: Mapping[str, Shape], dtype: torch.dtype, values: Callable[[str], Tensor]
+) -> None:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
@@ -295,12 +288,12 @@ def _write_safetensors(file: Path, shapes: Mapping[str, Shape], ours: Mapping[st
     with file.open("wb") as out:
         out.write(len(text).to_bytes(8, "little") + text)
         for name in shapes:
-            out.write(values(ours[name]).contiguous().flatten().view(torch.uint8).numpy().data)
+            out.write(values(name).contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def _write_configs(folder: Path, size: Size, spec: Spec, clip: ClipFolder, dtype: torch.dtype) -> None:
-    wanted = "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads hidden_act rms_norm_eps "
-    wanted += "max_position_embeddings vocab_size bos_token_id eos_token_id"
+    wanted = "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads hidden_act "
+    wanted += "rms_norm_eps max_position_embeddings vocab_size bos_token_id eos_token_id"
     config = {name: getattr(spec.llama, name) for name in wanted.split()}
     config |= {
         "architectures": ["LISAForCausalLM"],
@@ -340,7 +333,8 @@ def write_tokenizer(folder: Path, vocabulary: int, pieces: int = 700) -> None:
     """
     text = " ".join(part for template in TEMPLATES.values() for part in vars(template).values() if part)
     text = text.replace("</s>", "").replace("<s>", "")
-    sentences = [*_SENTENCES.splitlines(), *[MASK_REQUEST, EXPLAIN_REQUEST, SHORT_ANSWER.replace("[SEG]", "it"), text] * 8]
+    asked = [MASK_REQUEST, EXPLAIN_REQUEST, SHORT_ANSWER.replace("[SEG]", "it"), text]
+    sentences = [*_SENTENCES.splitlines(), *asked * 8]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences),

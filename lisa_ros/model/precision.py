@@ -18,8 +18,8 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # SAM's positional encoding multiplies coordinates by this matrix; rounded to 8 bits of mantissa, masks shift.
 _WHOLE = ("sam.shared_image_embedding.positional_embedding",)
-# bitsandbytes repacks nf4 for a CPU with AVX512-BF16 in tiles of this size, and fails on a matrix they do not fill; such a
-# matrix (none in a released LISA) keeps the general layout.
+# bitsandbytes repacks nf4 for a CPU with AVX512-BF16 in tiles of this size, and fails on a matrix they do not fill;
+# such a matrix (none in a released LISA) keeps the general layout.
 _NF4_COLUMNS, _NF4_ROWS = 64, 32
 
 
