@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaModel, SamModel
+from transformers import CLIPVisionConfig, LlamaConfig, LlamaModel, SamModel
 
 from lisa_ros.errors import CheckpointError, ConfigError
 from lisa_ros.image import ClipPreprocessing
@@ -115,13 +115,14 @@ def _sam_names(sam: SamModel) -> Names:
 
 
 def our_name(lisa: Lisa, theirs: str) -> str | None:
-    """Our name of a tensor of the reference; None for a buffer that is not loaded."""
+    """Our name of a tensor of the reference; None for one that is not loaded."""
     theirs = theirs.removeprefix("base_model.model.")
     if _IGNORED.fullmatch(theirs):
         return None
     if theirs.startswith(_SAM_PREFIX):
         return "sam." + _sam_names(lisa.sam).ours(theirs.removeprefix(_SAM_PREFIX))
-    return _NAMES.ours(theirs)
+    ours = _NAMES.ours(theirs)
+    return None if _is_unread_layer(lisa, ours) else ours
 
 
 def reference_name(lisa: Lisa, ours: str) -> str:
@@ -131,12 +132,20 @@ def reference_name(lisa: Lisa, ours: str) -> str:
     return _NAMES.theirs(ours)
 
 
-def _clip_name(theirs: str) -> str | None:
-    """Our name of a tensor of a CLIP folder; None for CLIP's text half and its projections."""
+def _clip_name(lisa: Lisa, theirs: str) -> str | None:
+    """Our name of a tensor of a CLIP folder; None for CLIP's text half, its projections and layers nobody reads."""
     other_half = ("text_model.", "logit_scale", "visual_projection", "text_projection")
     if theirs.startswith(other_half) or _IGNORED.fullmatch(theirs):
         return None
-    return "vision_tower.clip." + theirs.removeprefix("vision_model.")
+    ours = "vision_tower.clip." + theirs.removeprefix("vision_model.")
+    return None if _is_unread_layer(lisa, ours) else ours
+
+
+def _is_unread_layer(lisa: Lisa, ours: str) -> bool:
+    """Whether a CLIP tensor belongs to a layer after the one LISA takes its features from."""
+    match = re.match(r"vision_tower\.clip\.encoder\.layers\.(\d+)\.", ours)
+    tower = lisa.vision_tower
+    return match is not None and isinstance(tower, ClipTower) and int(match[1]) >= tower.clip.config.num_hidden_layers
 
 
 @dataclass(frozen=True)
@@ -259,7 +268,7 @@ def build_lisa(spec: Spec, shapes: Mapping[str, Shape], clip: ClipFolder | None 
             channels, int(spec.shared_tower["grid"]), grid, spec.mm_hidden_size
         )
     elif clip is not None:
-        tower = ClipTower(CLIPVisionModel(clip.config), spec.select_layer)
+        tower = ClipTower(clip.config, spec.select_layer)
     else:
         raise ConfigError("a LISA without a shared encoder needs a CLIP tower; pass vision_tower=FOLDER")
     hidden = spec.llama.hidden_size
@@ -307,7 +316,7 @@ def load_lisa(
         lisa = build_lisa(spec, shapes, clip)
     sources: list[tuple[list[Path], Callable[[str], str | None]]] = [(files, partial(our_name, lisa))]
     if clip is not None and not any(name.startswith("model.vision_tower.") for name in shapes):
-        sources.append((find_files(clip.folder), _clip_name))
+        sources.append((find_files(clip.folder), partial(_clip_name, lisa)))
     found = {ours: shape for names, rename in sources for k, shape in read_shapes(names).items() if (ours := rename(k))}
     _compare(found, _shapes_of(lisa), folder)
     precision.prepare(lisa.llama)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPVisionModel, LlamaModel, SamModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaModel, SamModel
 
 from lisa_ros.model.cache import PrefixCache
 from lisa_ros.model.conv import SharedTower
@@ -16,12 +16,18 @@ from lisa_ros.tokenizer import IMAGE_ID
 
 
 class ClipTower(nn.Module):
-    """Patch features of CLIP, taken before its last layers as LLaVA does."""
+    """Patch features of CLIP, taken before its last layers as LLaVA does; the layers after that are not built.
 
-    def __init__(self, clip: CLIPVisionModel, select_layer: int = -2):
+    select_layer: as in LLaVA's config, an index into [embeddings, layer 1, ..., layer n], usually -2.
+    """
+
+    def __init__(self, config: CLIPVisionConfig, select_layer: int = -2):
         super().__init__()
-        self.clip = clip
-        self.select_layer = select_layer
+        depth = config.num_hidden_layers
+        needed = CLIPVisionConfig(**{**config.to_dict(), "num_hidden_layers": range(depth + 1)[select_layer]})
+        clip = CLIPVisionModel(needed)
+        # Some releases of transformers keep the network one level down; ours has one name for its tensors.
+        self.clip = getattr(clip, "vision_model", clip)
 
     @property
     def num_tokens(self) -> int:
@@ -30,8 +36,7 @@ class ClipTower(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, size, size) normalised pixels to (B, K, mm_hidden) patch features, without the class token."""
-        hidden = self.clip(pixels, output_hidden_states=True).hidden_states[self.select_layer]
-        return hidden[:, 1:]
+        return self.clip(pixels).last_hidden_state[:, 1:]
 
 
 class Lisa(nn.Module):
