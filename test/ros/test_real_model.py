@@ -1,0 +1,116 @@
+"""The node with a real LISA (the tiny golden one): what comes out over DDS is what the library says."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+from robot import pixels_of, stamp, stamped
+
+from lisa_ros.msg import Segmentation, Status
+
+pytest.importorskip("torch")
+
+COMMANDS = ("the orange part", "the tallest thing, and why")
+
+
+@pytest.fixture(scope="module")
+def golden(repository):
+    return repository / "test" / "golden"
+
+
+@pytest.fixture(scope="module")
+def lisa(golden):
+    """The same model in this process."""
+    from lisa_ros.segmenter import Segmenter
+
+    return Segmenter.from_checkpoint(golden / "ckpt", vision_tower=golden / "clip-tiny", device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def real(launch, golden):
+    client = launch(
+        segmenter="lisa_ros.segmenter:Segmenter.from_checkpoint",
+        model=golden / "ckpt",
+        vision_tower=golden / "clip-tiny",
+        device="cpu",
+        precision="fp32",
+        threads=1,
+    )
+    client.ready()
+    return client
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("picture", ["wide.png", "tall.png"])
+def test_the_node_answers_what_the_library_answers(real, lisa, golden, picture, command):
+    rgb = np.asarray(Picture.open(golden / picture).convert("RGB"))
+    expected = lisa.segment(lisa.encode(rgb), command)
+    real.show(rgb)
+    real.heard["mask"].clear()
+    by_topic = real.say(command)
+    by_service = real.call(command, stamped(real.node, rgb)).segmentation
+    by_action = real.goal(command, stamped(real.node, rgb)).result()[1].segmentation
+    union = expected.masks.any(axis=0) if len(expected.masks) else np.zeros(rgb.shape[:2], bool)
+    for result in (by_topic, by_service, by_action):
+        assert result.status == (Segmentation.SUCCESS if union.any() else Segmentation.NOT_FOUND), result.message
+        assert result.answer == expected.answer
+        found = [index for index, mask in enumerate(expected.masks) if mask.any()]
+        assert [mask.label for mask in result.masks] == [index + 1 for index in found]
+        for mask, index in zip(result.masks, found, strict=True):
+            full = np.zeros(rgb.shape[:2], bool)
+            window = (
+                slice(mask.roi.y_offset, mask.roi.y_offset + mask.roi.height),
+                slice(mask.roi.x_offset, mask.roi.x_offset + mask.roi.width),
+            )
+            full[window] = pixels_of(mask.pixels) > 0
+            np.testing.assert_array_equal(full, expected.masks[index])
+            assert mask.score == pytest.approx(expected.scores[index], abs=1e-5)
+        assert (result.model, result.precision) == (lisa.name, "fp32")
+    mask = real.wait(lambda: [m for m in real.heard["mask"] if m.header == by_topic.header], "mask")[0]
+    assert stamp(mask.header) in real.shown
+    np.testing.assert_array_equal(pixels_of(mask) > 0, union)
+    real.view = None
+
+
+def test_the_second_command_on_a_frame_is_not_encoded_again(real, golden):
+    image = stamped(real.node, np.asarray(Picture.open(golden / "wide.png").convert("RGB"))[:, ::-1])
+    first, second = (real.call(command, image).segmentation for command in COMMANDS)
+    assert first.encode_s > 0
+    assert second.encode_s <= first.encode_s
+    assert second.image_age_s > first.image_age_s
+
+
+def test_a_conversation_goes_on_and_is_cleared(real, golden):
+    from std_srvs.srv import Trigger
+
+    image = stamped(real.node, np.asarray(Picture.open(golden / "wide.png").convert("RGB")))
+    for _ in range(3):
+        answer = real.call(COMMANDS[0], image, session="talk")
+        assert answer.status in (Segmentation.SUCCESS, Segmentation.NOT_FOUND), answer.message
+    assert real.done(real.clear.call_async(Trigger.Request())).success
+    alone = real.call(COMMANDS[0], image).segmentation.answer
+    assert real.call(COMMANDS[0], image, session="talk").segmentation.answer == alone
+
+
+@pytest.mark.parametrize("fault", ["missing", "truncated", "another architecture", "no tower"])
+def test_a_checkpoint_that_cannot_be_used_is_named_and_commands_are_not_ready(launch, golden, tmp_path, fault):
+    folder, tower = tmp_path / "ckpt", golden / "clip-tiny"
+    if fault != "missing":
+        shutil.copytree(golden / "ckpt", folder)
+    if fault == "truncated":
+        weights = max(folder.iterdir(), key=lambda path: path.stat().st_size)
+        weights.write_bytes(weights.read_bytes()[:1000])
+    if fault == "another architecture":
+        (folder / "config.json").write_text('{"architectures": ["BertModel"], "model_type": "bert", "hidden_size": 8}')
+    if fault == "no tower":
+        tower = tmp_path / "no-tower"
+    client = launch(
+        segmenter="lisa_ros.segmenter:Segmenter.from_checkpoint", model=folder, vision_tower=tower, device="cpu"
+    )
+    status = client.state(Status.ERROR, "error state")
+    print(status.message)
+    assert str(tower if fault == "no tower" else folder) in status.message
+    client.wait(client.service.service_is_ready, "service")
+    answer = client.call("the box", stamped(client.node, np.zeros((30, 40, 3), np.uint8)))
+    assert (answer.status, status.message in answer.message) == (Segmentation.NOT_READY, True)
