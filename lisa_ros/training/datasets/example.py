@@ -1,0 +1,116 @@
+"""A picture and what is said about it, checked: every ``[SEG]`` has its mask."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from lisa_ros.errors import LisaError
+from lisa_ros.prompt import Turn
+from lisa_ros.tokenizer import IMAGE
+from lisa_ros.training.templates import SEG
+
+Masks = NDArray[np.uint8]
+
+_RESERVED = (SEG, IMAGE, "<im_start>", "<im_end>", "<s>", "</s>", "<unk>")
+
+
+class BadExample(LisaError):
+    """A picture or label of a data set that cannot be used. It is named and left out; training goes on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dialogue:
+    """One conversation about a picture. masks: (S, H, W) uint8 of 0 and 1, in the order of the answers' ``[SEG]``.
+
+    Raises BadExample where the number of ``[SEG]`` is not S, or where a text holds a token that is not its to use.
+    """
+
+    turns: tuple[Turn, ...]
+    masks: Masks
+
+    def __post_init__(self) -> None:
+        told = [turn.answer or "" for turn in self.turns]
+        found = sum(text.count(SEG) for text in told)
+        if found != len(self.masks):
+            raise BadExample(f"{found} {SEG} for {len(self.masks)} masks in {' / '.join(told)!r}")
+        for text in [*(turn.question for turn in self.turns), *(text.replace(SEG, "") for text in told)]:
+            if used := [token for token in _RESERVED if token in text]:
+                raise BadExample(f"the text {text[:80]!r} holds {used[0]}, which only the template may")
+        if not self.turns or any(not turn.question.strip() or not (turn.answer or "").strip() for turn in self.turns):
+            raise BadExample("a turn without a question or without an answer")
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A picture with its conversations. name: the file, for messages. rgb: (H, W, 3) uint8."""
+
+    name: str
+    rgb: NDArray[np.uint8]
+    dialogues: tuple[Dialogue, ...]
+
+    def __post_init__(self) -> None:
+        size = self.rgb.shape[:2]
+        if not self.dialogues:
+            raise BadExample(f"{self.name}: nothing is said about it")
+        for dialogue in self.dialogues:
+            if dialogue.masks.shape[1:] != size:
+                of_mask = " x ".join(map(str, dialogue.masks.shape[1:]))
+                raise BadExample(f"{self.name} has {size[0]} x {size[1]} pixels, its mask {of_mask}")
+
+
+class Dataset(Protocol):
+    """One data set on disk."""
+
+    def __len__(self) -> int:
+        """How many pictures there are to draw from."""
+        ...
+
+    def draw(self, rng: random.Random) -> Example:
+        """A random picture with conversations. Raises BadExample naming the file that cannot be used."""
+        ...
+
+
+def single(question: str, answer: str, masks: Sequence[Masks], size: tuple[int, int]) -> Dialogue:
+    """A conversation of one turn. masks: each (H, W), one for every ``[SEG]`` of ``answer``; size: (H, W)."""
+    stacked = np.stack(list(masks)) if len(masks) else np.zeros((0, *size), np.uint8)
+    return Dialogue((Turn(question, answer),), stacked.astype(np.uint8, copy=False))
+
+
+def read_picture(file: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB, upright as its EXIF says. Raises BadExample where it is missing, broken or cut off."""
+    return np.asarray(_open(file, "RGB"))
+
+
+def read_label_map(file: Path) -> NDArray[np.int64]:
+    """(H, W) class numbers of a PNG whose pixels are numbers or indices into a palette. Raises BadExample."""
+    image = _open(file, None)
+    if image.mode not in ("L", "P", "I", "I;16"):
+        raise BadExample(f"{file} is a picture of mode {image.mode}, not a map of class numbers")
+    return np.asarray(image).astype(np.int64)
+
+
+def _open(file: Path, mode: str | None) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            if mode is None:
+                image.load()
+                return image
+            return ImageOps.exif_transpose(image).convert(mode)
+    except FileNotFoundError as error:
+        raise BadExample(f"{file} is missing") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadExample(f"{file} is not a whole picture: {error}") from error
+
+
+def check_picture(rgb: NDArray[np.uint8], size: tuple[int, int], name: str) -> None:
+    """Raise BadExample unless the picture has the (height, width) that its label is for."""
+    if rgb.shape[:2] != size:
+        raise BadExample(f"{name} has {rgb.shape[0]} x {rgb.shape[1]} pixels, its label {size[0]} x {size[1]}")

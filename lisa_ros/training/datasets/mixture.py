@@ -1,0 +1,102 @@
+"""Several data sets, drawn from by rates."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lisa_ros.errors import ConfigError
+from lisa_ros.training.datasets.example import BadExample, Dataset, Example
+
+log = logging.getLogger(__name__)
+
+KINDS = {
+    "reasonseg": "reasonseg:ReasonSeg",
+    "refer": "refer:Refer",
+    "grefcoco": "grefcoco:GRefCoco",
+    "ade20k": "ade20k:ade20k",
+    "cocostuff": "cocostuff:cocostuff",
+    "paco": "parts:Parts",
+    "pascal_part": "parts:Parts",
+    "llava_instruct": "llava_instruct:LlavaInstruct",
+    "scenes": "scenes:Scenes",
+}
+"""A configuration's ``kind`` -> module and maker of the data set."""
+
+_PATHS = ("images", "explanations")
+_TRIES = 100
+
+
+class Mixture:
+    """rates: how often each data set is drawn, relative to the others.
+
+    What cannot be used is named, once, and another is drawn. A hundred in a row are not bad luck: ConfigError.
+    """
+
+    def __init__(self, datasets: Sequence[Dataset], rates: Sequence[float]) -> None:
+        if not datasets or len(datasets) != len(rates) or min(rates) < 0 or sum(rates) <= 0:
+            raise ConfigError(f"{len(datasets)} data sets with the rates {list(rates)}; each needs one, not all zero")
+        self._datasets, self._rates = list(datasets), list(rates)
+        self._named: set[str] = set()
+
+    def draw(self, rng: random.Random, use: Callable[[Example], Any] = lambda example: example) -> Any:
+        """``use(example)`` of the first random example that both the data set and ``use`` accept (no BadExample)."""
+        reason = ""
+        for _ in range(_TRIES):
+            dataset = rng.choices(self._datasets, self._rates)[0]
+            try:
+                return use(dataset.draw(rng))
+            except BadExample as error:
+                reason = str(error)
+                self.name_skipped(reason)
+        raise ConfigError(f"{_TRIES} examples in a row cannot be used; the last: {reason}")
+
+    def name_skipped(self, reason: str) -> None:
+        """Say what was left out and why, once."""
+        if reason not in self._named:
+            self._named.add(reason)
+            log.warning("skipped: %s", reason)
+
+
+def open_mixture(entries: Sequence[Mapping[str, Any]], base: Path) -> Mixture:
+    """The mixture that a configuration's ``data`` describes: entries with kind, path, rate (1) and their options.
+
+    base: where relative paths begin. Raises ConfigError naming the entry.
+    """
+    if not isinstance(entries, Sequence) or not entries:
+        raise ConfigError("data: at least one data set is needed, each with kind and path")
+    datasets, rates = [], []
+    for number, entry in enumerate(entries, 1):
+        options = dict(entry)
+        where = f"data, entry {number}"
+        kind, rate = options.pop("kind", None), options.pop("rate", 1.0)
+        if kind not in KINDS:
+            raise ConfigError(f"{where}: kind '{kind}' is not known; choose one of {', '.join(KINDS)}")
+        try:
+            rates.append(float(rate))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{where}: the rate '{rate}' is not a number") from error
+        datasets.append(_open(kind, options, base, where))
+    return Mixture(datasets, rates)
+
+
+def _open(kind: str, options: dict[str, Any], base: Path, where: str) -> Dataset:
+    module, _, name = KINDS[kind].partition(":")
+    maker = getattr(import_module(f"lisa_ros.training.datasets.{module}"), name)
+    known = list(inspect.signature(maker).parameters)
+    if unknown := set(options) - set(known):
+        raise ConfigError(f"{where}: {kind} has no option '{min(unknown)}'; it has {', '.join(known)}")
+    for path in ("path", *_PATHS):
+        if options.get(path) is not None:
+            options[path] = base / Path(str(options[path])).expanduser()
+    try:
+        return maker(**options)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {kind}: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error

@@ -1,0 +1,66 @@
+"""PACO-LVIS and Pascal-Part: objects and their parts, in COCO's json with categories such as ``mug:handle``."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from pathlib import Path
+
+from lisa_ros.errors import ConfigError
+from lisa_ros.training import templates
+from lisa_ros.training.datasets.coco import read_coco, union_of
+from lisa_ros.training.datasets.example import BadExample, Example, single
+from lisa_ros.training.datasets.refer import picture_of
+
+Name = tuple[str, str | None]
+"""An object, and a part of it or None."""
+
+
+class Parts:
+    """path: the json, paco_lvis_v1_train.json or Pascal-Part's train.json. images: where its file names begin.
+
+    All annotations of a category in a picture are one mask: 'the handle of the mug' does not say which mug's.
+    questions: categories asked about in one step.
+    """
+
+    def __init__(self, path: Path, *, images: Path, questions: int = 3) -> None:
+        self._coco = read_coco(path)
+        self._images = images
+        self._questions = questions
+        self._names = {number: _name(text) for number, text in self._coco.categories.items()}
+        self._ids = sorted(image for image in self._coco.images if self._coco.of_image.get(image))
+        if not self._ids:
+            raise ConfigError(f"{path} has no annotated picture")
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def draw(self, rng: random.Random) -> Example:
+        image_id = rng.choice(self._ids)
+        file, rgb = picture_of(self._coco, image_id, self._images)
+        size = rgb.shape[:2]
+        by_category: dict[int, list[dict]] = defaultdict(list)
+        for told in self._coco.of_image[image_id]:
+            by_category[int(told.get("category_id", -1))].append(told)
+        if unknown := by_category.keys() - self._names.keys():
+            raise BadExample(f"{file}: there is no category {min(unknown)}")
+        chosen = rng.sample(sorted(by_category), min(self._questions, len(by_category)))
+        dialogues = []
+        for category in chosen:
+            question = templates.ask(_spoken(self._names[category], rng), False, rng)
+            mask = union_of(by_category[category], size)
+            dialogues.append(single(question, templates.answer(rng), [mask], size))
+        return Example(file, rgb, tuple(dialogues))
+
+
+def _name(category: str) -> Name:
+    """'trash_can:rim' -> ('trash can', 'rim'); a note in brackets, as in 'dog_(animal)', is left out."""
+    parts = [part.split("_(")[0].replace("_", " ").strip() for part in category.strip().split(":")]
+    return parts[0], parts[1] if len(parts) > 1 else None
+
+
+def _spoken(name: Name, rng: random.Random) -> str:
+    thing, part = name
+    if part is None:
+        return thing
+    return f"{thing} {part}" if rng.random() < 0.5 else f"the {part} of the {thing}"
