@@ -118,7 +118,8 @@ class ConvImageEncoder(nn.Module):
 class SharedTower(nn.Module):
     """Image tokens for the language model from SAM's own image embedding: no second trunk.
 
-    channels: C of the embedding. embedding_grid: its side. grid: tokens a side. out_channels: mm_hidden_size.
+    channels: C of the embedding. embedding_grid: its side. grid: tokens a side. out_channels: mm_hidden_size, divisible
+    by 4. A convolution does not know where it is, so every token gets a learned vector for its place.
     """
 
     def __init__(self, channels: int, grid: int, embedding_grid: int, out_channels: int):
@@ -128,6 +129,7 @@ class SharedTower(nn.Module):
         self.grid = grid
         merge = embedding_grid // grid
         self.merge = nn.Conv2d(channels, out_channels, merge, merge)
+        self.position = nn.Parameter(_places(grid, out_channels))
 
     @property
     def num_tokens(self) -> int:
@@ -136,4 +138,13 @@ class SharedTower(nn.Module):
 
     def forward(self, image_embedding: Tensor) -> Tensor:
         """(B, C, g, g) -> (B, grid * grid, out_channels), row by row."""
-        return self.merge(image_embedding).flatten(2).transpose(1, 2)
+        return self.merge(image_embedding).flatten(2).transpose(1, 2) + self.position
+
+
+def _places(grid: int, channels: int) -> Tensor:
+    """(grid * grid, channels): sines and cosines of x in one half of the channels and of y in the other."""
+    centres = (torch.arange(grid) + 0.5) / grid * torch.pi
+    waves = centres[:, None] * torch.arange(1, channels // 4 + 1)
+    line = torch.cat([waves.sin(), waves.cos()], dim=1)  # (grid, channels / 2)
+    rows, columns = line[:, None].expand(-1, grid, -1), line[None].expand(grid, -1, -1)
+    return torch.cat([columns, rows], dim=-1).flatten(0, 1)

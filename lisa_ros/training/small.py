@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+from typing import Any
+
 import torch
-from transformers import SamConfig, SamModel, SamVisionConfig
+from torch import nn
+from transformers import LlamaConfig, LlamaModel, SamConfig, SamModel, SamVisionConfig
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig
+
+from lisa_ros.model.conv import ConvImageEncoder, SharedTower
+from lisa_ros.model.lisa import Lisa
+from lisa_ros.prompt import QuestionForms
 
 
 def build_sam(channels: int, image_size: int, stride: int, decoder_mlp: int) -> SamModel:
@@ -39,3 +47,82 @@ def build_sam(channels: int, image_size: int, stride: int, decoder_mlp: int) -> 
         sam.shared_image_embedding.positional_embedding.copy_(gaussian)
     sam.prompt_encoder.shared_embedding = sam.shared_image_embedding  # one matrix serves the grid and the points
     return sam
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The small model's sizes. grid: image tokens a side. mm_hidden: their width before the projector."""
+
+    image_size: int = 256
+    channels: int = 96
+    decoder_mlp: int = 512
+    grid: int = 16
+    mm_hidden: int = 192
+    hidden: int = 192
+    intermediate: int = 512
+    layers: int = 4
+    heads: int = 6
+    max_positions: int = 1024
+
+
+def llama_config(sizes: Sizes, vocabulary: int) -> LlamaConfig:
+    """The language model, LLaMA's architecture throughout."""
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=sizes.hidden,
+        intermediate_size=sizes.intermediate,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        num_key_value_heads=sizes.heads,
+        max_position_embeddings=sizes.max_positions,
+        rms_norm_eps=1e-6,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+        use_cache=False,
+    )
+
+
+def build_lisa(sizes: Sizes, vocabulary: int, sam: SamModel, encoder: ConvImageEncoder) -> Lisa:
+    """The whole small LISA around a trained encoder and mask decoder; the language half is untrained."""
+    sam.vision_encoder = encoder
+    grid = sizes.image_size // encoder.stride
+    lisa = Lisa(
+        vision_tower=SharedTower(sizes.channels, sizes.grid, grid, sizes.mm_hidden),
+        image_projector=nn.Linear(sizes.mm_hidden, sizes.hidden),
+        llama=LlamaModel(llama_config(sizes, vocabulary)),
+        lm_head=nn.Linear(sizes.hidden, vocabulary, bias=False),
+        seg_projector=nn.Sequential(
+            nn.Linear(sizes.hidden, sizes.hidden), nn.ReLU(inplace=True), nn.Linear(sizes.hidden, sizes.channels)
+        ),
+        sam=sam,
+    )
+    nn.init.normal_(lisa.llama.embed_tokens.weight, std=0.08)
+    nn.init.normal_(lisa.lm_head.weight, std=0.02)
+    return lisa
+
+
+def checkpoint_config(sizes: Sizes, vocabulary: int, name: str) -> dict[str, Any]:
+    """The content of config.json."""
+    return llama_config(sizes, vocabulary).to_dict() | {
+        "architectures": ["LISAForCausalLM"],
+        "model_type": "llava",
+        "torch_dtype": "float16",
+        "train_mask_decoder": True,
+        "out_dim": sizes.channels,
+        "mm_hidden_size": sizes.mm_hidden,
+        "mm_use_im_start_end": True,
+        "lisa": {
+            "name": name,
+            "image_size": sizes.image_size,
+            "conversation": "compact",
+            "image_encoder": {"kind": "conv", "out_channels": sizes.channels},
+            "vision_tower": {"kind": "shared", "grid": sizes.grid},
+            "questions": asdict(QUESTIONS),
+        },
+    }
+
+
+QUESTIONS = QuestionForms(sentence="{}", phrase="{}", explain="{} Explain why.")
+"""The small model is asked in the person's own words."""

@@ -1,0 +1,66 @@
+"""``lisa evaluate``: how well a model finds what people mean."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lisa_ros.evaluation.examples import Picture, read_pictures
+from lisa_ros.evaluation.report import page, summarise, table
+from lisa_ros.evaluation.run import Outcome, evaluate
+from lisa_ros.models import default_model
+from lisa_ros.segmenter import Segmenter
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Score a model on our scenes or on a folder in ReasonSeg's format."
+    parser.add_argument("--data", type=Path, required=True, help="folder of `lisa scenes`, or of ReasonSeg")
+    parser.add_argument("--model", type=Path, default=None, help="checkpoint folder; the packaged model where left out")
+    parser.add_argument("--vision-tower", default=None, help="folder of the CLIP tower, for models that need one")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    parser.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16, int8, nf4")
+    parser.add_argument("--limit", type=int, default=None, help="only the first so many pictures")
+    parser.add_argument("--seed", type=int, default=0, help="of the random-object baseline and the page's examples")
+    parser.add_argument("--no-teacher-forced", action="store_true", help="skip the second, teacher-forced score")
+    parser.add_argument("--json", type=Path, default=None, help="write the numbers here")
+    parser.add_argument("--html", type=Path, default=None, help="write a page of examples here")
+
+
+def main(args: argparse.Namespace) -> int:
+    model = args.model or default_model()
+    segmenter = Segmenter.from_checkpoint(
+        model, vision_tower=args.vision_tower, device=args.device, precision=args.precision
+    )
+    shown: dict[str, NDArray[np.uint8]] = {}
+    begun, done = time.monotonic(), 0
+
+    def on_picture(picture: Picture, outcomes: list[Outcome]) -> None:
+        nonlocal done
+        done += 1
+        if args.html is not None:
+            shown[picture.name] = picture.rgb
+        if sys.stderr.isatty():
+            print(f"\r{done} pictures, {time.monotonic() - begun:.0f} s", end="", file=sys.stderr, flush=True)
+
+    pictures = islice(read_pictures(args.data), args.limit)
+    outcomes = evaluate(segmenter, pictures, forced=not args.no_teacher_forced, seed=args.seed, on_picture=on_picture)
+    report = summarise(outcomes) | {
+        "model": segmenter.name,
+        "data": args.data.name,
+        "pictures": done,
+        "precision": segmenter.precision,
+        "device": str(segmenter.device),
+    }
+    print(table(report))
+    if args.json is not None:
+        args.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    if args.html is not None:
+        args.html.write_text(page(outcomes, shown, seed=args.seed), "utf-8")
+    return 0 if outcomes else 1

@@ -1,0 +1,135 @@
+"""Outcomes as numbers (JSON), as a table for the terminal, and as a page of examples to look at."""
+
+from __future__ import annotations
+
+import base64
+import html
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lisa_ros.evaluation.metrics import Overlap, ciou, giou
+from lisa_ros.evaluation.run import Outcome
+
+
+def _scores(overlaps: list[Overlap]) -> dict[str, float | int]:
+    return {"gIoU": round(giou(overlaps), 4), "cIoU": round(ciou(overlaps), 4), "n": len(overlaps)}
+
+
+def _grouped(outcomes: list[Outcome], key: Callable[[Outcome], str]) -> dict[str, dict[str, float | int]]:
+    groups: dict[str, list[Overlap]] = defaultdict(list)
+    for outcome in outcomes:
+        groups[key(outcome)].append(outcome.free)
+    return {name: _scores(groups[name]) for name in sorted(groups)}
+
+
+def _refused(outcomes: list[Outcome]) -> dict[str, float | int]:
+    refused = sum(not o.found for o in outcomes)
+    return {"refused": round(refused / len(outcomes), 4) if outcomes else 0.0, "n": len(outcomes)}
+
+
+def _seconds(values: Iterable[float]) -> dict[str, float | int]:
+    times = list(values)
+    if not times:
+        return {"p50": 0.0, "p95": 0.0, "n": 0}
+    return {
+        "p50": round(float(np.quantile(times, 0.5)), 4),
+        "p95": round(float(np.quantile(times, 0.95)), 4),
+        "n": len(times),
+    }
+
+
+def summarise(outcomes: list[Outcome]) -> dict:
+    """The numbers. gIoU and cIoU are over targets that are there; absent ones are counted under ``absent``.
+
+    ``gIoU_with_absent`` is LISA's formula over everything (an empty answer for an absent target is 1). A target is
+    refused where the answer has no ``[SEG]``. ``N_acc`` and ``T_acc`` are gRefCOCO's names for the two rates.
+    """
+    there = [o for o in outcomes if not o.example.absent]
+    absent = [o for o in outcomes if o.example.absent]
+    explained = [o for o in there if o.example.turns[-1].explain]
+    refused, missed = _refused(absent), _refused(there)
+    report = _scores([o.free for o in there]) | {
+        "gIoU_with_absent": round(giou([o.free for o in outcomes]), 4),
+        "by_kind": _grouped(there, lambda o: o.example.kind),
+        "by_length": _grouped(there, lambda o: o.example.length),
+        "by_size": _grouped(there, lambda o: o.example.size),
+        "by_phrasing": _grouped(there, lambda o: "held out" if o.example.held_out else "trained"),
+        "by_instance": _grouped(there, lambda o: "never trained" if o.example.new_model else "trained"),
+        "over_half": round(float(np.mean([o.free.iou > 0.5 for o in there])), 4) if there else 0.0,
+        "absent": refused,
+        "present": missed,
+        "N_acc": refused["refused"],
+        "T_acc": round(1 - missed["refused"], 4) if there else 0.0,
+        "absent_by_kind": {
+            kind: _refused([o for o in absent if o.example.kind == kind])
+            for kind in sorted({o.example.kind for o in absent})
+        },
+        "explanations": {
+            "named_right": round(float(np.mean([o.named for o in explained])), 4) if explained else 0.0,
+            "n": len(explained),
+        },
+        "teacher_forced": _scores([o.forced for o in there if o.forced is not None]),
+        "time_to_mask_s": _seconds(o.to_mask_s for o in outcomes if o.to_mask_s is not None and o.first),
+        "next_command_s": _seconds(o.to_mask_s for o in outcomes if o.to_mask_s is not None and not o.first),
+        "baselines": {},
+    }
+    for name in there[0].baselines if there else ():
+        report["baselines"][name] = _scores([o.baselines[name] for o in there if name in o.baselines])
+    return report
+
+
+def table(report: dict) -> str:
+    """The numbers for the terminal."""
+    rows = [("all targets that are there", report), ("  teacher-forced", report["teacher_forced"])]
+    for title in ("by_kind", "by_length", "by_size", "by_phrasing", "by_instance", "baselines"):
+        rows += [(title.replace("_", " "), None)]
+        rows += [(f"  {name}", scores) for name, scores in report[title].items()]
+    lines = [f"{'':32}{'gIoU':>8}{'cIoU':>8}{'n':>8}"]
+    for name, scores in rows:
+        lines.append(name if scores is None else f"{name:32}{scores['gIoU']:8.3f}{scores['cIoU']:8.3f}{scores['n']:8d}")
+    absent, present, words = report["absent"], report["present"], report["explanations"]
+    lines.append(f"absent targets refused  {absent['refused']:.1%} of {absent['n']}")
+    lines.append(f"present targets refused {present['refused']:.1%} of {present['n']}")
+    lines.append(f"explanations that name the target {words['named_right']:.1%} of {words['n']}")
+    for title, key in (("first command on a frame", "time_to_mask_s"), ("next commands", "next_command_s")):
+        times = report[key]
+        middle, slow = times["p50"] * 1e3, times["p95"] * 1e3
+        lines.append(f"time to mask, {title}: median {middle:.0f} ms, p95 {slow:.0f} ms, n {times['n']}")
+    return "\n".join(lines)
+
+
+def page(outcomes: list[Outcome], pictures: dict[str, NDArray[np.uint8]], count: int = 12, seed: int = 0) -> str:
+    """An HTML page of the best, the worst and random examples. pictures: name to rgb; others are left out."""
+    shown = [o for o in outcomes if o.picture in pictures]
+    by_score = sorted(shown, key=lambda o: o.free.iou)
+    sections = {
+        "Worst": by_score[:count],
+        "Random": random.Random(seed).sample(shown, min(count, len(shown))),
+        "Best": by_score[::-1][:count],
+    }
+    parts = ["<!doctype html><meta charset=utf-8><title>lisa evaluate</title>"]
+    box = "figure{display:inline-block;width:330px;vertical-align:top;margin:6px}"
+    parts.append(f"<style>body{{font:14px sans-serif}}{box}</style>")
+    parts.append("<p>Green: found and true. Red: found, not true. Blue: true, not found.</p>")
+    for title, chosen in sections.items():
+        parts.append(f"<h2>{title}</h2>")
+        parts += [_figure(o, pictures[o.picture]) for o in chosen]
+    return "\n".join(parts)
+
+
+def _figure(outcome: Outcome, rgb: NDArray[np.uint8]) -> str:
+    true, found = outcome.example.truth == 1, outcome.mask
+    image = rgb.astype(np.float32)
+    for where, colour in ((found & true, (0, 200, 0)), (found & ~true, (230, 0, 0)), (true & ~found, (0, 80, 255))):
+        image[where] = 0.45 * image[where] + 0.55 * np.array(colour, np.float32)
+    bgr = np.ascontiguousarray(image.astype(np.uint8)[..., ::-1])
+    data = base64.b64encode(cv2.imencode(".jpg", bgr)[1].tobytes()).decode()
+    said = " / ".join(turn.command for turn in outcome.example.turns)
+    caption = f"{outcome.example.kind}, IoU {outcome.free.iou:.2f}: <b>{html.escape(said)}</b><br>"
+    caption += html.escape(outcome.answer)
+    return f'<figure><img width=320 src="data:image/jpeg;base64,{data}"><figcaption>{caption}</figcaption></figure>'

@@ -1,0 +1,136 @@
+"""A segmenter against examples: free generation, as a person meets it, and teacher-forced, as papers report it."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lisa_ros.evaluation.examples import Example, Picture
+from lisa_ros.evaluation.metrics import Overlap, overlap
+from lisa_ros.prompt import Conversation, Turn, build_prompt, phrase_command, template
+from lisa_ros.segmenter import EncodedImage, Segmenter, upsample_logits
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """How one example went. mask: (H, W) bool, the union of the answer's masks. to_mask_s: None without a mask.
+
+    first: whether it was the first command on its frame, so that to_mask_s includes encoding.
+    """
+
+    picture: str
+    example: Example
+    answer: str
+    mask: NDArray[np.bool_]
+    found: bool
+    free: Overlap
+    forced: Overlap | None
+    baselines: dict[str, Overlap]
+    to_mask_s: float | None
+    first: bool
+
+    @property
+    def named(self) -> bool:
+        """Whether the answer names a class of the targets."""
+        return any(name in self.answer.lower() for name in self.example.names)
+
+
+def evaluate(
+    segmenter: Segmenter,
+    pictures: Iterable[Picture],
+    *,
+    forced: bool = True,
+    seed: int = 0,
+    on_picture: Callable[[Picture, list[Outcome]], None] | None = None,
+) -> list[Outcome]:
+    """Ask every example. seed: of the random-object baseline. on_picture: called after each picture."""
+    rng, outcomes = random.Random(seed), []
+    for picture in pictures:
+        begun = time.perf_counter()
+        encoded = segmenter.encode(picture.rgb)
+        encode_s = time.perf_counter() - begun
+        new = []
+        for number, example in enumerate(picture.examples):
+            new.append(_ask(segmenter, encoded, picture, example, encode_s if number == 0 else 0.0, forced, rng))
+        outcomes += new
+        if on_picture is not None:
+            on_picture(picture, new)
+    return outcomes
+
+
+def _ask(
+    segmenter: Segmenter,
+    encoded: EncodedImage,
+    picture: Picture,
+    example: Example,
+    encode_s: float,
+    forced: bool,
+    rng: random.Random,
+) -> Outcome:
+    history = Conversation()
+    for said in example.turns:
+        command, verbatim = (said.verbatim, True) if said.verbatim is not None else (said.command, False)
+        result = segmenter.segment(
+            encoded, command, verbatim=verbatim, explain=said.explain, history=history, max_new_tokens=96
+        )
+    found = len(result.masks) > 0
+    mask = result.masks.any(0) if found else np.zeros(encoded.size, bool)
+    # Only a conversation of one turn shows what the first command on a frame costs.
+    timed = found and len(example.turns) == 1
+    return Outcome(
+        picture.name,
+        example,
+        result.answer,
+        mask,
+        found,
+        overlap(mask, example.truth),
+        overlap(forced_mask(segmenter, encoded, example), example.truth) if forced and not example.absent else None,
+        {} if example.absent else {name: overlap(m, example.truth) for name, m in _baselines(example, rng).items()},
+        encode_s + result.timings.first_mask_s if timed else None,
+        encode_s > 0,
+    )
+
+
+@torch.inference_mode()
+def forced_mask(segmenter: Segmenter, encoded: EncodedImage, example: Example) -> NDArray[np.bool_]:
+    """(H, W) bool: the union of the masks of the last answer, with the true answers put into the model's mouth."""
+    turns: list[Turn] = []
+    for said in example.turns:
+        question = said.verbatim
+        if question is None:
+            question = phrase_command(
+                said.command, segmenter.spec.questions, explain=said.explain, follow_up=bool(turns)
+            )
+        turns.append(Turn(question, said.answer))
+    how = template(segmenter.spec.conversation)
+    asked = build_prompt([*turns[:-1], Turn(turns[-1].question)], how, im_start_end=segmenter.spec.image_start_end)
+    whole = build_prompt(turns, how, im_start_end=segmenter.spec.image_start_end)
+    tokenizer, lisa = segmenter.tokenizer, segmenter.lisa
+    ids = torch.tensor([tokenizer.encode_prompt(whole.text)], device=segmenter.device)
+    hidden = lisa.read(lisa.embed_prompt(ids, encoded.tokens))  # (1, L, H)
+    seg_id = tokenizer.id_of("[SEG]")
+    at = lisa.seg_positions(ids, seg_id, encoded.tokens.shape[1])[0]
+    at[: len(tokenizer.encode_prompt(asked.text)) + encoded.tokens.shape[1] - 2] = False  # earlier turns' masks
+    if encoded.embedding is None:
+        encoded.embedding = segmenter._embed(encoded.rgb)
+    low_res, _ = lisa.decode_masks(encoded.embedding, lisa.seg_projector(hidden[0, at]))
+    logits = upsample_logits(low_res.float(), encoded.size, lisa.input_size)
+    return (logits > 0).any(0).cpu().numpy()
+
+
+def _baselines(example: Example, rng: random.Random) -> dict[str, NDArray[np.bool_]]:
+    empty = np.zeros(example.truth.shape, bool)
+    if not example.objects:
+        return {"empty": empty, "whole picture": ~empty}
+    return {
+        "empty": empty,
+        "all objects": np.logical_or.reduce(example.objects),
+        "random object": rng.choice(example.objects),
+        "largest object": max(example.objects, key=np.count_nonzero),
+    }

@@ -1,0 +1,323 @@
+"""Stages 2 and 3: the language model, first over pictures made of class names, then over real image tokens.
+
+Stage 2 replaces the image encoder by the truth: a cell of the picture that a hammer covers is the vector "hammer" at
+that cell. Only covered cells become tokens, so a conversation is cheap, and the language model learns what people mean,
+what is absent and what lies left of what without waiting for pixels.
+Stage 3 swaps in the real image tokens, at the same places, and connects the state of ``[SEG]`` to the mask decoder.
+
+All conversations of a picture are packed behind one image: each sees the image and itself, never its neighbours.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lisa_ros.model.lisa import Lisa
+from lisa_ros.prompt import QuestionForms, Template, Turn, build_prompt, phrase_command
+from lisa_ros.tokenizer import IMAGE_ID, Tokenizer
+from lisa_ros.training.augment import letterbox
+from lisa_ros.training.scenes import Scene
+
+log = logging.getLogger(__name__)
+
+Conversations = Callable[[dict, random.Random, int, str], list[dict]]
+"""conversations_for(scene record, rng, count, split): where the sentences come from."""
+
+
+@dataclass
+class Suffix:
+    """One conversation after the image: ids (T,), which of them are trained, and the masks its ``[SEG]`` ask for.
+
+    segs: position (in ids) of each ``[SEG]``; targets: the object ids of each.
+    """
+
+    ids: list[int]
+    trained: list[bool]
+    segs: list[int] = field(default_factory=list)
+    targets: list[list[int]] = field(default_factory=list)
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Speech:
+    """How conversations become ids."""
+
+    tokenizer: Tokenizer
+    template: Template
+    questions: QuestionForms
+
+    def prefix(self) -> tuple[list[int], list[int]]:
+        """Ids before and after the image that all conversations share: ``<s>``, USER:, <im_start> and <im_end>."""
+        ids = self.tokenizer.encode_prompt(build_prompt([Turn("x")], self.template, im_start_end=True).text)
+        at = ids.index(IMAGE_ID)
+        return ids[:at], ids[at + 1 : at + 2]
+
+    def suffix(self, conversation: dict, rng: random.Random | None = None) -> Suffix:
+        """The conversation's ids after the shared prefix. rng: where given, commands are typed hastily at times."""
+        before, after = self.prefix()
+        skip = len(before) + 1 + len(after)
+        turns: list[Turn] = []
+        result = Suffix([], [])
+        for number, turn in enumerate(conversation["turns"]):
+            command = _typed(turn["command"], rng) if rng else turn["command"]
+            question = phrase_command(command, self.questions, explain=bool(turn.get("explain")), follow_up=number > 0)
+            turns.append(Turn(question))
+            begin = len(self._ids(turns)) - skip
+            turns[-1] = Turn(question, turn["answer"])
+            ids = self._ids(turns)[skip:]
+            result.trained += [False] * (begin - len(result.trained))
+            result.trained += [True] * (len(ids) - begin)
+            segs = [i for i in range(begin, len(ids)) if ids[i] == self.tokenizer.id_of("[SEG]")]
+            wanted = [list(turn["targets"])] if turn["targets"] else []
+            if len(segs) != len(wanted):
+                raise ValueError(f"{len(segs)} [SEG] for {len(wanted)} masks in {turn['answer']!r}")
+            result.ids, result.segs, result.targets = ids, result.segs + segs, result.targets + wanted
+        result.kind = conversation.get("kind", "")
+        return result
+
+    def _ids(self, turns: list[Turn]) -> list[int]:
+        return self.tokenizer.encode_prompt(build_prompt(turns, self.template, im_start_end=True).text)
+
+
+def _typed(command: str, rng: random.Random) -> str:
+    """Sometimes without capitals, without the full stop, or with a polite word."""
+    if rng.random() < 0.3:
+        command = command.lower()
+    if rng.random() < 0.3:
+        command = re.sub(r"[.!?]+$", "", command)
+    return command
+
+
+@dataclass
+class Cells:
+    """What covers each cell of a picture's token grid. index: (n,) cells with an object.
+
+    share: (n, words) of the cell that each class, and each colour, covers.
+    places: object id -> (x, y) of its middle and area, all relative to the padded square; ids: (S, S) uint8.
+    """
+
+    index: Tensor
+    share: Tensor
+    places: dict[int, tuple[float, float, float]]
+
+
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black")
+
+
+def cells_of(scene: Scene, class_index: dict[str, int], size: int, grid: int) -> Cells:
+    """Read the cells off the instance ids of the letterboxed picture. Words: the classes, then COLOURS."""
+    sample = scene.sample(class_index)
+    _, ids, _ = letterbox(np.zeros((*sample.ids.shape, 3), np.uint8), sample.ids, size)
+    share = np.zeros((grid * grid, len(class_index) + len(COLOURS)), np.float32)
+    paint = {o["id"]: o.get("color") for o in scene.record["objects"]}
+    places = {}
+    for i, c in sample.classes.items():
+        mask = ids == i
+        area = int(mask.sum())
+        if not area:
+            continue
+        covered = mask.reshape(grid, size // grid, grid, size // grid).mean((1, 3)).ravel()
+        share[:, c] += covered
+        if paint[i] in COLOURS:
+            share[:, len(class_index) + COLOURS.index(paint[i])] += covered
+        rows, columns = np.nonzero(mask)
+        places[i] = (float(columns.mean() + 0.5) / size, float(rows.mean() + 0.5) / size, area / size**2)
+    covered = np.flatnonzero(share.sum(1) > 0.05)
+    return Cells(torch.from_numpy(covered), torch.from_numpy(share[covered]), places)
+
+
+@dataclass
+class Packed:
+    """B rows of L positions. segs: (row, position that PREDICTS ``[SEG]``, object ids of its mask)."""
+
+    embedded: Tensor
+    positions: Tensor
+    mask: Tensor
+    answer_rows: Tensor
+    answer_at: Tensor
+    answer_ids: Tensor
+    segs: list[tuple[int, int, list[int]]]
+
+
+def pack(
+    lisa: Lisa, speech: Speech, images: list[tuple[Tensor, Tensor]], suffixes: list[list[Suffix]], num_cells: int
+) -> Packed:
+    """Put each picture's conversations behind its image tokens.
+
+    images: for each row the cells (n,) and their tokens (n, H). Positions are those of the whole grid, so that leaving
+    empty cells out changes nothing about where the others are.
+    """
+    before, after = speech.prefix()
+    head = len(before) + num_cells + len(after)  # the position where every conversation begins
+    embed = lisa.llama.embed_tokens
+    rows, positions, groups, segs, answers = [], [], [], [], []
+    for row, ((cells, tokens), conversations) in enumerate(zip(images, suffixes, strict=True)):
+        text = torch.tensor([i for suffix in conversations for i in suffix.ids])
+        rows.append(torch.cat([embed(torch.tensor(before)), tokens, embed(torch.tensor(after)), embed(text)]))
+        place = [torch.arange(len(before)), len(before) + cells, torch.arange(head - len(after), head)]
+        group = [torch.zeros(len(before) + len(cells) + len(after), dtype=torch.long)]
+        at = len(group[0])
+        for number, suffix in enumerate(conversations, 1):
+            place.append(head + torch.arange(len(suffix.ids)))
+            group.append(torch.full((len(suffix.ids),), number))
+            answers += [
+                (row, at + t - 1, i) for t, (i, on) in enumerate(zip(suffix.ids, suffix.trained, strict=True)) if on
+            ]
+            segs += [(row, at + t - 1, wanted) for t, wanted in zip(suffix.segs, suffix.targets, strict=True)]
+            at += len(suffix.ids)
+        positions.append(torch.cat(place))
+        groups.append(torch.cat(group))
+    longest = max(len(r) for r in rows)
+    embedded = torch.stack([F.pad(r, (0, 0, 0, longest - len(r))) for r in rows])
+    where = torch.stack([F.pad(p, (0, longest - len(p))) for p in positions])
+    member = torch.stack([F.pad(g, (0, longest - len(g)), value=-1) for g in groups])
+    causal = torch.ones(longest, longest, dtype=torch.bool).tril()
+    same = (member[:, :, None] == member[:, None]) | (member[:, None] == 0)
+    answer = torch.tensor(answers)
+    return Packed(embedded, where, (same & causal)[:, None], answer[:, 0], answer[:, 1], answer[:, 2], segs)
+
+
+def read_packed(lisa: Lisa, packed: Packed) -> Tensor:
+    """Hidden states (B, L, H) after the last norm."""
+    return lisa.llama(
+        inputs_embeds=packed.embedded, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
+    ).last_hidden_state
+
+
+def seg_truth(
+    segs: list[tuple[int, int, list[int]]], scenes: list[Scene], cells: list[Cells], class_index: dict[str, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Classes (S, K), place (S, 2) and whether one of several alike is meant (S,), for the masks of a batch."""
+    classes, places = torch.zeros(len(segs), len(class_index)), torch.zeros(len(segs), 2)
+    single = torch.zeros(len(segs))
+    for s, (row, _, wanted) in enumerate(segs):
+        objects = {o["id"]: o["class"] for o in scenes[row].record["objects"]}
+        named = {objects[i] for i in wanted}
+        for name in named:
+            classes[s, class_index[name]] = 1
+        others = [i for i, name in objects.items() if name in named and i not in wanted and i in cells[row].places]
+        shown = [cells[row].places[i] for i in wanted if i in cells[row].places]
+        if others and shown:
+            x, y, _ = max(shown, key=lambda place: place[2])
+            places[s, 0], places[s, 1], single[s] = x, y, 1.0
+    return classes, places, single
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """One stage of the language model.
+
+    pictures: a step. conversations: behind each. drawn: masks decoded for each picture (stage 3). answer_weight,
+    teacher_weight, draw_weight: of the three losses.
+    """
+
+    steps: int
+    pictures: int = 8
+    conversations: int = 8
+    lr: float = 2e-3
+    lr_end: float = 0.0
+    warmup: int = 100
+    weight_decay: float = 0.02
+    drawn: int = 3
+    draw_weight: float = 1.0
+    seed: int = 0
+
+
+class Library:
+    """Scenes with what the language stages need of them, and a supply of fresh conversations."""
+
+    def __init__(
+        self,
+        scenes: list[Scene],
+        class_index: dict[str, int],
+        speech: Speech,
+        conversations: Conversations,
+        size: int,
+        grid: int,
+    ):
+        self.scenes = scenes
+        self.class_index = class_index
+        self.speech = speech
+        self._conversations = conversations
+        self.cells = [cells_of(scene, class_index, size, grid) for scene in scenes]
+        self.size = size
+        self.grid = grid
+
+    def draw(self, count: int, each: int, rng: random.Random) -> tuple[list[int], list[list[Suffix]]]:
+        """``count`` scenes and ``each`` fresh conversations about each. What cannot be used is named and skipped."""
+        chosen, suffixes = [], []
+        while len(chosen) < count:
+            number = rng.randrange(len(self.scenes))
+            usable = []
+            for conversation in self._conversations(self.scenes[number].record, rng, each, "train"):
+                try:
+                    usable.append(self.speech.suffix(conversation, rng))
+                except ValueError as error:
+                    log.warning("a conversation about scene %s is skipped: %s", self.scenes[number].record["id"], error)
+            if usable:
+                chosen.append(number)
+                suffixes.append(usable)
+        return chosen, suffixes
+
+    def truth(self, number: int, wanted: list[int]) -> Tensor:
+        """(size / 2, size / 2) float32: the mask of ``wanted`` at the mask decoder's grid, soft at edges."""
+        scene = self.scenes[number]
+        _, ids, _ = letterbox(np.zeros((*scene.ids.shape, 3), np.uint8), scene.ids, self.size)
+        mask = torch.from_numpy(np.isin(ids, wanted)).float()
+        return F.avg_pool2d(mask[None], 2)[0]
+
+
+def train_language(
+    lisa: Lisa,
+    library: Library,
+    config: LanguageConfig,
+    parameters: Callable[[], list[dict]],
+    picture: Callable[[int, random.Random], tuple[Tensor, Tensor]],
+    extra_loss: Callable[[Tensor, Packed, list[int], random.Random], tuple[Tensor, dict[str, float]]],
+    on_report: Callable[[int, dict[str, float]], None],
+) -> None:
+    """The loop of stages 2 and 3.
+
+    parameters: AdamW groups, each with a ``factor`` of the learning rate. picture: a scene's cells and their token
+    vectors. extra_loss: given hidden states, the packed batch and scene numbers. on_report: every 50 steps.
+    """
+    optimizer = torch.optim.AdamW(parameters(), lr=config.lr, betas=(0.9, 0.98))
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    sums: dict[str, float] = {}
+    since = 0
+    for step in range(config.steps):
+        rng = random.Random(f"{config.seed}/{step}")
+        numbers, suffixes = library.draw(config.pictures, config.conversations, rng)
+        images = [picture(number, rng) for number in numbers]
+        packed = pack(lisa, library.speech, images, suffixes, library.grid**2)
+        hidden = read_packed(lisa, packed)
+        logits = lisa.lm_head(hidden[packed.answer_rows, packed.answer_at])
+        answer = F.cross_entropy(logits, packed.answer_ids)
+        extra, parts = extra_loss(hidden, packed, numbers, rng)
+        right = (logits.argmax(-1) == packed.answer_ids).float().mean()
+        optimizer.zero_grad(set_to_none=True)
+        (answer + extra).backward()
+        share = step / config.steps
+        rate = config.lr_end + 0.5 * (config.lr - config.lr_end) * (1 + np.cos(np.pi * share))
+        for group in optimizer.param_groups:
+            group["lr"] = float(rate * min(1.0, (step + 1) / config.warmup)) * group["factor"]
+        norm = nn.utils.clip_grad_norm_(trained, 1.0)
+        if torch.isfinite(norm):
+            optimizer.step()
+        else:
+            log.warning("step %d: the gradient is not finite; the step is skipped", step)
+        since += 1
+        for key, value in {"answer": float(answer.detach()), "right": float(right), **parts}.items():
+            sums[key] = sums.get(key, 0.0) + value
+        if (step + 1) % 50 == 0 or step + 1 == config.steps:
+            on_report(step + 1, {key: value / since for key, value in sums.items()})
+            sums, since = {}, 0

@@ -1,0 +1,341 @@
+"""The stages that make the small LISA, in order: vision, speech, sight, export.
+
+Each stage reads what the one before left in the run's folder and can be repeated alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lisa_ros.checkpoint import save_checkpoint
+from lisa_ros.errors import ConfigError
+from lisa_ros.model.conv import ConvImageEncoder
+from lisa_ros.model.lisa import Lisa
+from lisa_ros.prompt import template
+from lisa_ros.tokenizer import Tokenizer
+from lisa_ros.training.augment import letterbox
+from lisa_ros.training.language import (
+    COLOURS,
+    LanguageConfig,
+    Library,
+    Packed,
+    Speech,
+    seg_truth,
+    train_language,
+)
+from lisa_ros.training.losses import bce_per_mask, dice_per_mask
+from lisa_ros.training.scenes import Scene, read_scenes
+from lisa_ros.training.small import QUESTIONS, Sizes, build_lisa, build_sam, checkpoint_config
+from lisa_ros.training.vision import Phase, VisionConfig, VisionModel, normalise, train_vision
+from lisa_ros.training.vocabulary import train_tokenizer
+
+log = logging.getLogger(__name__)
+
+STAGES = ("vision", "speech", "sight", "export")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run, as its yaml says. conversations, sentences: ``module:function`` of the supply of commands."""
+
+    name: str
+    sizes: Sizes
+    vision: VisionConfig
+    speech: LanguageConfig
+    sight: LanguageConfig
+    conversations: str
+    sentences: str
+    vocabulary: int = 1800
+    threads: int = 1
+    seed: int = 0
+    validation: int = 120
+    sight_scenes: int = 4000
+    trunk: str | None = None
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a yaml. Raises ConfigError naming what it lacks or has too much."""
+    try:
+        told = yaml.safe_load(path.read_text("utf-8"))
+        vision = dict(told["vision"])
+        vision["phases"] = tuple(Phase(**phase) for phase in vision["phases"])
+        made = {
+            "sizes": Sizes(**told["sizes"]),
+            "vision": VisionConfig(**vision),
+            "speech": LanguageConfig(**told["speech"]),
+            "sight": LanguageConfig(**told["sight"]),
+        }
+        return Recipe(**(told | made))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is not a training recipe: {error}") from error
+
+
+def _function(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"'{name}' in the recipe is not module:function: {error}") from error
+
+
+@dataclass
+class Run:
+    """One recipe, its data and its folder."""
+
+    recipe: Recipe
+    data: Path
+    folder: Path
+    limit: int | None = None
+    scenes: list[Scene] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        torch.set_num_threads(self.recipe.threads)
+        torch.manual_seed(self.recipe.seed)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.scenes = read_scenes(self.data, longest_side=384, limit=self.limit)
+        if len(self.scenes) <= self.recipe.validation:
+            raise ConfigError(
+                f"{self.data} has {len(self.scenes)} usable scenes; more than {self.recipe.validation} are needed"
+            )
+        names = sorted({o["class"] for scene in self.scenes for o in scene.record["objects"]})
+        # The order of classes belongs to the run: scenes added later must not move it.
+        path = self.folder / "classes.json"
+        if not path.exists():
+            path.write_text(json.dumps(names, indent=1))
+        self.classes: list[str] = json.loads(path.read_text())
+        self.index = {name: i for i, name in enumerate(self.classes)}
+        log.info("%d scenes of %d classes", len(self.scenes), len(self.classes))
+
+    @property
+    def split(self) -> tuple[list[Scene], list[Scene]]:
+        """(train, validation): the first scenes validate."""
+        return self.scenes[self.recipe.validation :], self.scenes[: self.recipe.validation]
+
+    # --- stage 1 ---
+
+    def vision_model(self, trained: bool) -> VisionModel:
+        sizes = self.recipe.sizes
+        encoder = ConvImageEncoder(sizes.channels)
+        if self.recipe.trunk and not trained:
+            encoder.load_state_dict(load_file(self.recipe.trunk), strict=False)
+        sam = build_sam(sizes.channels, sizes.image_size, encoder.stride, sizes.decoder_mlp)
+        model = VisionModel(encoder, sam, self.classes)
+        if trained:
+            path = self.folder / "vision.pt"
+            if not path.exists():
+                raise ConfigError(f"{path} does not exist; run the stage 'vision' first")
+            model.load_state_dict(torch.load(path, weights_only=True)["model"])
+        return model.to(memory_format=torch.channels_last)
+
+    def vision(self) -> None:
+        train, validation = self.split
+        progress = train_vision(self.vision_model(False), train, validation, self.recipe.vision, self.folder)
+        (self.folder / "vision.json").write_text(json.dumps(progress.history, indent=1))
+
+    # --- stage 2 ---
+
+    def tokenizer(self) -> Tokenizer:
+        if not (self.folder / "tokenizer.model").exists():
+            train_tokenizer(self._texts(), self.recipe.vocabulary, self.folder)
+        return Tokenizer.from_folder(self.folder)
+
+    def _texts(self):
+        rng = random.Random(self.recipe.seed)
+        conversations = _function(self.recipe.conversations)
+        yield from (text.replace("[SEG]", "") for text in _function(self.recipe.sentences)(self.recipe.seed))
+        for scene in self.scenes[:1500]:
+            for conversation in conversations(scene.record, rng, 4, "train"):
+                for turn in conversation["turns"]:
+                    yield f"USER: {turn['command']} Explain why. ASSISTANT:"
+                    yield turn["answer"].replace("[SEG]", "")
+
+    def library(self, scenes: list[Scene]) -> Library:
+        sizes = self.recipe.sizes
+        speech = Speech(self.tokenizer(), template("compact"), QUESTIONS)
+        supply = _function(self.recipe.conversations)
+        return Library(scenes, self.index, speech, supply, sizes.image_size, sizes.grid)
+
+    def lisa(self, vision: VisionModel, vocabulary: int) -> Lisa:
+        torch.manual_seed(self.recipe.seed)
+        return build_lisa(self.recipe.sizes, vocabulary, vision.sam, vision.encoder)
+
+    def speech(self) -> None:
+        """The language model over pictures made of words, and the way from its state to the mask decoder's prompts."""
+        vision = self.vision_model(True)
+        library = self.library(self.split[0])
+        lisa = self.lisa(vision, len(library.speech.tokenizer))
+        table = nn.Parameter(torch.randn(len(self.classes) + len(COLOURS), self.recipe.sizes.mm_hidden))
+
+        def picture(number: int, rng: random.Random) -> tuple[Tensor, Tensor]:
+            cells = library.cells[number]
+            return cells.index, lisa.image_projector(cells.share @ table + lisa.vision_tower.position[cells.index])
+
+        def parameters() -> list[dict]:
+            language = [table, lisa.vision_tower.position, *lisa.image_projector.parameters(), *lisa.llama.parameters()]
+            language += [*lisa.lm_head.parameters(), *lisa.seg_projector.parameters()]
+            return _groups(language, 1.0, self.recipe.speech.weight_decay)
+
+        def prompt_loss(hidden: Tensor, packed: Packed, numbers: list[int], rng: random.Random):
+            loss = self._prompt_loss(lisa, vision, library, hidden, packed, numbers)
+            return loss, {"prompt": float(loss.detach())}
+
+        report = Report(self.folder / "speech.json")
+        train_language(lisa, library, self.recipe.speech, parameters, picture, prompt_loss, report)
+        torch.save({"lisa": _language_state(lisa), "table": table.detach()}, self.folder / "speech.pt")
+
+    def _prompt_loss(
+        self, lisa: Lisa, vision: VisionModel, library: Library, hidden: Tensor, packed: Packed, numbers: list[int]
+    ) -> Tensor:
+        """How far the embedding of ``[SEG]`` is from the prompt that stage 1 learned for the same things."""
+        if not packed.segs:
+            return hidden.sum() * 0.0
+        scenes, cells = [library.scenes[n] for n in numbers], [library.cells[n] for n in numbers]
+        classes, places, single = seg_truth(packed.segs, scenes, cells, self.index)
+        with torch.no_grad():
+            wanted = vision.prompts(classes[None], places[None], single[None])[0]
+        states = torch.stack([hidden[row, at] for row, at, _ in packed.segs])
+        return F.mse_loss(lisa.seg_projector(states), wanted)
+
+    # --- stage 3 ---
+
+    @torch.no_grad()
+    def embeddings(self, vision: VisionModel, scenes: list[Scene]) -> Tensor:
+        """(n, C, g, g) float16 of the frozen encoder: pictures are not augmented here, so each is seen once."""
+        vision.eval()
+        size, found = self.recipe.sizes.image_size, []
+        for scene in scenes:
+            rgb, _, _ = letterbox(scene.rgb, scene.ids, size)
+            found.append(vision.embed(normalise(rgb[None]))[0].half())
+        return torch.stack(found)
+
+    def sight(self) -> None:
+        """Real image tokens for the language model, and masks at the end of its answers."""
+        vision = self.vision_model(True)
+        scenes = self.split[0][: self.recipe.sight_scenes]
+        library = self.library(scenes)
+        lisa = self.lisa(vision, len(library.speech.tokenizer))
+        state = torch.load(self.folder / "speech.pt", weights_only=True)
+        lisa.load_state_dict(state["lisa"], strict=False)
+        log.info("encoding %d pictures", len(scenes))
+        embeddings = self.embeddings(vision, scenes)
+        _fit_tower(lisa, library, embeddings, state["table"])
+        config, everywhere = self.recipe.sight, torch.arange(self.recipe.sizes.grid**2)
+
+        def picture(number: int, rng: random.Random) -> tuple[Tensor, Tensor]:
+            return everywhere, lisa.image_tokens(embeddings[number][None].float())[0]
+
+        def parameters() -> list[dict]:
+            language = [*lisa.vision_tower.parameters(), *lisa.image_projector.parameters(), *lisa.llama.parameters()]
+            language += [*lisa.lm_head.parameters(), *lisa.seg_projector.parameters()]
+            decoder = _groups(list(lisa.sam.mask_decoder.parameters()), 0.3, config.weight_decay)
+            return _groups(language, 1.0, config.weight_decay) + decoder
+
+        def losses(hidden: Tensor, packed: Packed, numbers: list[int], rng: random.Random):
+            prompt = self._prompt_loss(lisa, vision, library, hidden, packed, numbers)
+            drawn = rng.sample(packed.segs, min(config.drawn * len(numbers), len(packed.segs)))
+            bce, dice = self._draw(lisa, vision, library, embeddings, hidden, drawn, numbers)
+            parts = {"prompt": float(prompt.detach()), "bce": float(bce.detach()), "dice": float(dice.detach())}
+            return prompt + config.draw_weight * (2 * bce + 0.5 * dice), parts
+
+        report = Report(self.folder / "sight.json")
+        train_language(lisa, library, config, parameters, picture, losses, report)
+        torch.save(
+            {"lisa": _language_state(lisa), "decoder": lisa.sam.mask_decoder.state_dict()}, self.folder / "sight.pt"
+        )
+
+    def _draw(self, lisa, vision, library, embeddings, hidden, drawn, numbers) -> tuple[Tensor, Tensor]:
+        """BCE and Dice of some of the masks, drawn from the states that predict ``[SEG]``."""
+        logits, truths = [], []
+        for row, number in enumerate(numbers):
+            mine = [(at, wanted) for r, at, wanted in drawn if r == row]
+            if not mine:
+                continue
+            prompts = lisa.seg_projector(torch.stack([hidden[row, at] for at, _ in mine]))
+            logits.append(vision.decode(embeddings[number][None].float(), prompts[None])[0])
+            truths += [library.truth(number, wanted) for _, wanted in mine]
+        if not logits:
+            zero = hidden.sum() * 0.0
+            return zero, zero
+        masks, targets = torch.cat(logits), torch.stack(truths)
+        return bce_per_mask(masks, targets).mean(), dice_per_mask(masks, targets).mean()
+
+    # --- export ---
+
+    def export(self, into: Path | None = None) -> Path:
+        """A checkpoint like any other, in half precision: ``folder/model`` unless told otherwise."""
+        into = into or self.folder / "model"
+        vision = self.vision_model(True)
+        tokenizer = self.tokenizer()
+        lisa = self.lisa(vision, len(tokenizer))
+        state = torch.load(self.folder / "sight.pt", weights_only=True)
+        lisa.load_state_dict(state["lisa"], strict=False)
+        lisa.sam.mask_decoder.load_state_dict(state["decoder"])
+        config = checkpoint_config(self.recipe.sizes, len(tokenizer), self.recipe.name)
+        save_checkpoint(lisa, config, into, dtype=torch.float16)
+        for name in ("tokenizer.model", "added_tokens.json"):
+            (into / name).write_bytes((self.folder / name).read_bytes())
+        return into
+
+
+class Report:
+    """Writes a line of losses to the log and to a json, with the seconds since the start."""
+
+    def __init__(self, path: Path):
+        self.path, self.lines = path, []
+        self.wall, self.cpu = time.time(), time.process_time()
+
+    def __call__(self, step: int, values: dict[str, float]) -> None:
+        line = {"step": step} | values
+        line |= {"wall_s": time.time() - self.wall, "cpu_s": time.process_time() - self.cpu}
+        self.lines.append(line)
+        self.path.write_text(json.dumps(self.lines, indent=1))
+        log.info(" ".join(f"{key} {value:.4g}" for key, value in line.items()))
+
+
+def _groups(parameters: list[nn.Parameter], factor: float, decay: float) -> list[dict]:
+    matrices = [p for p in parameters if p.ndim > 1]
+    vectors = [p for p in parameters if p.ndim <= 1]
+    return [
+        {"params": matrices, "factor": factor, "weight_decay": decay},
+        {"params": vectors, "factor": factor, "weight_decay": 0.0},
+    ]
+
+
+def _language_state(lisa: Lisa) -> dict[str, Tensor]:
+    """Everything but SAM and its encoder."""
+    return {name: tensor for name, tensor in lisa.state_dict().items() if not name.startswith("sam.")}
+
+
+@torch.no_grad()
+def _fit_tower(lisa: Lisa, library: Library, embeddings: Tensor, table: Tensor, pictures: int = 400) -> None:
+    """Start the image tokens as the best linear guess of the word tokens of stage 2 (ridge regression)."""
+    merge = lisa.vision_tower.merge
+    side, channels = merge.kernel_size[0], merge.in_channels
+    gram, product = 0.0, 0.0
+    for number in range(min(pictures, len(library.scenes))):
+        patches = F.unfold(embeddings[number][None].float(), side, stride=side)[0].T  # (cells, C * side * side)
+        patches = torch.cat([patches, torch.ones(len(patches), 1)], 1)
+        words = torch.zeros(len(patches), table.shape[1])
+        cells = library.cells[number]
+        words[cells.index] = cells.share @ table
+        gram, product = gram + patches.T @ patches, product + patches.T @ words
+    ridge = 1e-3 * gram.diagonal().mean() * torch.eye(len(gram))
+    solution = torch.linalg.solve(gram + ridge, product)
+    merge.weight.copy_(solution[:-1].T.reshape(-1, channels, side, side))
+    merge.bias.copy_(solution[-1])
