@@ -31,6 +31,7 @@ def count(text: str) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write, new or empty")
     parser.add_argument("--count", type=count, default=100, metavar="N", help="number of scenes (100)")
+    parser.add_argument("--first", type=count, default=0, metavar="N", help="number of the first scene (0)")
     parser.add_argument("--seed", type=count, default=0, metavar="S", help="same seed, same scenes (0)")
     parser.add_argument(
         "--split",
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--commands", type=count, default=8, metavar="N", help="conversations about a scene (8)")
     parser.add_argument("--no-depth", dest="depth", action="store_false", help="leave out the depth images")
+    parser.add_argument("--smooth", action="store_true", help="no jagged edges; three times as slow")
     parser.add_argument("--preview", action="store_true", help="also write a contact sheet, DIR/preview.png")
     parser.add_argument("--overwrite", action="store_true", help="replace what is in DIR")
 
@@ -79,11 +81,12 @@ def main(arguments: argparse.Namespace) -> int:
     began, sheet, pairs = time.monotonic(), ContactSheet(), 0
     scenes = take_scenes(
         arguments.seed,
-        range(arguments.count),
+        range(arguments.first, arguments.first + arguments.count),
         split=arguments.split,
         size=arguments.size,
         depth=arguments.depth and arguments.format == "scenes",
         conversations=arguments.commands,
+        smooth=arguments.smooth,
     )
     if arguments.format == "scenes":
         scenes = write_scenes(arguments.out, scenes)

@@ -119,10 +119,17 @@ def save_images(out: Path, scene: dict, frame: Frame, quality: int = 88) -> None
 
 
 def take_scenes(
-    seed: int, numbers: Iterable[int], *, split: str, size: tuple[int, int] | None, depth: bool, conversations: int
+    seed: int,
+    numbers: Iterable[int],
+    *,
+    split: str,
+    size: tuple[int, int] | None,
+    depth: bool,
+    conversations: int,
+    smooth: bool = False,
 ) -> Iterator[tuple[dict, Frame]]:
     """Draw the scenes ``numbers`` of ``seed``, one after another, with ``conversations`` commands each."""
-    with closing(Studio()) as studio:
+    with closing(Studio(smooth)) as studio:
         for number in numbers:
             layout, frame = photograph(studio, seed * SCENES_A_SEED + number, split, size)
             scene = describe(layout, frame, f"{number:06d}", seed, depth)
