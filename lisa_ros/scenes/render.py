@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -74,10 +76,12 @@ def add_part(spec: mujoco.MjSpec, name: str, part: Part) -> None:
         material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
 
 
-def open_display(world: mujoco.MjModel) -> tuple[mujoco.GLContext, mujoco.MjrContext]:
+def open_display(world: mujoco.MjModel) -> tuple[Any, mujoco.MjrContext]:
     """OpenGL without a screen. Raises DeviceError, with the packages that are missing, where there is none."""
     try:
-        display = mujoco.GLContext(LARGEST, LARGEST)
+        # By name: mujoco.GLContext was chosen when mujoco was first imported, perhaps by somebody else.
+        backend = import_module(f"mujoco.{os.environ['MUJOCO_GL']}")
+        display = backend.GLContext(LARGEST, LARGEST)
         display.make_current()
         return display, mujoco.MjrContext(world, mujoco.mjtFontScale.mjFONTSCALE_100)
     except Exception as error:  # PyOpenGL, EGL and MuJoCo raise types of their own, even AttributeError
