@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lisa_ros.checkpoint import (
     our_name,
     read_clip,
     read_spec,
+    reference_name,
     resolve_tower,
 )
 from lisa_ros.errors import CheckpointError
@@ -78,18 +80,20 @@ class Report:
     unexpected: list[str] = field(default_factory=list)
     misshapen: list[str] = field(default_factory=list)
 
-    def compare(self, found: dict[str, Shape], expected: dict[str, Shape]) -> None:
-        """Note every tensor that is missing, unexpected or of another shape."""
-        self.missing = sorted(set(expected) - set(found))
-        self.unexpected = sorted(set(found) - set(expected))
-        self.misshapen = [
-            f"{name} {found[name]} instead of {expected[name]}"
-            for name in sorted(expected)
-            if name in found and found[name] != expected[name]
-        ]
+    def compare(self, found: dict[str, Shape], expected: dict[str, Shape], on_disk: Callable[[str], str] = str) -> None:
+        """Note every tensor that is missing, unexpected or of another shape. on_disk: its name in the user's file."""
+        self.missing = sorted(on_disk(name) for name in set(expected) - set(found))
+        self.unexpected = sorted(on_disk(name) for name in set(found) - set(expected))
+        self.misshapen = sorted(
+            f"{on_disk(name)} {found[name]} instead of {shape}"
+            for name, shape in expected.items()
+            if found.get(name, shape) != shape
+        )
         for what in ("missing", "unexpected", "misshapen"):
             if names := getattr(self, what):
-                self.problems.append(f"{len(names)} tensors {what}: {_some(names)}")
+                self.problems.append(
+                    f"{len(names)} {'tensor' if len(names) == 1 else 'tensors'} {what}: {_some(names)}"
+                )
 
 
 def inspect(path: Path) -> Report:
@@ -158,6 +162,7 @@ def _inspect_sam(file: Path) -> Report:
     report.compare(
         {SAM_NAMES.ours(name): shape for name, shape in shapes.items()},
         {name: tuple(tensor.shape) for name, tensor in _tensors(sam)},
+        SAM_NAMES.theirs,
     )
     report.facts = {"masks": _describe_sam(sam)}
     report.parameters = _count({f"sam.{name}": tensor for name, tensor in _tensors(sam)})
@@ -204,7 +209,7 @@ def _compare_lisa(report: Report, lisa: Lisa, shapes: dict[str, Shape], clip: Cl
     elif clip is None and not lisa.shares_encoder:
         found = {name: shape for name, shape in found.items() if not name.startswith("vision_tower.")}
         expected = {name: shape for name, shape in expected.items() if not name.startswith("vision_tower.")}
-    report.compare(found, expected)
+    report.compare(found, expected, partial(reference_name, lisa))
     if any("lora_" in name for name in report.unexpected):
         report.problems.append("LoRA weights are not merged yet; fold them in first with 'lisa merge'")
 
