@@ -15,6 +15,7 @@ from lisa_ros.frame_memory import FrameMemory
 from lisa_ros.ros.image_codec import check_image, decode, decode_compressed
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.requests import Frame
+from lisa_ros.ros.serialized_image import read_image
 from lisa_ros.ros.status import NoImage
 
 MOST_BYTES_PER_PIXEL = 4  # of the encodings that are known
@@ -103,7 +104,7 @@ class Frames:
                 f"the newest image on {self._topic()} has {self._newest_bytes} bytes, more than any image of "
                 f"max_image_pixels = {self._parameters().max_image_pixels}; publish a smaller one, or raise it"
             )
-        return deserialize_message(self._newest, self.message_type)
+        return deserialize_message(self._newest, CompressedImage) if self._compressed else read_image(self._newest)
 
     def _most_bytes(self) -> int:
         return MOST_BYTES_PER_PIXEL * self._parameters().max_image_pixels + 65536
