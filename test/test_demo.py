@@ -91,3 +91,13 @@ def test_two_processes_never_share_a_domain() -> None:
     for child in children:
         child.communicate("\n")
     assert len({*domains, os.environ["ROS_DOMAIN_ID"]}) == 6
+
+
+def test_a_long_answer_is_shown_by_its_last_words() -> None:
+    import ask
+
+    assert ask.end_of("It is\nthe cup") == "It is the cup"
+    shown = ask.end_of("word " * 100 + "end")
+    assert len(shown) == 90
+    assert shown.startswith("...")
+    assert shown.endswith("word end")
