@@ -29,6 +29,7 @@ from std_msgs.msg import String
 from lisa_ros import worker
 from lisa_ros.errors import ConfigError
 from lisa_ros.frame_memory import FrameMemory
+from lisa_ros.models import default_model
 from lisa_ros.ros import parameters
 from lisa_ros.ros.doors import Doors
 from lisa_ros.ros.frames import Frames
@@ -144,9 +145,9 @@ class LisaNode(Node):
 
 
 def settings_from(values: parameters.Parameters) -> worker.WorkerSettings:
-    """What the worker needs of the parameters. Raises ConfigError where there is no model at all."""
+    """What the worker needs of the parameters."""
     return worker.WorkerSettings(
-        checkpoint=values.model or default_model(),
+        checkpoint=values.model or str(default_model()),
         segmenter=values.segmenter,
         vision_tower=values.vision_tower or None,
         conversation=values.conversation or None,
@@ -158,13 +159,6 @@ def settings_from(values: parameters.Parameters) -> worker.WorkerSettings:
         max_turns=values.max_turns,
         first_pause_s=values.restart_pause_s,
     )
-
-
-def default_model() -> str:
-    """Folder of the model in the box."""
-    from lisa_ros import models
-
-    return str(models.default_model())
 
 
 def main(args: list[str] | None = None) -> int:

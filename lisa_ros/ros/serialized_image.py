@@ -1,7 +1,7 @@
 """A sensor_msgs/Image read where it lies: the serialized bytes, without the two copies that a message is made by.
 
-At 1280 x 720 those cost 0.4 ms on an idle machine and 5 to 15 ms on a busy one: 5 MB of fresh pages are asked for. It is
-safer too: bytes that are no message at all are an ImageError here, and whatever the typesupport makes of them there.
+At 1280 x 720 those cost 0.4 ms on an idle machine and 5 to 15 ms on a busy one: 5 MB of fresh pages are asked for. It
+is safer too: bytes that are no message at all are an ImageError here, and whatever the typesupport makes of them there.
 
 The layout is CDR, which every DDS implementation and Zenoh send: little or big endian, each number at a multiple of its
 own size after the 4 bytes that say which.
