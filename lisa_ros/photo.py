@@ -44,7 +44,7 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
         return _from_16_bits(np.asarray(image))
     if image.mode == "F":
         raise ImageError("the picture has floating-point pixels; convert it to 8 or 16 bits a channel first")
-    if image.has_transparency_data:
+    if image.mode.upper() in ("LA", "PA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.asarray(image.convert("RGB"))

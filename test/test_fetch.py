@@ -279,6 +279,21 @@ def test_conversion_keeps_views_ties_and_every_type(tmp_path: Path) -> None:
         ), name
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_conversion_takes_the_memory_of_a_tensor_and_not_of_a_file(tmp_path: Path) -> None:
+    megabyte = 1 << 20
+
+    def held() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("RssAnon")).split()[1]) * 1024
+
+    torch.save({f"t{i}": torch.full((24 * megabyte // 4,), float(i)) for i in range(10)}, tmp_path / "weights.bin")
+    before, seen = held(), []
+    convert(tmp_path / "weights.bin", tmp_path / "weights.safetensors", lambda done: seen.append(held()))
+    assert len(seen) == 2 * 2 * 10
+    assert max(seen) - before < 64 * megabyte
+
+
 def test_a_difference_between_source_and_copy_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lisa_ros import conversion
 
