@@ -14,6 +14,7 @@ from lisa_ros.errors import ConfigError
 
 RECIPES = {
     "lisa": "lisa_ros.training.finetune",
+    "small": "lisa_ros.training.stages",
 }
 """Recipe -> module with train(configuration) -> exit code."""
 

@@ -1,8 +1,8 @@
 """The image encoder's start: MobileNetV2 from MediaPipe's object detector, converted once.
 
 Source: the npm package ``@mediapipe/objectron`` 0.4.1675468480 (Google, Apache-2.0). Its file
-``objectron_solution_packed_assets.data`` holds ``object_detection_ssd_mobilenetv2_oidv4_fp16.tflite``, an SSD detector of
-everyday things trained on Open Images V4; only its trunk is taken. Needs the package ``tflite`` to read the format::
+``objectron_solution_packed_assets.data`` holds ``object_detection_ssd_mobilenetv2_oidv4_fp16.tflite``, an SSD detector
+of everyday things trained on Open Images V4; only its trunk is taken. Needs the package ``tflite``::
 
     npm pack @mediapipe/objectron && tar xzf mediapipe-objectron-*.tgz
     python -m lisa_ros.training.pretrained_trunk package/objectron_solution_packed_assets.data trunk.safetensors

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -67,10 +66,30 @@ class Recipe:
     trunk: str | None = None
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Read a yaml. Raises ConfigError naming what it lacks or has too much."""
+def train(configuration: dict[str, Any]) -> int:
+    """``lisa train`` with ``recipe: small``. data: a folder of `lisa scenes`. out: the run; its model is OUT/model.
+
+    stages: some of STAGES, all where left out; a stopped vision stage goes on where it was. limit: scenes.
+    """
+    settings = {
+        key: value for key, value in configuration.items() if key not in ("recipe", "data", "out", "stages", "limit")
+    }
+    stages = configuration.get("stages", list(STAGES))
+    if unknown := sorted(set(stages) - set(STAGES)):
+        raise ConfigError(f"no stage is called {', '.join(unknown)}; choose from {', '.join(STAGES)}")
+    if missing := [key for key in ("data", "out") if key not in configuration]:
+        raise ConfigError(f"the recipe says no {' and no '.join(missing)}")
+    run = Run(
+        read_recipe(settings), Path(configuration["data"]), Path(configuration["out"]), configuration.get("limit")
+    )
+    for stage in stages:
+        getattr(run, stage)()
+    return 0
+
+
+def read_recipe(told: dict[str, Any]) -> Recipe:
+    """The settings of a yaml as values. Raises ConfigError naming what it lacks or has too much."""
     try:
-        told = yaml.safe_load(path.read_text("utf-8"))
         vision = dict(told["vision"])
         vision["phases"] = tuple(Phase(**phase) for phase in vision["phases"])
         made = {
@@ -80,10 +99,8 @@ def read_recipe(path: Path) -> Recipe:
             "sight": LanguageConfig(**told["sight"]),
         }
         return Recipe(**(told | made))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is not a training recipe: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"the recipe lacks or garbles {error}") from error
 
 
 def _function(name: str) -> Callable[..., Any]:

@@ -33,6 +33,11 @@ log = logging.getLogger(__name__)
 SMALLEST = 16
 """Pixels (of the training picture) an object must show to be asked for."""
 
+SAVE_EVERY = 250
+"""Steps between checkpoints of the run."""
+
+VALIDATE_EVERY = 500
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -268,7 +273,7 @@ class Progress:
 def train_vision(
     model: VisionModel, scenes: list[Scene], validation: list[Scene], config: VisionConfig, folder: Path
 ) -> Progress:
-    """Run (or go on with) stage 1. Writes folder/vision.pt (resumable) and logs every 50 steps."""
+    """Run (or go on with) stage 1. Writes folder/vision.pt, from which a stopped run resumes exactly."""
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "vision.pt"
     optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=1e-3, betas=(0.9, 0.98))
@@ -305,14 +310,12 @@ def train_vision(
             line = {"step": progress.step, "size": phase.size, "lr": rate} | {k: v / since for k, v in sums.items()}
             line |= {"wall_s": time.time() - started, "cpu_s": time.process_time() - cpu_started}
             sums, since = {}, 0
-            if progress.step % 250 == 0 and progress.step % 500:
-                _save(checkpoint, model, optimizer, progress)
-            if validation and (progress.step % 500 == 0 or progress.step == total):
-                line["gIoU"] = validate(model, validation, max(phase.size, 128), index)
-                _save(checkpoint, model, optimizer, progress)
+            if progress.step % VALIDATE_EVERY == 0 or progress.step == total:
+                line["gIoU"] = validate(model, validation, phase.size, index)
             progress.history.append(line)
             log.info(" ".join(f"{k} {v:.4g}" for k, v in line.items()))
-    _save(checkpoint, model, optimizer, progress)
+        if progress.step % SAVE_EVERY == 0 or progress.step == total:
+            _save(checkpoint, model, optimizer, progress)
     return progress
 
 

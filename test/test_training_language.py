@@ -1,0 +1,100 @@
+"""Conversations packed behind one picture are what each would be alone."""
+
+import random
+
+import pytest
+import torch
+from training_data import CLASSES, conversations_for, sentences, write_scenes
+
+from lisa_ros.model.conv import ConvImageEncoder
+from lisa_ros.prompt import template
+from lisa_ros.tokenizer import Tokenizer
+from lisa_ros.training.language import Library, Speech, cells_of, pack, read_packed
+from lisa_ros.training.scenes import read_scenes
+from lisa_ros.training.small import QUESTIONS, Sizes, build_lisa, build_sam
+from lisa_ros.training.vocabulary import train_tokenizer
+
+INDEX = {name: i for i, name in enumerate(CLASSES)}
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(sentences(), 320, folder)
+    return Speech(Tokenizer.from_folder(folder), template("compact"), QUESTIONS)
+
+
+def test_the_vocabulary_has_llamas_ids_and_reads_what_it_never_saw(speech):
+    tokenizer = speech.tokenizer
+    assert [tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id] == [0, 1, 2]
+    assert tokenizer.unk_id not in tokenizer.encode("Zwölf Boxkämpfer jagen 27 Viktor 🥊")
+    assert tokenizer.id_of("[SEG]") == len(tokenizer) - 3
+
+
+def test_only_answers_are_trained_and_every_seg_knows_its_mask(speech):
+    turns = [
+        {"command": "Find the ball.", "targets": [1], "answer": "It is the ball, [SEG].", "explain": False},
+        {"command": "Find the box.", "targets": [], "answer": "There is no box here.", "explain": False},
+    ]
+    suffix = speech.suffix({"kind": "followup", "turns": turns})
+    trained = [i for i, on in zip(suffix.ids, suffix.trained, strict=True) if on]
+    assert speech.tokenizer.answer_text(trained).replace(" ", "") == "Itistheball,[SEG].Thereisnoboxhere."
+    assert suffix.targets == [[1]]
+    assert [suffix.ids[at] for at in suffix.segs] == [speech.tokenizer.id_of("[SEG]")]
+
+
+def test_an_answer_without_its_seg_is_refused(speech):
+    turn = {"command": "Find the ball.", "targets": [1], "answer": "It is the ball.", "explain": False}
+    with pytest.raises(ValueError, match="0 \\[SEG\\] for 1 masks"):
+        speech.suffix({"turns": [turn]})
+
+
+def test_packed_conversations_equal_single_ones(speech, tmp_path):
+    torch.manual_seed(0)
+    scenes = read_scenes(write_scenes(tmp_path / "data", 4))
+    library = Library(scenes, INDEX, speech, conversations_for, 64, 4)
+    sizes = Sizes(
+        image_size=64, channels=16, decoder_mlp=16, grid=4, mm_hidden=16, hidden=32, intermediate=48, layers=2, heads=4
+    )
+    lisa = build_lisa(sizes, len(speech.tokenizer), build_sam(16, 64, 8, 16), ConvImageEncoder(16))
+    numbers, suffixes = library.draw(2, 3, random.Random(1))
+    images = [(library.cells[n].index, torch.randn(len(library.cells[n].index), 32)) for n in numbers]
+    with torch.no_grad():
+        packed = pack(lisa, speech, images, suffixes, 16)
+        together = read_packed(lisa, packed)[packed.answer_rows, packed.answer_at]
+        alone = []
+        for image, conversations in zip(images, suffixes, strict=True):
+            for suffix in conversations:
+                one = pack(lisa, speech, [image], [[suffix]], 16)
+                alone.append(read_packed(lisa, one)[one.answer_rows, one.answer_at])
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+
+
+def test_packed_with_all_cells_is_what_the_segmenter_reads(speech):
+    """Positions, mask and order agree with embed_prompt and read, which inference uses."""
+    torch.manual_seed(0)
+    sizes = Sizes(
+        image_size=64, channels=16, decoder_mlp=16, grid=4, mm_hidden=16, hidden=32, intermediate=48, layers=2, heads=4
+    )
+    lisa = build_lisa(sizes, len(speech.tokenizer), build_sam(16, 64, 8, 16), ConvImageEncoder(16))
+    turn = {"command": "Find the ball.", "targets": [1], "answer": "It is the ball, [SEG].", "explain": False}
+    suffix = speech.suffix({"turns": [turn]})
+    tokens = torch.randn(16, 32)
+    text = "USER: <im_start><image><im_end>\nFind the ball. ASSISTANT: It is the ball, [SEG].</s>"
+    ids = torch.tensor([speech.tokenizer.encode_prompt(text)])
+    with torch.no_grad():
+        packed = pack(lisa, speech, [(torch.arange(16), tokens)], [[suffix]], 16)
+        ours = read_packed(lisa, packed)[0]
+        theirs = lisa.read(lisa.embed_prompt(ids, tokens[None]))[0]
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    where = lisa.seg_positions(ids, speech.tokenizer.id_of("[SEG]"), 16)[0].nonzero().flatten().tolist()
+    assert [at for _, at, _ in packed.segs] == where
+
+
+def test_cells_know_what_covers_them(tmp_path):
+    scene = read_scenes(write_scenes(tmp_path / "data", 2))[1]
+    cells = cells_of(scene, INDEX, 64, 4)
+    ball, box = cells.places[1], cells.places[2]
+    assert ball[0] < box[0]
+    assert cells.share[:, :2].max() > 0.3
+    assert len(cells.index) < 16

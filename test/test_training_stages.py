@@ -1,0 +1,113 @@
+"""All stages on a few drawn scenes: a checkpoint comes out that the segmenter loads and the evaluation scores."""
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+import yaml
+from training_data import write_scenes
+
+from lisa_ros import cli
+from lisa_ros.errors import ConfigError
+from lisa_ros.evaluation.examples import read_pictures
+from lisa_ros.training.stages import Run, read_recipe, train
+
+RECIPE = """
+name: tiny
+conversations: training_data:conversations_for
+sentences: training_data:sentences
+vocabulary: 320
+validation: 2
+sizes:
+  {image_size: 64, channels: 16, decoder_mlp: 16, grid: 4, mm_hidden: 16,
+   hidden: 32, intermediate: 48, layers: 2, heads: 4}
+vision: {phases: [{size: 64, batch: 2, steps: 4, lr: 1.0e-3, lr_end: 0.0}], prompts: 3, warmup: 2}
+speech: {steps: 3, pictures: 2, conversations: 2, warmup: 2}
+sight: {steps: 3, pictures: 2, conversations: 2, drawn: 1, warmup: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_scenes(tmp_path_factory.mktemp("scenes") / "data", 10)
+
+
+@pytest.fixture
+def recipe():
+    return read_recipe(yaml.safe_load(RECIPE))
+
+
+def test_train_then_evaluate_as_a_newcomer_would(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    config = _written(tmp_path / "tiny.yaml", f"recipe: small\ndata: {data}\nout: {out}\n{RECIPE}")
+    assert cli.main(["train", "--config", str(config)]) == 0
+    report = tmp_path / "report.json"
+    page = tmp_path / "report.html"
+    arguments = ["evaluate", "--data", str(data), "--model", str(out / "model"), "--json", str(report)]
+    assert cli.main([*arguments, "--html", str(page), "--limit", "4"]) == 0
+    numbers = json.loads(report.read_text())
+    for key in ("gIoU", "cIoU", "n", "by_kind", "absent", "present", "teacher_forced", "time_to_mask_s", "baselines"):
+        assert key in numbers
+    assert numbers["baselines"]["empty"]["gIoU"] == 0
+    assert 0 < numbers["baselines"]["all objects"]["gIoU"] < 1
+    assert "teacher-forced" in capsys.readouterr().out
+    assert "<figure>" in page.read_text()
+
+
+def test_a_stopped_vision_stage_goes_on_to_equal_weights(data, recipe, tmp_path, monkeypatch):
+    whole = Run(recipe, data, tmp_path / "whole")
+    whole.vision()
+    stopped = Run(recipe, data, tmp_path / "stopped")
+    calls = iter(range(100))
+
+    def fail_at_third(*arguments, **options):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return make(*arguments, **options)
+
+    from lisa_ros.training import vision
+
+    make = vision.make_batch
+    monkeypatch.setattr(vision, "make_batch", fail_at_third)
+    monkeypatch.setattr(vision, "SAVE_EVERY", 1)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.vision()
+    Run(recipe, data, tmp_path / "stopped").vision()
+    one, other = (
+        torch.load(tmp_path / name / "vision.pt", weights_only=True)["model"] for name in ("whole", "stopped")
+    )
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_broken_scene_is_named_and_skipped(tmp_path, recipe, caplog):
+    data = write_scenes(tmp_path / "data", 6)
+    (data / "images" / "000003.png").write_bytes(b"no picture")
+    cv2.imwrite(str(data / "ids" / "000004.png"), cv2.imread(str(data / "ids" / "000004.png"))[:10])
+    run = Run(recipe, data, tmp_path / "run")
+    assert len(run.scenes) == 4
+    assert "000003" in caplog.text
+    assert "000004" in caplog.text
+    assert len(list(read_pictures(data))) == 4
+
+
+def test_a_recipe_that_cannot_work_says_so(tmp_path, data, recipe):
+    with pytest.raises(ConfigError, match="lacks or garbles 'vision'"):
+        read_recipe({"name": "x"})
+    with pytest.raises(ConfigError, match="says no data and no out"):
+        train({"recipe": "small"})
+    with pytest.raises(ConfigError, match="does not exist; run the stage 'vision' first"):
+        Run(recipe, data, tmp_path / "run").vision_model(True)
+    with pytest.raises(ConfigError, match="lisa scenes"):
+        Run(recipe, tmp_path, tmp_path / "run")
+
+
+def test_a_folder_without_examples_says_what_it_needs(tmp_path):
+    with pytest.raises(ConfigError, match=r"scenes\.jsonl"):
+        read_pictures(tmp_path)
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path

@@ -1,0 +1,68 @@
+"""A handful of drawn scenes in the format of `lisa scenes`, for tests that train."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+CLASSES = ("ball", "box")
+
+
+def write_scenes(folder: Path, count: int, seed: int = 0) -> Path:
+    """Balls and boxes on a plain ground, with one conversation about each scene."""
+    rng = np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True)
+    (folder / "ids").mkdir()
+    lines = []
+    for number in range(count):
+        rgb = np.full((48, 64, 3), rng.integers(90, 140), np.uint8)
+        ids = np.zeros((48, 64), np.uint8)
+        objects = []
+        for i, name in enumerate(CLASSES[: 1 + number % 2], 1):
+            x, y = int(rng.integers(10, 24) + 30 * (i - 1)), int(rng.integers(12, 36))
+            colour = tuple(int(v) for v in rng.integers(0, 255, 3))
+            for image, value in ((rgb, colour), (ids, i)):
+                if name == "ball":
+                    cv2.circle(image, (x, y), 8, value, -1)
+                else:
+                    cv2.rectangle(image, (x - 8, y - 8), (x + 8, y + 8), value, -1)
+            objects.append({"id": i, "class": name, "color": None, "area": int((ids == i).sum()), "held_out": False})
+        name = f"{number:06d}"
+        cv2.imwrite(str(folder / "images" / f"{name}.png"), rgb)
+        cv2.imwrite(str(folder / "ids" / f"{name}.png"), ids)
+        record = {
+            "id": name,
+            "image": f"images/{name}.png",
+            "ids": f"ids/{name}.png",
+            "depth": None,
+            "objects": objects,
+        }
+        record["camera"] = {"width": 64, "height": 48, "fx": 60.0, "fy": 60.0, "cx": 32.0, "cy": 24.0}
+        record["conversations"] = conversations_for(record, random.Random(number), 3, "test")
+        lines.append(json.dumps(record))
+    (folder / "scenes.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def conversations_for(scene: dict, rng: random.Random, count: int, split: str) -> list[dict]:
+    """By name, one of them absent at times, and a second turn."""
+    made = []
+    for _ in range(count):
+        turns = []
+        for _ in range(rng.choice((1, 2))):
+            name = rng.choice(CLASSES)
+            targets = [o["id"] for o in scene["objects"] if o["class"] == name]
+            answer = f"It is the {name}, [SEG]." if targets else f"There is no {name} here."
+            turns.append({"command": f"Find the {name}.", "targets": targets, "answer": answer, "explain": False})
+        kind = "followup" if len(turns) > 1 else "name" if turns[0]["targets"] else "absent"
+        made.append({"kind": kind, "held_out": split != "train", "turns": turns})
+    return made
+
+
+def sentences(seed: int = 0):
+    for name in CLASSES:
+        yield from (f"Find the {name}.", f"It is the {name}, [SEG].", f"There is no {name} here.", "USER: ASSISTANT:")
