@@ -1,0 +1,87 @@
+"""From outcomes to numbers: who was refused, what counts, what a baseline is."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from training_data import write_scenes
+
+from lisa_ros.evaluation.examples import Example, Said, read_pictures
+from lisa_ros.evaluation.metrics import overlap
+from lisa_ros.evaluation.report import page, summarise, table
+from lisa_ros.evaluation.run import Outcome
+
+
+def outcome(truth, mask, *, kind="name", command="the cup", answer="It is the cup, [SEG].", found=True, explain=False):
+    example = Example(kind, [Said(command, answer, explain)], truth.astype(np.uint8), not truth.any(), names=("cup",))
+    free = overlap(mask, example.truth)
+    baselines = {} if example.absent else {"empty": overlap(np.zeros_like(mask), example.truth)}
+    return Outcome("0", example, answer, mask, found, free, free, baselines, 0.1 if found else None, True)
+
+
+@pytest.fixture
+def outcomes():
+    cup, nothing = np.zeros((10, 10), bool), np.zeros((10, 10), bool)
+    cup[2:6, 2:6] = True
+    half = cup.copy()
+    half[4:] = False
+    return [
+        outcome(cup, cup, explain=True),
+        outcome(
+            cup, half, kind="need", command="I would like to drink something hot now", answer="It is the mug, [SEG]."
+        ),
+        outcome(cup, nothing, found=False, answer="There is no cup here."),
+        outcome(nothing, nothing, kind="absent", found=False, answer="There is no cup here."),
+        outcome(nothing, cup, kind="absent"),
+    ]
+
+
+def test_present_targets_are_scored_and_absent_ones_counted(outcomes):
+    report = summarise(outcomes)
+    assert report["n"] == 3
+    assert report["gIoU"] == pytest.approx((1 + 0.5 + 0) / 3, abs=1e-3)
+    assert report["cIoU"] == pytest.approx((16 + 8) / 48, abs=1e-3)
+    assert report["gIoU_with_absent"] == pytest.approx((1 + 0.5 + 0 + 1 + 0) / 5, abs=1e-3)
+    assert report["absent"] == {"refused": 0.5, "n": 2}
+    assert report["present"]["refused"] == pytest.approx(1 / 3, abs=1e-3)
+    assert report["by_kind"]["need"]["gIoU"] == pytest.approx(0.5, abs=1e-3)
+    assert report["by_length"]["long"]["n"] == 1
+    assert report["explanations"] == {"named_right": 1.0, "n": 1}
+    assert report["baselines"]["empty"]["gIoU"] == 0
+    assert report["time_to_mask_s"]["p50"] == pytest.approx(0.1)
+    json.dumps(report)
+    assert "absent targets refused  50.0% of 2" in table(report)
+
+
+def test_an_evaluation_without_targets_still_reports(outcomes):
+    report = summarise(outcomes[3:])
+    assert report["n"] == 0
+    assert report["present"]["n"] == 0
+    assert table(report)
+
+
+def test_the_page_shows_commands_as_text(outcomes):
+    rgb = np.zeros((10, 10, 3), np.uint8)
+    outcomes[0].example.turns[0] = Said("<b>the cup</b>", "")
+    html = page(outcomes, {"0": rgb})
+    assert "&lt;b&gt;the cup" in html
+    assert html.count("<figure>") == 15
+
+
+def test_scenes_and_reasonseg_folders_are_read_alike(tmp_path):
+    scenes = list(read_pictures(write_scenes(tmp_path / "scenes", 3)))
+    assert len(scenes) == 3
+    assert all(example.truth.shape == picture.rgb.shape[:2] for picture in scenes for example in picture.examples)
+    assert any(example.absent for picture in scenes for example in picture.examples)
+    folder = tmp_path / "reasonseg"
+    folder.mkdir()
+    label = {
+        "text": ["I am thirsty."],
+        "is_sentence": True,
+        "shapes": [{"label": "target", "points": [[1, 1], [5, 1], [5, 5]]}],
+    }
+    cv2.imwrite(str(folder / "a.jpg"), np.zeros((9, 9, 3), np.uint8))
+    (folder / "a.json").write_text(json.dumps(label))
+    (picture,) = read_pictures(folder)
+    assert picture.examples[0].turns[0].verbatim == " I am thirsty. Please output segmentation mask."
