@@ -105,6 +105,7 @@ def load(folder: str, precision: str) -> dict[str, float | str]:
     """Load a checkpoint in this process; bytes and seconds. ``before``: resident before loading began."""
     torch.set_num_threads(1)
     Precision.pick(precision, torch.device("cpu"))  # imports bitsandbytes: a library's code is not what loading costs
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again at what is resident now
     before = read_kilobytes("/proc/self/status", "VmRSS")
     before_anonymous = read_kilobytes("/proc/self/status", "RssAnon")
     begun = time.perf_counter()
