@@ -30,7 +30,7 @@ INTERFACES := $(wildcard msg/*.msg srv/*.srv action/*.action)
 FILES := $(shell find lisa_ros launch config -type f -not -path '*/__pycache__/*' 2>/dev/null | LC_ALL=C sort | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint format types bench clean distclean
+.PHONY: help setup build demo test lint format types clean distclean
 
 help: ## this list
 	@echo "lisa_ros: say what you mean, get a mask"
