@@ -34,6 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.main(arguments)
     except LisaError as error:
         return _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("lisa_ros"):
+            raise
+        return _fail(
+            f"the Python module '{error.name}' is missing; pip install 'lisa_ros[scenes,train,quant]' brings all"
+        )
     except BrokenPipeError:
         # Whoever read the output has seen enough, as in `lisa inspect ... | head -1`.
         sys.stderr.close()

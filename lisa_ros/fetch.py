@@ -176,7 +176,9 @@ def _tower_origin(origin: Origin, spec: Spec, inside: Path, say: Say) -> Origin 
     """Where the CLIP tower comes from: this machine where it has one, else the hub; None where neither has it."""
     beside = Path(origin.source) if isinstance(origin, LocalFolder) else Path()
     try:
-        if (found := resolve_tower(None, spec, beside)) is not None:
+        found = resolve_tower(None, spec, beside)
+        # Another tower may go by the same name in the working directory.
+        if found is not None and read_clip(found).config.hidden_size == spec.mm_hidden_size:
             return LocalFolder.look_up(found)
     except CheckpointError:
         pass  # not here, so from the hub

@@ -185,10 +185,16 @@ def _other_half(name: str) -> bool:
 def _clip_of(spec: Spec, folder: Path, report: Report) -> ClipFolder | None:
     try:
         tower = resolve_tower(None, spec, folder)
-        return read_clip(tower) if tower is not None else None
     except CheckpointError as error:
         report.notes.append(f"{error}. Its weights are not in the figures below")
         return None
+    clip = read_clip(tower) if tower is not None else None
+    if clip is not None and clip.config.hidden_size != spec.mm_hidden_size:
+        report.problems.append(
+            f"the CLIP tower in {tower} is {clip.config.hidden_size} wide, the checkpoint was trained with one of "
+            f"{spec.mm_hidden_size}"
+        )
+    return clip
 
 
 def _unknown_clip(spec: Spec) -> ClipFolder:

@@ -96,6 +96,15 @@ def test_help_names_every_template_and_precision(capsys: pytest.CaptureFixture[s
     assert [name for name in (*PRECISIONS, *TEMPLATES) if name not in told] == []
 
 
+def test_a_missing_dependency_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def no_module(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'mujoco'", name="mujoco")
+
+    monkeypatch.setattr(cli, "import_module", no_module)
+    assert main(["inspect", "x"]) == 1
+    assert "the Python module 'mujoco' is missing" in capsys.readouterr().err
+
+
 # --- segmenting ---
 
 

@@ -93,6 +93,12 @@ def test_an_absent_tower_is_a_note_and_not_a_traceback(checkpoint: Path) -> None
     assert "vision tower" not in report.parameters
 
 
+def test_another_tower_of_the_same_name_is_a_problem(checkpoint: Path) -> None:
+    file = checkpoint.parent / "clip-tiny" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_size": 32}))
+    assert "is 32 wide, the checkpoint was trained with one of 64" in " ".join(inspect(checkpoint).problems)
+
+
 def test_a_tokenizer_that_does_not_fit_is_a_problem(checkpoint: Path) -> None:
     (checkpoint / "added_tokens.json").write_text('{"<im_start>": 801, "<im_end>": 900}')
     problems = " ".join(inspect(checkpoint).problems)
