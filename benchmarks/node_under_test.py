@@ -25,7 +25,8 @@ def lisa_node(**parameters: object) -> Iterator[subprocess.Popen[bytes]]:
     """A running node ``/lisa`` in a DDS domain of its own."""
     settings = {"segmenter": "standin:load", "model": "/models/standin", **parameters}
     arguments = [word for name, value in settings.items() for word in ("-p", f"{name}:={value}")]
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "test")]))
+    paths = [str(REPOSITORY), str(REPOSITORY / "test"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths))
     process = subprocess.Popen(
         [sys.executable, "-m", "lisa_ros.ros.node", "--ros-args", "--log-level", "error", *arguments], env=environment
     )

@@ -271,7 +271,7 @@ def test_nothing_is_left_and_nothing_is_said_however_a_worker_ends(tmp_path):
         """
     )
     before = set(os.listdir("/dev/shm"))
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([os.path.dirname(HERE), HERE]))
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([os.path.dirname(HERE), HERE, *sys.path]))
     for end in ("close", "kill"):
         run = subprocess.run(
             [sys.executable, "-c", program, end],
@@ -291,7 +291,7 @@ def test_nothing_is_left_and_nothing_is_said_however_a_worker_ends(tmp_path):
 
 def test_the_parent_does_not_import_torch():
     program = "import lisa_ros.worker, sys; assert 'torch' not in sys.modules and 'rclpy' not in sys.modules"
-    subprocess.run([sys.executable, "-c", program], check=True, env=dict(os.environ, PYTHONPATH=os.path.dirname(HERE)))
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=os.path.dirname(HERE))
 
 
 def test_frame_memory_costs_only_what_is_written():

@@ -6,6 +6,7 @@ waits.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import sys
@@ -45,10 +46,12 @@ class LisaNode(Node):
     """Wires the parts. Raises ConfigError for parameters that cannot be used."""
 
     def __init__(self, **kwargs: Any) -> None:
+        self._closing = contextlib.ExitStack()  # first: rclpy (9.1) also destroys a node whose making failed
         super().__init__("lisa", **kwargs)
         self.parameters = parameters.declare(self)
-        self._log_handler = RosHandler(self.get_logger())
-        logging.getLogger().addHandler(self._log_handler)
+        log_handler = RosHandler(self.get_logger())
+        logging.getLogger().addHandler(log_handler)
+        self._closing.callback(logging.getLogger().removeHandler, log_handler)
         logging.getLogger("lisa_ros").setLevel(logging.INFO)
 
         self._events: deque[worker.Event] = deque()
@@ -60,11 +63,13 @@ class LisaNode(Node):
         self._alarm_at: float | None = None
 
         current = self._current_parameters
-        self._memory = FrameMemory(self.parameters.max_image_pixels)
-        self._worker = worker.Worker(settings_from(self.parameters), self._memory, self._event_came)
-        frames = Frames(self._memory, current, lambda: self._image.topic_name, self._now_s)
+        memory = FrameMemory(self.parameters.max_image_pixels)
+        self._closing.callback(memory.close)
+        model = worker.Worker(settings_from(self.parameters), memory, self._event_came)
+        self._closing.callback(model.close)
+        frames = Frames(memory, current, lambda: self._image.topic_name, self._now_s)
         topics = Topics(self, frames, current)
-        self._requests = RequestQueue(self._worker, frames.take, frames.check, topics, current, self._wake_at)
+        self._requests = RequestQueue(model, frames.take, frames.check, topics, current, self._wake_at)
         doors = Doors(self, self._requests, current)
         # raw: the bytes as they came, turned into a message only when a command needs the frame.
         self._image = self._subscribe(frames.message_type, "image", frames.keep, SENSOR, raw=True)
@@ -73,12 +78,10 @@ class LisaNode(Node):
 
         self.add_on_set_parameters_callback(self._parameters_set)
         topics.publish_state(self._requests.state)
-        self._worker.start()
+        model.start()
 
     def destroy_node(self) -> None:
-        self._worker.close()
-        self._memory.close()
-        logging.getLogger().removeHandler(self._log_handler)
+        self._closing.close()
         super().destroy_node()
 
     def _current_parameters(self) -> parameters.Parameters:

@@ -59,7 +59,9 @@ class NodeProcess:
         arguments = itertools.chain.from_iterable(
             ("-p", f"{name.replace('~', self.name)}:={value}") for name, value in settings.items()
         )
-        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "test"))))
+        # A sourced ROS installation is on PYTHONPATH too.
+        paths = [str(REPOSITORY), str(REPOSITORY / "test"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths))
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "lisa_ros.ros.node", "--ros-args", "-r", f"__ns:={self.namespace}", *arguments],
