@@ -1,0 +1,372 @@
+"""LISA's own recipe: fine-tune a released LISA on one's own data, or train one as the reference did.
+
+What a step sees is drawn from the seed and the step's number, and so are its dropouts. So a run that was killed and
+started again computes the same numbers as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from lisa_ros.checkpoint import ClipFolder, Spec, load_lisa, read_clip, read_spec, reference_name, resolve_tower
+from lisa_ros.errors import CheckpointError, ConfigError
+from lisa_ros.evaluation.examples import read_pictures
+from lisa_ros.evaluation.metrics import Overlap, ciou, giou, overlap
+from lisa_ros.evaluation.run import forced_mask
+from lisa_ros.model.lisa import Lisa
+from lisa_ros.model.precision import Precision
+from lisa_ros.prompt import template
+from lisa_ros.segmenter import SEG, Segmenter
+from lisa_ros.tokenizer import Tokenizer
+from lisa_ros.training.batch import Batch, Batcher
+from lisa_ros.training.compose import compose
+from lisa_ros.training.datasets.mixture import Mixture, open_mixture
+from lisa_ros.training.finetune_config import FinetuneConfig, LlavaAndSam
+from lisa_ros.training.lora import prepare_training, training_mode
+from lisa_ros.training.objective import Objective
+from lisa_ros.training.snapshot import TRAINED, find_snapshot, restore, save_snapshot, save_trained
+
+log = logging.getLogger(__name__)
+
+PARTS = ("loss", "ce", "bce", "dice")
+
+
+def train(content: Mapping[str, Any]) -> int:
+    """Run ``recipe: lisa`` to its end, from the newest snapshot of the run where there is one. Raises LisaError."""
+    config = FinetuneConfig.from_dict(content)
+    accelerator = _accelerator(config)
+    _claim_folder(config, accelerator.is_main_process)
+    accelerator.wait_for_everyone()
+    run = Finetuning(config, accelerator)
+    try:
+        run.to_the_end()
+    finally:
+        accelerator.end_training()
+    if accelerator.is_main_process:
+        print(f"trained; fold it into a checkpoint with: lisa merge {config.run} --out FOLDER")
+    return 0
+
+
+class Finetuning:
+    """One run. ``accelerator``: accelerate's, which knows the devices, the other processes and the precision."""
+
+    def __init__(self, config: FinetuneConfig, accelerator: Any) -> None:
+        self.config = config
+        self.accelerator = accelerator
+        self.start = _start_folder(config, accelerator)
+        precision = _precision(config, accelerator.device)
+        self.spec, self.clip = _look_up(config, self.start)
+        self.tokenizer = Tokenizer.from_folder(self.start)
+        self.conversation = config.conversation or self.spec.conversation
+        torch.manual_seed(config.seed)
+        self.lisa, _ = load_lisa(self.start, self.clip, precision, accelerator.device)
+        _check_tokens(self.tokenizer, self.lisa, self.spec)
+        trained = prepare_training(
+            self.lisa, config.lora, quantised=precision.quantised, checkpointing=config.gradient_checkpointing
+        )
+        self.lisa.to(accelerator.device)  # LoRA was made on the CPU
+        self.trained = {reference_name(self.lisa, name): parameter for name, parameter in trained.items()}
+        self.precision = precision
+        self.mixture = open_mixture(config.data, Path())
+        seg_id = self.tokenizer.id_of(SEG)
+        assert seg_id is not None
+        objective = Objective(self.lisa, seg_id, config.loss)
+        optimizer = torch.optim.AdamW(
+            self.trained.values(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
+        )
+        self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
+        self.step = 0
+
+    def to_the_end(self) -> None:
+        """All steps that are left."""
+        self._resume()
+        count = sum(parameter.numel() for parameter in self.trained.values())
+        log.info(
+            "%s: %.1f million numbers are trained, in %s on %s; steps %d to %d",
+            *(self.spec.name, count / 1e6, self.precision.name, self.accelerator.device),
+            *(self.step + 1, self.config.steps),
+        )
+        board = _board(self.config, self.step) if self.accelerator.is_main_process else None
+        bar = tqdm(
+            total=self.config.steps,
+            initial=self.step,
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+            dynamic_ncols=True,
+        )
+        batches = self._batches()
+        while self.step < self.config.steps:
+            told = self._one_step(batches)
+            self.step += 1
+            bar.update()
+            bar.set_postfix({name: f"{told[name]:.4g}" for name in (*PARTS, "pictures_per_s")})
+            if board is not None:
+                for name, value in told.items():
+                    board.add_scalar(f"train/{name}", value, self.step)
+            last = self.step == self.config.steps
+            if self.config.validation and (last or self.step % self.config.validation.every == 0):
+                self._validate(board)
+            if last or self.step % self.config.save_every == 0:
+                self._save()
+        bar.close()
+        if board is not None:
+            board.close()
+
+    # --- one step ---
+
+    def _batches(self) -> Iterator[Batch]:
+        """Every batch of this process from the present step on, in order."""
+        config, world = self.config, self.accelerator.num_processes
+        first, last = self.step * config.accumulation, config.steps * config.accumulation
+        numbers = [number * world + self.accelerator.process_index for number in range(first, last)]
+        how = Batcher(
+            self.tokenizer,
+            template(self.conversation),
+            self.spec.image_start_end,
+            self.lisa.input_size,
+            self.clip.preprocessing if self.clip is not None else None,
+            # One id stands for the whole image.
+            config.max_length - self.lisa.vision_tower.num_tokens + 1,
+        )
+        if how.max_tokens < 16:
+            raise ConfigError(
+                f"max_length {config.max_length} leaves {how.max_tokens} tokens beside the image; "
+                f"{self.lisa.vision_tower.num_tokens} are the image's"
+            )
+        loader = DataLoader(
+            _Stream(self.mixture, how, config.batch_size, config.seed),
+            batch_size=None,
+            sampler=numbers,
+            num_workers=config.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+        return iter(loader)
+
+    def _one_step(self, batches: Iterator[Batch]) -> dict[str, float]:
+        config, accelerator = self.config, self.accelerator
+        begun = time.perf_counter()
+        rate = config.learning_rate_at(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        training_mode(self.lisa, True)
+        torch.manual_seed(_seed(config.seed, self.step, accelerator.process_index))
+        sums = torch.zeros(len(PARTS), device=accelerator.device)
+        for number in range(config.accumulation):
+            batch = next(batches).to(accelerator.device)
+            # Only the last pass of a step needs the other processes' gradients.
+            alone = accelerator.no_sync(self.objective) if number + 1 < config.accumulation else nullcontext()
+            with alone:
+                losses = self.objective(batch)
+                accelerator.backward(losses["loss"] / config.accumulation)
+            sums += torch.stack([losses[name].detach().float() for name in PARTS]) / config.accumulation
+        norm = accelerator.clip_grad_norm_(self.trained.values(), config.clip_norm)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        else:
+            log.warning("step %d: the gradient is not finite; the step is left out", self.step + 1)
+            if accelerator.scaler is not None:
+                self.optimizer.step()  # it leaves the step out itself, and lowers its scale
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = accelerator.reduce(sums, "mean")
+        seconds = time.perf_counter() - begun
+        pictures = config.batch_size * config.accumulation * accelerator.num_processes
+        return {
+            **dict(zip(PARTS, sums.tolist(), strict=True)),
+            "gradient_norm": float(norm),
+            "learning_rate": rate,
+            "pictures_per_s": pictures / seconds,
+        }
+
+    # --- snapshots ---
+
+    def _resume(self) -> None:
+        snapshot = find_snapshot(self.config.folder)
+        if snapshot is None:
+            return
+        if snapshot.facts.get("processes") != self.accelerator.num_processes:
+            log.warning(
+                "the run had %s processes and has %d now; from here on it sees other pictures",
+                *(snapshot.facts.get("processes"), self.accelerator.num_processes),
+            )
+        restore(snapshot, self.trained, self.optimizer)
+        if self.accelerator.scaler is not None and snapshot.facts.get("scaler"):
+            self.accelerator.scaler.load_state_dict(snapshot.facts["scaler"])
+        self.step = snapshot.step
+        log.info("going on after step %d", self.step)
+
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
+            facts = {"processes": self.accelerator.num_processes, "scaler": scaler}
+            save_snapshot(self.config.folder, self.step, self.trained, self.optimizer, self._metadata(), facts)
+        self.accelerator.wait_for_everyone()
+
+    def _metadata(self) -> dict[str, str]:
+        """What ``lisa merge`` needs to know."""
+        return {"start": str(self.start.resolve()), "scale": str(self.config.lora.scale), "step": str(self.step)}
+
+    # --- validation ---
+
+    def _validate(self, board: Any) -> None:
+        """gIoU and cIoU, teacher-forced as the reference's; the best weights so far are kept in RUN/best."""
+        training_mode(self.lisa, False)
+        mine = self._overlaps()
+        both = torch.tensor([[o.intersection, o.union] for o in mine], dtype=torch.int64).reshape(-1, 2)
+        overlaps = [Overlap(*pair) for pair in _gather(both, self.accelerator).tolist()]
+        if not self.accelerator.is_main_process:
+            return
+        score = {"step": self.step, "gIoU": giou(overlaps), "cIoU": ciou(overlaps), "n": len(overlaps)}
+        log.info("step %(step)d: gIoU %(gIoU).4f, cIoU %(cIoU).4f over %(n)d", score)
+        for name in ("gIoU", "cIoU"):
+            board.add_scalar(f"validation/{name}", score[name], self.step)
+        best = self.config.folder / "best"
+        if score["gIoU"] > _best_so_far(best):
+            best.mkdir(exist_ok=True)
+            save_trained(best / TRAINED, self.trained, self._metadata())
+            (best / "score.json").write_text(json.dumps(score) + "\n", "utf-8")
+
+    def _overlaps(self) -> list[Overlap]:
+        """Of this process's share of the pictures: each is looked at once, however many processes there are."""
+        told = self.config.validation
+        assert told is not None
+        with torch.inference_mode(), self.accelerator.autocast():
+            segmenter = Segmenter(
+                self.lisa, self.spec, self.tokenizer, self.clip, self.conversation, self.precision.name
+            )
+            pictures = islice(read_pictures(Path(told.data).expanduser()), told.limit)
+            share = islice(pictures, self.accelerator.process_index, None, self.accelerator.num_processes)
+            found = []
+            for picture in share:
+                encoded = segmenter.encode(picture.rgb)
+                found += [overlap(forced_mask(segmenter, encoded, one), one.truth) for one in picture.examples]
+        return found
+
+
+class _Stream(Dataset):
+    """Batches by number. The same number is the same batch, whoever asks and when."""
+
+    def __init__(self, mixture: Mixture, batcher: Batcher, size: int, seed: int) -> None:
+        self._mixture, self._batcher, self._size, self._seed = mixture, batcher, size, seed
+
+    def __getitem__(self, number: int) -> Batch:
+        rng = random.Random(f"{self._seed}/{number}")
+
+        def prepare(example: Any) -> Any:
+            return self._batcher.prepare(example, self._mixture.name_skipped)
+
+        return self._batcher.join([self._mixture.draw(rng, prepare) for _ in range(self._size)])
+
+
+def _accelerator(config: FinetuneConfig) -> Any:
+    try:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate.utils import DistributedType
+    except ImportError as error:
+        raise ConfigError("training needs accelerate; install it with \"pip install 'lisa_ros[train]'\"") from error
+    # A step without a mask leaves the mask decoder without a gradient.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    device = torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu")
+    mixed = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}[_precision(config, device).dtype]
+    accelerator = Accelerator(mixed_precision=mixed, cpu=device.type == "cpu", kwargs_handlers=[unused])
+    if accelerator.distributed_type not in (
+        *(DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU),
+    ):
+        raise ConfigError(
+            f"accelerate is set up for {accelerator.distributed_type.value}; snapshots need every process to hold all "
+            "trained weights. Use plain data parallelism: accelerate launch --multi_gpu"
+        )
+    return accelerator
+
+
+def _precision(config: FinetuneConfig, device: torch.device) -> Precision:
+    """``auto`` is bf16 where the GPU computes in it, else fp32: fp16 has not the range."""
+    precision = Precision.pick(config.precision, device)
+    if config.precision == "auto" and precision.dtype == torch.float16:
+        return Precision.pick("fp32", device)
+    return precision
+
+
+def _claim_folder(config: FinetuneConfig, main: bool) -> None:
+    """Write the configuration into the run's folder. Raises ConfigError where another run lives there."""
+    file = config.folder / "config.yaml"
+    if file.is_file():
+        earlier = yaml.safe_load(file.read_text("utf-8"))
+        if differing := config.differs(earlier if isinstance(earlier, dict) else {}):
+            raise ConfigError(
+                f"{config.folder} holds a run with other settings ({', '.join(differing)}); "
+                "choose another 'run', or remove that folder"
+            )
+    elif main:
+        config.folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump({"recipe": "lisa", **config.as_dict()}, sort_keys=False), "utf-8")
+
+
+def _start_folder(config: FinetuneConfig, accelerator: Any) -> Path:
+    """The checkpoint to start from; made of LLaVA and SAM first, where the configuration names those."""
+    if not isinstance(config.start, LlavaAndSam):
+        return Path(config.start).expanduser()
+    folder = config.folder / "start"
+    if accelerator.is_main_process and not (folder / "config.json").is_file():
+        log.info("putting LLaVA and SAM together in %s", folder)
+        compose(Path(config.start.llava).expanduser(), Path(config.start.sam).expanduser(), folder, config.seed)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def _look_up(config: FinetuneConfig, start: Path) -> tuple[Spec, ClipFolder | None]:
+    spec = read_spec(start)
+    tower = resolve_tower(config.vision_tower, spec, start)
+    return spec, read_clip(tower) if tower is not None else None
+
+
+def _check_tokens(tokenizer: Tokenizer, lisa: Lisa, spec: Spec) -> None:
+    needed = [SEG, *(("<im_start>", "<im_end>") if spec.image_start_end else ())]
+    if missing := [token for token in needed if tokenizer.id_of(token) is None]:
+        raise CheckpointError(f"{spec.name}: the tokenizer has no {missing[0]}")
+    if len(tokenizer) > lisa.llama.config.vocab_size:
+        raise CheckpointError(
+            f"{spec.name}: the tokenizer has {len(tokenizer)} tokens, the embedding {lisa.llama.config.vocab_size} rows"
+        )
+
+
+def _board(config: FinetuneConfig, step: int) -> Any:
+    """TensorBoard's writer. What a killed run wrote after its last snapshot is dropped."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError("logs need tensorboard; install it with \"pip install 'lisa_ros[train]'\"") from error
+    return SummaryWriter(str(config.folder / "log"), purge_step=step + 1)
+
+
+def _best_so_far(folder: Path) -> float:
+    try:
+        return float(json.loads((folder / "score.json").read_text("utf-8"))["gIoU"])
+    except (OSError, ValueError, KeyError):
+        return -1.0
+
+
+def _gather(rows: Tensor, accelerator: Any) -> Tensor:
+    """Rows of all processes, of which each has another number."""
+    if accelerator.num_processes == 1:
+        return rows
+    from accelerate.utils import gather_object
+
+    return torch.tensor(gather_object(rows.tolist()), dtype=torch.int64).reshape(-1, 2)
+
+
+def _seed(seed: int, step: int, process: int) -> int:
+    return random.Random(f"{seed}/{step}/{process}").getrandbits(63)

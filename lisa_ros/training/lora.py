@@ -1,0 +1,90 @@
+"""What LISA trains and what it leaves alone: LoRA in the language model, and a few parts whole.
+
+Trained: LoRA on the attention's q and v of the language model only, all of the embeddings and of the head (a new
+token lives in both), the mask decoder, and the projector of ``[SEG]``. Frozen: the rest of the language model, CLIP,
+the image projector, SAM's image and prompt encoders.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from lisa_ros.errors import ConfigError
+from lisa_ros.model.lisa import Lisa
+
+_ADAPTER = "default"
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """rank 0: no LoRA. targets: names of the language model's linear layers."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+
+    @property
+    def scale(self) -> float:
+        """What B A is multiplied by."""
+        return self.alpha / self.rank if self.rank else 0.0
+
+
+def prepare_training(
+    lisa: Lisa, options: LoraOptions, *, quantised: bool, checkpointing: bool
+) -> dict[str, nn.Parameter]:
+    """Put LoRA into ``lisa`` and choose what is trained: returned by name, float32. Raises ConfigError.
+
+    quantised: whether the language model is in four or eight bits. checkpointing: recompute activations of the language
+    model in the backward pass, for memory.
+    """
+    lisa.requires_grad_(False)
+    lisa.eval()
+    if options.rank:
+        _add_lora(lisa.llama, options, quantised)
+    for part in (lisa.llama.embed_tokens, lisa.lm_head, lisa.seg_projector, lisa.sam.mask_decoder):
+        part.requires_grad_(True)
+    trained = {name: parameter for name, parameter in lisa.named_parameters() if parameter.requires_grad}
+    for parameter in trained.values():
+        # In half precision, a step of Adam on a weight of size one is smaller than the weight's last bit.
+        parameter.data = parameter.data.float()
+    if checkpointing:
+        lisa.llama.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return trained
+
+
+def training_mode(lisa: Lisa, on: bool) -> None:
+    """Dropout and checkpointing in the language model, where LoRA is; everything else is never in training mode."""
+    lisa.eval()
+    lisa.llama.train(on)
+
+
+def is_lora(name: str) -> bool:
+    return ".lora_A." in name or ".lora_B." in name
+
+
+def _add_lora(llama: nn.Module, options: LoraOptions, quantised: bool) -> None:
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ConfigError("LoRA needs peft; install it with \"pip install 'lisa_ros[train]'\"") from error
+    linear = {name.rpartition(".")[2] for name, layer in llama.named_modules() if hasattr(layer, "in_features")}
+    if unknown := set(options.targets) - linear:
+        raise ConfigError(
+            f"lora.targets: no layer '{min(unknown)}'; the language model has {', '.join(sorted(linear))}"
+        )
+    if quantised:
+        # What peft asks a model before it looks at the layers themselves.
+        layer = next(layer for layer in llama.modules() if type(layer).__module__.startswith("bitsandbytes"))
+        llama.is_loaded_in_4bit = type(layer).__name__ == "Linear4bit"
+        llama.is_loaded_in_8bit = type(layer).__name__ == "Linear8bitLt"
+    config = LoraConfig(
+        r=options.rank,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
+        target_modules=list(options.targets),
+        bias="none",
+    )
+    inject_adapter_in_model(config, llama, adapter_name=_ADAPTER)

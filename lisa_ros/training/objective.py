@@ -1,0 +1,86 @@
+"""What is minimised: the answer's cross-entropy and the masks' BCE and Dice, by LISA's weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lisa_ros.model.lisa import Lisa
+from lisa_ros.segmenter import upsample_logits
+from lisa_ros.training.batch import Batch
+from lisa_ros.training.losses import IGNORE, answer_loss, mask_losses
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """The reference's."""
+
+    ce: float = 1.0
+    bce: float = 2.0
+    dice: float = 0.5
+
+
+class Objective(nn.Module):
+    """A batch to its losses, weighted: ``loss``, and its parts ``ce``, ``bce`` and ``dice``; float32 scalars.
+
+    A module, so that what is wrapped for several devices is the whole computation.
+    """
+
+    def __init__(self, lisa: Lisa, seg_token_id: int, weights: LossWeights) -> None:
+        super().__init__()
+        self.lisa = lisa
+        self.seg_token_id = seg_token_id
+        self.weights = weights
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        lisa = self.lisa
+        frozen = lisa.image_projector.weight.dtype
+        with torch.no_grad():
+            embeddings = None
+            if lisa.shares_encoder or any(len(mask) for mask in batch.masks):
+                embeddings = lisa.embed_image(batch.pixels.to(frozen))  # (B, C, h, w)
+            tower_input = embeddings if batch.tower_pixels is None else batch.tower_pixels.to(frozen)
+            tokens = lisa.image_tokens(tower_input)  # (B, K, H)
+        count = tokens.shape[1]
+        embedded = lisa.embed_prompt(batch.ids, tokens[list(batch.image_of)])  # (N, L, H)
+        hidden = lisa.read(embedded.to(frozen))
+        ce = self.weights.ce * self._answers(hidden, batch, count)
+        bce, dice = mask_losses(self._masks(hidden, embeddings, batch, count), [mask.float() for mask in batch.masks])
+        bce, dice = self.weights.bce * bce, self.weights.dice * dice
+        return {"loss": ce + bce + dice, "ce": ce, "bce": bce, "dice": dice}
+
+    def _answers(self, hidden: Tensor, batch: Batch, count: int) -> Tensor:
+        """Cross-entropy of the answers. The head sees only the positions that are trained: its logits are the largest
+        tensor of all."""
+        labels = torch.stack(
+            [
+                torch.cat([row[:at], row.new_full((count - 1,), IGNORE), row[at:]])
+                for row, at in zip(batch.labels, _image_places(batch.ids), strict=True)
+            ]
+        )  # (N, L)
+        trained = labels[:, 1:] != IGNORE
+        logits = self.lisa.lm_head(hidden[:, :-1][trained])  # (M, V)
+        # answer_loss looks one ahead, so the ids stand one later than their logits.
+        return answer_loss(F.pad(logits, (0, 0, 0, 1))[None], F.pad(labels[:, 1:][trained], (1, 0), value=IGNORE)[None])
+
+    def _masks(self, hidden: Tensor, embeddings: Tensor | None, batch: Batch, count: int) -> list[Tensor]:
+        """Mask logits of each image at its own size: (S, H, W) float32. embeddings: None where no image has a mask."""
+        if embeddings is None:
+            return [mask.float() for mask in batch.masks]
+        predicts = self.lisa.seg_positions(batch.ids, self.seg_token_id, count)  # (N, L)
+        seg_embeddings = self.lisa.seg_projector(hidden[predicts])  # (all S, C)
+        image_of = torch.tensor(batch.image_of, device=predicts.device)
+        of_image = [int(predicts[image_of == number].sum()) for number in range(len(batch.masks))]
+        logits = []
+        for number, (prompts, size) in enumerate(zip(seg_embeddings.split(of_image), batch.sizes, strict=True)):
+            low_res, _ = self.lisa.decode_masks(embeddings[number : number + 1], prompts)
+            logits.append(upsample_logits(low_res.float(), size, self.lisa.input_size))
+        return logits
+
+
+def _image_places(ids: Tensor) -> list[int]:
+    """Where each row has its image."""
+    return (ids < 0).int().argmax(dim=1).tolist()

@@ -1,0 +1,42 @@
+"""Writes a checkpoint shard by shard, so that no more than one is in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+INDEX = "model.safetensors.index.json"
+
+
+class ShardWriter:
+    """A model folder in the making. Until :meth:`close` it has no config.json, and nothing takes it for a model."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._shard_of: dict[str, str] = {}
+        self._count = 0
+        self._bytes = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").unlink(missing_ok=True)
+
+    def write(self, tensors: Mapping[str, Tensor]) -> None:
+        """One shard; nothing where there are no tensors."""
+        if not tensors:
+            return
+        self._count += 1
+        name = f"model-{self._count:05d}.safetensors"
+        whole = {key: tensor.contiguous() for key, tensor in tensors.items()}
+        save_file(whole, self._folder / name, metadata={"format": "pt"})
+        self._shard_of |= dict.fromkeys(tensors, name)
+        self._bytes += sum(tensor.nbytes for tensor in tensors.values())
+
+    def close(self, config: Mapping[str, Any]) -> None:
+        """Write the index and config.json."""
+        index = {"metadata": {"total_size": self._bytes}, "weight_map": self._shard_of}
+        (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+        (self._folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
