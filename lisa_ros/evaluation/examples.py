@@ -115,7 +115,8 @@ def _examples(record: dict, ids: NDArray[np.uint8]) -> Iterator[Example]:
         turns = [Said(t["command"], t["answer"], bool(t.get("explain"))) for t in conversation["turns"]]
         targets = conversation["turns"][-1]["targets"]
         yield Example(
-            kind=conversation["kind"],
+            # A need that training never heard in any words asks for more than a new phrasing does.
+            kind=conversation["kind"] + ("_unseen" if conversation.get("held_out_content") else ""),
             turns=turns,
             truth=np.isin(ids, targets).astype(np.uint8),
             absent=not targets,

@@ -198,6 +198,10 @@ class Run:
         library = self.library(self.split[0])
         lisa = self.lisa(vision, len(library.speech.tokenizer))
         table = nn.Parameter(torch.randn(len(self.classes) + len(COLOURS), self.recipe.sizes.mm_hidden))
+        if (self.folder / "speech.pt").exists():  # another round
+            state = torch.load(self.folder / "speech.pt", weights_only=True)
+            lisa.load_state_dict(state["lisa"], strict=False)
+            table.data.copy_(state["table"])
 
         def picture(number: int, rng: random.Random) -> tuple[Tensor, Tensor]:
             cells = library.cells[number]
