@@ -61,7 +61,8 @@ class Report:
     """What is known about a checkpoint without loading it.
 
     facts: text by heading, in the order of printing. parameters: numbers by part. dtypes: parameters by type on disk.
-    size, files: of the weights. problems: why it cannot be used as it is; missing, unexpected, misshapen: tensor names.
+    size, files: of the weights. cache_tokens: that memory's cache holds. problems: why it cannot be used as it is;
+    missing, unexpected, misshapen: tensor names.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Report:
     dtypes: dict[str, int]
     facts: dict[str, str]
     parameters: dict[str, int] = field(default_factory=dict)
+    cache_tokens: int = 0
     memory: dict[str, Memory] = field(default_factory=dict)
     origin: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -127,7 +129,10 @@ def _inspect_lisa(folder: Path) -> Report:
     report.facts = _lisa_facts(spec, lisa, clip, folder, report)
     weighed = {name: tensor for name, tensor in _tensors(lisa) if clip or not name.startswith("vision_tower.clip.")}
     report.parameters = _count(weighed)
-    report.memory = {name: _lisa_memory(name, lisa, weighed) for name in ("fp32", "bf16", "fp16", "int8", "nf4")}
+    report.cache_tokens = min(CACHE_TOKENS, spec.llama.max_position_embeddings)
+    report.memory = {
+        name: _lisa_memory(name, lisa, weighed, report.cache_tokens) for name in ("fp32", "bf16", "fp16", "int8", "nf4")
+    }
     return report
 
 
@@ -331,7 +336,7 @@ def _count(tensors: dict[str, Tensor]) -> dict[str, int]:
     return {part: count for part, count in counts.items() if count}
 
 
-def _lisa_memory(precision: str, lisa: Lisa, tensors: dict[str, Tensor]) -> Memory:
+def _lisa_memory(precision: str, lisa: Lisa, tensors: dict[str, Tensor], cache_tokens: int) -> Memory:
     """What ``precision`` takes on a GPU. int8 and nf4 hold the decoder layers' matrices so, all else in 16 bits."""
     whole = _BYTES.get(precision, 2.0)
     weights = 0.0
@@ -344,7 +349,7 @@ def _lisa_memory(precision: str, lisa: Lisa, tensors: dict[str, Tensor]) -> Memo
             weights += tensor.numel() * _NF4_BYTES
     config = lisa.llama.config
     heads = config.num_key_value_heads * (config.head_dim or config.hidden_size // config.num_attention_heads)
-    cache = 2 * config.num_hidden_layers * heads * CACHE_TOKENS * whole
+    cache = 2 * config.num_hidden_layers * heads * cache_tokens * whole
     return Memory(round(weights), round(cache), round(_encoder_work(lisa) * whole))
 
 
@@ -352,13 +357,13 @@ def _encoder_work(lisa: Lisa) -> int:
     """Numbers that the image encoder holds at its height, estimated.
 
     SAM's global attention adds a bias for every head and pair of patches, which is by far the largest; it is there
-    twice while it is summed. For other encoders the input and eight times as much.
+    twice while it is summed. Of the small model's convolutions we measured twenty times their input.
     """
     vision = lisa.sam.config.vision_config
     if isinstance(getattr(lisa.sam.vision_encoder, "layers", None), nn.ModuleList) and vision.global_attn_indexes:
         patches = (vision.image_size // vision.patch_size) ** 2
         return 2 * vision.num_attention_heads * patches**2
-    return 9 * 3 * lisa.input_size**2
+    return 20 * 3 * lisa.input_size**2
 
 
 # --- the command ---
@@ -388,7 +393,7 @@ def describe(report: Report) -> str:
     lines += [f"  {heading:15} {text}" for heading, text in report.facts.items()]
     lines += [f"  {part:15} {_millions(count)} parameters" for part, count in report.parameters.items()]
     if report.memory:
-        table: list[tuple[str, ...]] = [("memory", "weights", f"{CACHE_TOKENS} tokens", "work, about", "in all")]
+        table: list[tuple[str, ...]] = [("memory", "weights", f"{report.cache_tokens} tokens", "work, about", "in all")]
         table += [(name, *map(gigabytes, (m.weights, m.cache, m.work, m.total))) for name, m in report.memory.items()]
         lines += ["", *("  {:15}{:>10}{:>14}{:>14}{:>10}".format(*row) for row in table)]
         lines.append("  int8 and nf4 beside 16-bit parts, as on a GPU; on a CPU those parts are fp32, twice as large")

@@ -135,7 +135,7 @@ def _default_model() -> Path:
     from lisa_ros.models import default_model
 
     folder = default_model()
-    if not folder.is_dir():
+    if not (folder / "config.json").is_file():
         raise ConfigError(
             "this installation has no model in the box; name one with --model DIR, for example after "
             "'lisa fetch xinlai/LISA-7B-v1'"
