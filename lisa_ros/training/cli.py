@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
+    # It recommends a package at every start, and each request of the hub's client is a line.
+    for noisy in ("bitsandbytes", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     config = read_config(args.config)
     recipe = config.get("recipe")
     if recipe not in RECIPES:

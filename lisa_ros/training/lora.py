@@ -51,7 +51,7 @@ def prepare_training(
         # In half precision, a step of Adam on a weight of size one is smaller than the weight's last bit.
         parameter.data = parameter.data.float()
     if checkpointing:
-        lisa.llama.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _checkpoint(lisa.llama)
     return trained
 
 
@@ -63,6 +63,15 @@ def training_mode(lisa: Lisa, on: bool) -> None:
 
 def is_lora(name: str) -> bool:
     return ".lora_A." in name or ".lora_B." in name
+
+
+def _checkpoint(llama: nn.Module) -> None:
+    # Renamed in transformers 5; the old name is the only one of release 4.
+    new = getattr(llama, "activation_checkpointing_enable", None)
+    if new is not None:
+        new(activation_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        llama.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _add_lora(llama: nn.Module, options: LoraOptions, quantised: bool) -> None:
