@@ -47,7 +47,8 @@ def summarise(outcomes: list[Outcome]) -> dict:
     """The numbers. gIoU and cIoU are over targets that are there; absent ones are counted under ``absent``.
 
     ``gIoU_with_absent`` is LISA's formula over everything (an empty answer for an absent target is 1). A target is
-    refused where the answer has no ``[SEG]``. ``N_acc`` and ``T_acc`` are gRefCOCO's names for the two rates.
+    refused where the answer has no ``[SEG]``. ``N_acc`` and ``T_acc`` are gRefCOCO's: an absent target is right where
+    the mask has no pixel, whatever was said, and a present one where it has some.
     """
     there = [o for o in outcomes if not o.example.absent]
     absent = [o for o in outcomes if o.example.absent]
@@ -63,8 +64,8 @@ def summarise(outcomes: list[Outcome]) -> dict:
         "over_half": round(float(np.mean([o.free.iou > 0.5 for o in there])), 4) if there else 0.0,
         "absent": refused,
         "present": missed,
-        "N_acc": refused["refused"],
-        "T_acc": round(1 - missed["refused"], 4) if there else 0.0,
+        "N_acc": round(float(np.mean([not o.mask.any() for o in absent])), 4) if absent else 0.0,
+        "T_acc": round(float(np.mean([o.mask.any() for o in there])), 4) if there else 0.0,
         "absent_by_kind": {
             kind: _refused([o for o in absent if o.example.kind == kind])
             for kind in sorted({o.example.kind for o in absent})

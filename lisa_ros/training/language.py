@@ -216,13 +216,15 @@ def seg_truth(
 class LanguageConfig:
     """One stage of the language model.
 
-    pictures: a step. conversations: behind each. drawn: masks decoded for each picture (stage 3). answer_weight,
-    teacher_weight, draw_weight: of the three losses.
+    pictures: a step. conversations: behind each. absent: share of them at least that ask for what is not there, where
+    the supply has so many (the model that seldom hears of absence never refuses). drawn: masks decoded for each picture
+    (stage 3). draw_weight: of their loss.
     """
 
     steps: int
     pictures: int = 8
     conversations: int = 8
+    absent: float = 0.3
     lr: float = 2e-3
     lr_end: float = 0.0
     warmup: int = 100
@@ -252,13 +254,15 @@ class Library:
         self.size = size
         self.grid = grid
 
-    def draw(self, count: int, each: int, rng: random.Random) -> tuple[list[int], list[list[Suffix]]]:
+    def draw(
+        self, count: int, each: int, rng: random.Random, absent: float = 0.0
+    ) -> tuple[list[int], list[list[Suffix]]]:
         """``count`` scenes and ``each`` fresh conversations about each. What cannot be used is named and skipped."""
         chosen, suffixes = [], []
         while len(chosen) < count:
             number = rng.randrange(len(self.scenes))
             usable = []
-            for conversation in self._conversations(self.scenes[number].record, rng, each, "train"):
+            for conversation in self._mixed(self.scenes[number].record, each, rng, absent):
                 try:
                     usable.append(self.speech.suffix(conversation, rng))
                 except ValueError as error:
@@ -267,6 +271,14 @@ class Library:
                 chosen.append(number)
                 suffixes.append(usable)
         return chosen, suffixes
+
+    def _mixed(self, record: dict, count: int, rng: random.Random, absent: float) -> list[dict]:
+        """``count`` conversations, a share of ``absent`` about what is not there."""
+        if not absent:
+            return self._conversations(record, rng, count, "train")
+        supply = self._conversations(record, rng, 2 * count, "train")
+        missing = [c for c in supply if not c["turns"][-1]["targets"]][: round(absent * count + rng.random() - 0.5)]
+        return missing + [c for c in supply if c["turns"][-1]["targets"]][: count - len(missing)]
 
     def truth(self, number: int, wanted: list[int]) -> Tensor:
         """(size / 2, size / 2) float32: the mask of ``wanted`` at the mask decoder's grid, soft at edges."""
@@ -296,7 +308,7 @@ def train_language(
     since = 0
     for step in range(config.steps):
         rng = random.Random(f"{config.seed}/{step}")
-        numbers, suffixes = library.draw(config.pictures, config.conversations, rng)
+        numbers, suffixes = library.draw(config.pictures, config.conversations, rng, config.absent)
         images = [picture(number, rng) for number in numbers]
         packed = pack(lisa, library.speech, images, suffixes, library.grid**2)
         hidden = read_packed(lisa, packed)

@@ -200,7 +200,7 @@ class Run:
         table = nn.Parameter(torch.randn(len(self.classes) + len(COLOURS), self.recipe.sizes.mm_hidden))
         if (self.folder / "speech.pt").exists():  # another round
             state = torch.load(self.folder / "speech.pt", weights_only=True)
-            lisa.load_state_dict(state["lisa"], strict=False)
+            _grow(lisa, state["lisa"])
             table.data.copy_(state["table"])
 
         def picture(number: int, rng: random.Random) -> tuple[Tensor, Tensor]:
@@ -341,6 +341,29 @@ def _groups(parameters: list[nn.Parameter], factor: float, decay: float) -> list
 def _language_state(lisa: Lisa) -> dict[str, Tensor]:
     """Everything but SAM and its encoder."""
     return {name: tensor for name, tensor in lisa.state_dict().items() if not name.startswith("sam.")}
+
+
+@torch.no_grad()
+def _grow(lisa: Lisa, state: dict[str, Tensor]) -> None:
+    """Load a language model that may have fewer layers; the new ones lie between and do nothing at first."""
+    numbers = sorted({int(key.split(".")[2]) for key in state if key.startswith("llama.layers.")})
+    layers = lisa.llama.layers
+    added = len(layers) - len(numbers)
+    kept = [
+        i for i in range(len(layers)) if not 2 <= i < 2 + 2 * added or i % 2
+    ]  # a new one before each, from the third
+    if len(kept) != len(numbers):
+        raise ConfigError(f"{len(numbers)} layers cannot grow to {len(layers)}")
+    for i in set(range(len(layers))) - set(kept):
+        layers[i].self_attn.o_proj.weight.zero_()
+        layers[i].mlp.down_proj.weight.zero_()
+    moved = {}
+    for key, tensor in state.items():
+        parts = key.split(".")
+        if key.startswith("llama.layers."):
+            parts[2] = str(kept[int(parts[2])])
+        moved[".".join(parts)] = tensor
+    lisa.load_state_dict(moved, strict=False)
 
 
 @torch.no_grad()
