@@ -377,12 +377,10 @@ def test_training_lowers_the_loss(encoded: tuple[Batch, torch.Tensor]) -> None:
 
 
 def test_a_run_with_other_settings_is_not_continued(tmp_path: Path, data: Path) -> None:
-    finetune._claim_folder(FinetuneConfig.from_dict(settings(tmp_path, data)), True)
-    finetune._claim_folder(FinetuneConfig.from_dict(settings(tmp_path, data, save_every=7)), True)
+    finetune._claim_folder(FinetuneConfig.from_dict(settings(tmp_path, data)))
+    finetune._claim_folder(FinetuneConfig.from_dict(settings(tmp_path, data, save_every=7)))
     with pytest.raises(ConfigError, match=r"other settings \(learning_rate, lora\)"):
-        finetune._claim_folder(
-            FinetuneConfig.from_dict(settings(tmp_path, data, learning_rate=1, lora={"rank": 4})), True
-        )
+        finetune._claim_folder(FinetuneConfig.from_dict(settings(tmp_path, data, learning_rate=1, lora={"rank": 4})))
 
 
 def test_the_stream_gives_the_same_batch_for_the_same_number(data: Path) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from lisa_ros.atomic import replacing
 from lisa_ros.checkpoint import ClipFolder, Spec, load_lisa, read_clip, read_spec, reference_name, resolve_tower
 from lisa_ros.errors import CheckpointError, ConfigError
 from lisa_ros.evaluation.examples import read_pictures
@@ -49,8 +50,10 @@ def train(content: Mapping[str, Any]) -> int:
     """Run ``recipe: lisa`` to its end, from the newest snapshot of the run where there is one. Raises LisaError."""
     config = FinetuneConfig.from_dict(content)
     accelerator = _accelerator(config)
-    _claim_folder(config, accelerator.is_main_process)
-    accelerator.wait_for_everyone()
+    if not accelerator.is_main_process:
+        log.setLevel(logging.WARNING)  # the others would say the same
+    with accelerator.main_process_first():
+        _claim_folder(config)
     run = Finetuning(config, accelerator)
     try:
         run.to_the_end()
@@ -300,7 +303,7 @@ def _precision(config: FinetuneConfig, device: torch.device) -> Precision:
     return precision
 
 
-def _claim_folder(config: FinetuneConfig, main: bool) -> None:
+def _claim_folder(config: FinetuneConfig) -> None:
     """Write the configuration into the run's folder. Raises ConfigError where another run lives there."""
     file = config.folder / "config.yaml"
     if file.is_file():
@@ -310,9 +313,10 @@ def _claim_folder(config: FinetuneConfig, main: bool) -> None:
                 f"{config.folder} holds a run with other settings ({', '.join(differing)}); "
                 "choose another 'run', or remove that folder"
             )
-    elif main:
-        config.folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(yaml.safe_dump({"recipe": "lisa", **config.as_dict()}, sort_keys=False), "utf-8")
+        return
+    config.folder.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as unfinished:
+        unfinished.write_text(yaml.safe_dump({"recipe": "lisa", **config.as_dict()}, sort_keys=False), "utf-8")
 
 
 def _start_folder(config: FinetuneConfig, accelerator: Any) -> Path:
