@@ -50,6 +50,7 @@ class LisaNode(Node):
         super().__init__("lisa", **kwargs)
         self.parameters = parameters.declare(self)
         log_handler = RosHandler(self.get_logger())
+        log_handler.addFilter(lambda _: self.context.ok())  # what fails because ROS is shut down beneath is no news
         logging.getLogger().addHandler(log_handler)
         self._closing.callback(logging.getLogger().removeHandler, log_handler)
         logging.getLogger("lisa_ros").setLevel(logging.INFO)

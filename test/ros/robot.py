@@ -172,16 +172,16 @@ class Client:
 
     # --- commands
 
-    def ready(self) -> Status:
+    def ready(self, limit_s: float = LIMIT_S) -> Status:
         """Wait until commands are taken at every door."""
-        self.wait(lambda: self.heard["status"] and self.heard["status"][-1].state == Status.READY, "ready node")
+        self.state(Status.READY, "ready node", limit_s)
         self.wait(self.action.server_is_ready, "action server")
         self.wait(self.service.service_is_ready, "service")
         self.wait(lambda: self.commands.get_subscription_count() > 0, "subscription to command")
         return self.heard["status"][-1]
 
-    def state(self, wanted: int, what: str) -> Status:
-        self.wait(lambda: self.heard["status"] and self.heard["status"][-1].state == wanted, what)
+    def state(self, wanted: int, what: str, limit_s: float = LIMIT_S) -> Status:
+        self.wait(lambda: self.heard["status"] and self.heard["status"][-1].state == wanted, what, limit_s)
         return self.heard["status"][-1]
 
     def say(self, command: str) -> Segmentation:

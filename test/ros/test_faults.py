@@ -97,7 +97,7 @@ def test_a_worker_does_not_outlive_its_node(launch):
 def test_the_node_stops_when_told_even_in_the_middle_of_a_command(launch, told):
     client = launch()
     client.ready()
-    client.goal("hang", own_image(client))
+    client.goal("hang", own_image(client)).reach(Segment.Feedback.STAGE_READING)
     worker = client.lisa.worker
     client.lisa.process.send_signal(told)
     assert client.lisa.process.wait(20) == 0

@@ -8,9 +8,11 @@ from PIL import Image as Picture
 from robot import pixels_of, stamp, stamped
 
 from lisa_ros.msg import Segmentation, Status
+from lisa_ros.worker import SEGMENTER
 
 pytest.importorskip("torch")
 
+LOAD_S = 120.0  # to import torch and transformers, where the disk and the cores are somebody else's
 COMMANDS = ("the orange part", "the tallest thing, and why")
 
 
@@ -30,14 +32,14 @@ def lisa(golden):
 @pytest.fixture(scope="module")
 def real(launch, golden):
     client = launch(
-        segmenter="lisa_ros.segmenter:Segmenter.from_checkpoint",
+        segmenter=SEGMENTER,
         model=golden / "ckpt",
         vision_tower=golden / "clip-tiny",
         device="cpu",
         precision="fp32",
         threads=1,
     )
-    client.ready()
+    client.ready(LOAD_S)
     return client
 
 
@@ -93,24 +95,34 @@ def test_a_conversation_goes_on_and_is_cleared(real, golden):
     assert real.call(COMMANDS[0], image, session="talk").segmentation.answer == alone
 
 
-@pytest.mark.parametrize("fault", ["missing", "truncated", "another architecture", "no tower"])
-def test_a_checkpoint_that_cannot_be_used_is_named_and_commands_are_not_ready(launch, golden, tmp_path, fault):
-    folder, tower = tmp_path / "ckpt", golden / "clip-tiny"
-    if fault != "missing":
-        shutil.copytree(golden / "ckpt", folder)
-    if fault == "truncated":
-        weights = max(folder.iterdir(), key=lambda path: path.stat().st_size)
-        weights.write_bytes(weights.read_bytes()[:1000])
-    if fault == "another architecture":
-        (folder / "config.json").write_text('{"architectures": ["BertModel"], "model_type": "bert", "hidden_size": 8}')
-    if fault == "no tower":
-        tower = tmp_path / "no-tower"
-    client = launch(
-        segmenter="lisa_ros.segmenter:Segmenter.from_checkpoint", model=folder, vision_tower=tower, device="cpu"
-    )
-    status = client.state(Status.ERROR, "error state")
-    print(status.message)
-    assert str(tower if fault == "no tower" else folder) in status.message
+FAULTS = ("missing", "truncated", "another architecture", "no tower")
+
+
+@pytest.fixture(scope="module")
+def broken(launch, golden, tmp_path_factory):
+    """A node for each fault, and the path that is at fault; all started together, since each imports torch."""
+    nodes = {}
+    for fault in FAULTS:
+        folder, tower = tmp_path_factory.mktemp("broken") / "ckpt", golden / "clip-tiny"
+        if fault != "missing":
+            shutil.copytree(golden / "ckpt", folder)
+        if fault == "truncated":
+            weights = max(folder.iterdir(), key=lambda path: path.stat().st_size)
+            weights.write_bytes(weights.read_bytes()[:1000])
+        if fault == "another architecture":
+            (folder / "config.json").write_text('{"architectures": ["BertModel"], "model_type": "bert"}')
+        if fault == "no tower":
+            tower = folder / "no-tower"
+        client = launch(segmenter=SEGMENTER, model=folder, vision_tower=tower, device="cpu", threads=1)
+        nodes[fault] = (client, tower if fault == "no tower" else folder)
+    return nodes
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_checkpoint_that_cannot_be_used_is_named_and_commands_are_not_ready(broken, fault):
+    client, path = broken[fault]
+    status = client.state(Status.ERROR, "error state", LOAD_S)
+    assert str(path) in status.message
     client.wait(client.service.service_is_ready, "service")
     answer = client.call("the box", stamped(client.node, np.zeros((30, 40, 3), np.uint8)))
     assert (answer.status, status.message in answer.message) == (Segmentation.NOT_READY, True)
