@@ -240,14 +240,16 @@ def read_clip(folder: Path) -> ClipFolder:
 def resolve_tower(tower: str | Path | None, spec: Spec, checkpoint: Path) -> Path | None:
     """The folder of the CLIP tower; None where the checkpoint shares its image encoder and needs none.
 
-    Looked for as a path, beside and inside the checkpoint, and in the local hub cache. Never downloads. Raises
+    What the caller names is a path first; what config.json names is looked for inside the checkpoint and beside it
+    first, so that the working directory does not matter. Then the local hub cache. Never downloads. Raises
     CheckpointError saying where it looked.
     """
     if spec.shared_tower is not None:
         return None
     wanted = str(tower or spec.tower or "openai/clip-vit-large-patch14")
     short = wanted.rstrip("/").rsplit("/", 1)[-1]
-    places = [Path(wanted).expanduser(), checkpoint / wanted, checkpoint / short, checkpoint.parent / short]
+    near = [checkpoint / wanted, checkpoint / short, checkpoint.parent / short]
+    places = [Path(wanted).expanduser(), *near] if tower else [*near, Path(wanted).expanduser()]
     for place in places:
         if (place / "config.json").is_file():
             return place
@@ -270,6 +272,11 @@ def build_lisa(spec: Spec, shapes: Mapping[str, Shape], clip: ClipFolder | None 
             channels, int(spec.shared_tower["grid"]), grid, spec.mm_hidden_size
         )
     elif clip is not None:
+        if clip.config.hidden_size != spec.mm_hidden_size:
+            raise CheckpointError(
+                f"the CLIP tower in {clip.folder} is {clip.config.hidden_size} wide, the checkpoint was trained with "
+                f"one of {spec.mm_hidden_size}; pass another with vision_tower=FOLDER"
+            )
         tower = ClipTower(clip.config, spec.select_layer)
     else:
         raise ConfigError("a LISA without a shared encoder needs a CLIP tower; pass vision_tower=FOLDER")
@@ -320,7 +327,7 @@ def load_lisa(
     if clip is not None and not any(name.startswith("model.vision_tower.") for name in shapes):
         sources.append((find_files(clip.folder), partial(_clip_name, lisa)))
     found = {ours: shape for names, rename in sources for k, shape in read_shapes(names).items() if (ours := rename(k))}
-    _compare(found, _shapes_of(lisa), folder)
+    _compare(found, _shapes_of(lisa), partial(reference_name, lisa), folder)
     precision.prepare(lisa.llama)
     total = sum(file.stat().st_size for names, _ in sources for file in names)
     done = 0
@@ -341,7 +348,7 @@ def load_sam(file: Path) -> SamModel:
     with torch.device("meta"):
         sam = SamModel(infer_sam_config(shapes))
         sam.prompt_encoder.shared_embedding = sam.shared_image_embedding
-    _compare({SAM_NAMES.ours(name): shape for name, shape in shapes.items()}, _shapes_of(sam), file)
+    _compare({SAM_NAMES.ours(name): shape for name, shape in shapes.items()}, _shapes_of(sam), SAM_NAMES.theirs, file)
     for name, tensor in iterate_tensors([file]):
         set_tensor(sam, SAM_NAMES.ours(name), tensor.float().clone())
     return sam.eval()
@@ -377,12 +384,16 @@ def _shapes_of(module: nn.Module) -> dict[str, Shape]:
     return {name: tuple(tensor.shape) for name, tensor in _named_tensors(module)}
 
 
-def _compare(found: Mapping[str, Shape], expected: Mapping[str, Shape], where: Path) -> None:
-    """Raise CheckpointError listing, by name, what is missing, extra or of another shape."""
-    missing = sorted(set(expected) - set(found))
-    extra = sorted(set(found) - set(expected))
+def _compare(
+    found: Mapping[str, Shape], expected: Mapping[str, Shape], theirs: Callable[[str], str], where: Path
+) -> None:
+    """Raise CheckpointError listing, by the names in the file, what is missing, extra or of another shape."""
+    missing = [theirs(name) for name in sorted(set(expected) - set(found))]
+    extra = [theirs(name) for name in sorted(set(found) - set(expected))]
     misshapen = [
-        f"{k} {found[k]} instead of {expected[k]}" for k in sorted(expected) if k in found and found[k] != expected[k]
+        f"{theirs(name)} {found[name]} instead of {shape}"
+        for name, shape in sorted(expected.items())
+        if found.get(name, shape) != shape
     ]
     problems = [
         f"{len(names)} {what}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"

@@ -50,7 +50,7 @@ def read_shapes(files: list[Path]) -> dict[str, Shape]:
             with _open_safetensors(file) as tensors:
                 shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in list(tensors.keys())}
         else:
-            shapes |= {name: tuple(tensor.shape) for name, tensor in _open_pickle(file).items()}
+            shapes |= {name: tuple(tensor.shape) for name, tensor in _open_pickle(file)[0].items()}
     return shapes
 
 
@@ -64,11 +64,12 @@ def iterate_tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
                     yield name, tensor
                     _release(tensor)
         else:
-            tensors = _open_pickle(file)
+            tensors, mapped = _open_pickle(file)
             for name in list(tensors):
                 tensor = tensors.pop(name)
                 yield name, tensor
-                _release(tensor)
+                if mapped:
+                    _release(tensor)
 
 
 def _files_of_index(index: Path) -> list[Path]:
@@ -90,14 +91,16 @@ def _open_safetensors(file: Path) -> safe_open:
         raise CheckpointError(f"{file} is damaged or truncated: {error}") from error
 
 
-def _open_pickle(file: Path) -> dict[str, Tensor]:
+def _open_pickle(file: Path) -> tuple[dict[str, Tensor], bool]:
+    """The tensors, and whether they map the file; one from before PyTorch 1.6 cannot be mapped and is read whole."""
+    mapped = True
     try:
         try:
             loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError as error:
-            # Files from before PyTorch 1.6 cannot be mapped into memory; they are read whole.
             if "mmap" not in str(error):
                 raise
+            mapped = False
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"Unsupported (?:global|operand|class)[^\n]*|GLOBAL [\w.]+", str(error))
@@ -111,7 +114,7 @@ def _open_pickle(file: Path) -> dict[str, Tensor]:
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
         raise CheckpointError(f"{file} is not a table of named tensors")
-    return {str(name): tensor for name, tensor in loaded.items()}
+    return {str(name): tensor for name, tensor in loaded.items()}, mapped
 
 
 def _release(tensor: Tensor) -> None:

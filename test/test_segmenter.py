@@ -210,3 +210,32 @@ def test_a_long_run_of_seg_tokens_is_bounded(segmenter, wide, monkeypatch) -> No
     result = segmenter.segment(segmenter.encode(wide), DRINK, verbatim=True, max_new_tokens=10)
     assert len(result.masks) == 3
     assert len(result.answer_ids) == 10
+
+
+def test_a_tower_of_another_width_is_named(tmp_path: Path) -> None:
+    tower = tmp_path / "clip-tiny"
+    tower.mkdir()
+    for file in (GOLDEN / "clip-tiny").iterdir():
+        (tower / file.name).write_bytes(file.read_bytes())
+    config = tower / "config.json"
+    config.write_text(config.read_text().replace('"hidden_size": 64', '"hidden_size": 128'))
+    with pytest.raises(CheckpointError, match=r"128 wide.*one of 64"):
+        Segmenter.from_checkpoint(GOLDEN / "ckpt", vision_tower=tower, device="cpu")
+
+
+def test_the_working_directory_does_not_choose_the_tower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "clip-tiny").mkdir()
+    (tmp_path / "clip-tiny" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert Segmenter.from_checkpoint(GOLDEN / "ckpt", device="cpu").lisa.vision_tower.num_tokens == 256
+
+
+def test_tensors_that_share_memory_in_an_old_file_are_read_right(tmp_path: Path) -> None:
+    from lisa_ros.tensors import iterate_tensors
+
+    whole = torch.arange(8192.0)
+    file = tmp_path / "pytorch_model.bin"
+    torch.save({"a": whole, "b": whole[4096:]}, file, _use_new_zipfile_serialization=False)
+    read = {name: tensor.clone() for name, tensor in iterate_tensors([file])}
+    assert torch.equal(read["a"], whole)
+    assert torch.equal(read["b"], whole[4096:])
