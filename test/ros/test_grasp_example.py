@@ -99,7 +99,13 @@ def test_depth_in_another_frame_is_refused(grasp, depth_camera: DepthCamera) -> 
         depth_camera.frame_id = "camera_optical"
     assert done.returncode == 1
     assert "camera_depth_optical" in done.stderr
-    assert "aligned" in done.stderr
+    assert "align depth" in done.stderr
+
+
+def test_what_is_not_there_is_no_grasp(grasp) -> None:
+    done = grasp("nothing")
+    assert done.returncode == 1
+    assert "nothing like that" in done.stderr
 
 
 def test_an_object_without_depth_is_said_so(grasp, depth_camera: DepthCamera) -> None:
