@@ -199,6 +199,7 @@ def _clip_of(spec: Spec, folder: Path, report: Report) -> ClipFolder | None:
             f"the CLIP tower in {tower} is {clip.config.hidden_size} wide, the checkpoint was trained with one of "
             f"{spec.mm_hidden_size}"
         )
+        return None
     return clip
 
 
