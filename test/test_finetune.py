@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,9 +28,8 @@ from lisa_ros.model.lisa import Lisa
 from lisa_ros.model.precision import Precision
 from lisa_ros.prompt import Turn, template
 from lisa_ros.tokenizer import Tokenizer
-from lisa_ros.training import finetune
+from lisa_ros.training import cli, finetune
 from lisa_ros.training.batch import Batch, Batcher
-from lisa_ros.training.cli import read_config
 from lisa_ros.training.compose import compose
 from lisa_ros.training.datasets.example import BadExample, Dialogue, Example
 from lisa_ros.training.finetune_config import FinetuneConfig
@@ -400,7 +400,7 @@ def test_the_stream_gives_the_same_batch_for_the_same_number(data: Path) -> None
 
 
 def test_the_example_configuration_is_valid(repository: Path) -> None:
-    config = FinetuneConfig.from_dict(read_config(repository / "config" / "train_lisa_7b.yaml"))
+    config = FinetuneConfig.from_dict(cli.read_config(repository / "config" / "train_lisa_7b.yaml"))
     defaults = FinetuneConfig(run=config.run, start=config.start, data=config.data, validation=config.validation)
     assert replace(config, precision="auto") == defaults
 
@@ -426,6 +426,17 @@ def test_the_example_configuration_is_valid(repository: Path) -> None:
 def test_a_wrong_setting_is_named(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         FinetuneConfig.from_dict(settings(Path("run"), Path("data")) | changes)
+
+
+def test_an_unknown_recipe_or_a_broken_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("recipe: soup")
+    with pytest.raises(ConfigError, match="recipe 'soup' is not known; choose one of lisa"):
+        cli.main(Namespace(config=tmp_path / "recipe.yaml"))
+    (tmp_path / "broken.yaml").write_text("a: [")
+    (tmp_path / "list.yaml").write_text("- a")
+    for name, told in {"broken": "cannot be read", "list": "holds no settings", "none": "cannot be read"}.items():
+        with pytest.raises(ConfigError, match=rf"{name}\.yaml {told}"):
+            cli.read_config(tmp_path / f"{name}.yaml")
 
 
 def test_numbers_may_be_written_as_yaml_reads_them() -> None:

@@ -118,6 +118,18 @@ def test_qlora_is_folded_into_the_whole_weights(tmp_path: Path) -> None:
     torch.testing.assert_close(load_file(tmp_path / "merged" / "model-00001.safetensors")[name], expected)
 
 
+def test_a_tower_that_the_configuration_named_is_found_again(tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    start.mkdir()
+    for file in (COMPACT / "ckpt").iterdir():
+        (start / file.name).write_bytes(file.read_bytes())
+    metadata = {"start": str(start), "tower": str(COMPACT / "clip-tiny"), "scale": "1.0"}
+    (tmp_path / "run" / "best").mkdir(parents=True)
+    save_trained(tmp_path / "run" / "best" / "trained.safetensors", {"lm_head.weight": torch.zeros(803, 96)}, metadata)
+    lisa_merge(tmp_path / "run", "--out", tmp_path / "merged")
+    Segmenter.from_checkpoint(tmp_path / "merged", device="cpu", precision="fp32")
+
+
 @pytest.mark.parametrize("style", ["reference", "peft"])
 def test_a_checkpoint_of_the_reference_with_lora_apart_is_merged(tmp_path: Path, style: str) -> None:
     """What zero_to_fp32 leaves (pytorch_model.bin, long names, CLIP inside), and the newer names of peft."""

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from lisa_ros.atomic import replacing
 from lisa_ros.checkpoint import ClipFolder, Spec, load_lisa, read_clip, read_spec, reference_name, resolve_tower
-from lisa_ros.errors import CheckpointError, ConfigError
-from lisa_ros.evaluation.examples import read_pictures
+from lisa_ros.errors import CheckpointError, ConfigError, OutOfMemory
+from lisa_ros.evaluation.examples import Picture, read_pictures
 from lisa_ros.evaluation.metrics import Overlap, ciou, giou, overlap
 from lisa_ros.evaluation.run import forced_mask
 from lisa_ros.model.lisa import Lisa
@@ -36,7 +36,7 @@ from lisa_ros.tokenizer import Tokenizer
 from lisa_ros.training.batch import Batch, Batcher
 from lisa_ros.training.compose import compose
 from lisa_ros.training.datasets.mixture import Mixture, open_mixture
-from lisa_ros.training.finetune_config import FinetuneConfig, LlavaAndSam
+from lisa_ros.training.finetune_config import FinetuneConfig, LlavaAndSam, Validation
 from lisa_ros.training.lora import prepare_training, training_mode
 from lisa_ros.training.objective import Objective
 from lisa_ros.training.snapshot import TRAINED, find_snapshot, restore, save_snapshot, save_trained
@@ -54,9 +54,13 @@ def train(content: Mapping[str, Any]) -> int:
         log.setLevel(logging.WARNING)  # the others would say the same
     with accelerator.main_process_first():
         _claim_folder(config)
-    run = Finetuning(config, accelerator)
     try:
-        run.to_the_end()
+        Finetuning(config, accelerator).to_the_end()
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(
+            f"out of memory while training: {str(error).splitlines()[0]}; use precision nf4, batch_size 1 with more "
+            "accumulation, or gradient_checkpointing"
+        ) from error
     finally:
         accelerator.end_training()
     if accelerator.is_main_process:
@@ -85,6 +89,8 @@ class Finetuning:
         self.trained = {reference_name(self.lisa, name): parameter for name, parameter in trained.items()}
         self.precision = precision
         self.mixture = open_mixture(config.data, Path())
+        if config.validation and next(_validation_pictures(config.validation), None) is None:
+            raise ConfigError(f"validation.data: {config.validation.data} has no picture that can be used")
         seg_id = self.tokenizer.id_of(SEG)
         assert seg_id is not None
         objective = Objective(self.lisa, seg_id, config.loss)
@@ -220,7 +226,12 @@ class Finetuning:
 
     def _metadata(self) -> dict[str, str]:
         """What ``lisa merge`` needs to know."""
-        return {"start": str(self.start.resolve()), "scale": str(self.config.lora.scale), "step": str(self.step)}
+        return {
+            "start": str(self.start.resolve()),
+            "tower": str(self.clip.folder.resolve()) if self.clip is not None else "",
+            "scale": str(self.config.lora.scale),
+            "step": str(self.step),
+        }
 
     # --- validation ---
 
@@ -250,8 +261,9 @@ class Finetuning:
             segmenter = Segmenter(
                 self.lisa, self.spec, self.tokenizer, self.clip, self.conversation, self.precision.name
             )
-            pictures = islice(read_pictures(Path(told.data).expanduser()), told.limit)
-            share = islice(pictures, self.accelerator.process_index, None, self.accelerator.num_processes)
+            share = islice(
+                _validation_pictures(told), self.accelerator.process_index, None, self.accelerator.num_processes
+            )
             found = []
             for picture in share:
                 encoded = segmenter.encode(picture.rgb)
@@ -345,6 +357,10 @@ def _check_tokens(tokenizer: Tokenizer, lisa: Lisa, spec: Spec) -> None:
         raise CheckpointError(
             f"{spec.name}: the tokenizer has {len(tokenizer)} tokens, the embedding {lisa.llama.config.vocab_size} rows"
         )
+
+
+def _validation_pictures(told: Validation) -> Iterator[Picture]:
+    return islice(read_pictures(Path(told.data).expanduser()), told.limit)
 
 
 def _board(config: FinetuneConfig, step: int) -> Any:

@@ -69,7 +69,8 @@ def merge_run(
     base = start or Path(metadata.get("start", ""))
     if not (base / "config.json").is_file():
         raise CheckpointError(f"the model that {run} started from is not at {base}; say where with --start")
-    _fold(base, trained, float(metadata.get("scale", "0")), out, dtype)
+    tower = Path(metadata["tower"]) if metadata.get("tower") else None
+    _fold(base, trained, float(metadata.get("scale", "0")), out, dtype, tower)
 
 
 def merge_checkpoint(source: Path, out: Path, *, alpha: float, dtype: torch.dtype | None = None) -> None:
@@ -104,7 +105,14 @@ def _weights_of(run: Path, weights: str | None) -> Path:
     return snapshot.folder / TRAINED
 
 
-def _fold(base: Path, trained: Mapping[str, Tensor], scale: float, out: Path, dtype: torch.dtype | None) -> None:
+def _fold(
+    base: Path,
+    trained: Mapping[str, Tensor],
+    scale: float,
+    out: Path,
+    dtype: torch.dtype | None,
+    tower: Path | None = None,
+) -> None:
     pairs: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
     for name, tensor in trained.items():
@@ -135,7 +143,7 @@ def _fold(base: Path, trained: Mapping[str, Tensor], scale: float, out: Path, dt
     if waiting:
         raise CheckpointError(f"{base} is not the model that was trained: it has no {min(waiting)}")
     _copy_words(base, out)
-    writer.close(_config(base, out, vocabulary))
+    writer.close(_config(base, out, vocabulary, tower))
     read_spec(out)
 
 
@@ -151,15 +159,18 @@ def _copy_words(base: Path, out: Path) -> None:
             shutil.copyfile(file, out / file.name)
 
 
-def _config(base: Path, out: Path, vocabulary: int | None) -> dict[str, Any]:
-    """The base's config.json; where the CLIP tower would not be found from the new place, with the path to it."""
+def _config(base: Path, out: Path, vocabulary: int | None, tower: Path | None) -> dict[str, Any]:
+    """The base's config.json; where the CLIP tower would not be found from the new place, with the path to it.
+
+    tower: what the run used; None: what the base's own configuration leads to.
+    """
     config = json.loads((base / "config.json").read_text("utf-8"))
     if vocabulary is not None:
         config["vocab_size"] = vocabulary
     if "lisa" in config:
         config["lisa"].pop("name", None)  # the folder's name is its name
     spec = read_spec(base)
-    tower = _tower(spec, base)
+    tower = tower or _tower(spec, base)
     if tower is not None and _tower(spec, out) is None:
         config["mm_vision_tower"] = str(tower.resolve())
     return config
