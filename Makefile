@@ -17,7 +17,7 @@ PIP  := $(BIN)/python -m pip install --disable-pip-version-check --no-warn-confl
 # A stamp's name holds the checksum of what it stands for: a changed pin sets up again, a touched file does not.
 stamp = $(VENV)/.$(1)-$(shell cat $(2) | cksum | cut -d' ' -f1)
 ROS_STAMP    := $(call stamp,ros,requirements/ros-$(ROS).txt requirements/colcon.txt scripts/fix_cmake_paths.py)
-PYTHON_STAMP := $(call stamp,python,requirements/library.txt requirements/test.txt pyproject.toml)
+PYTHON_STAMP := $(call stamp,python,requirements/library.txt requirements/test.txt requirements/train.txt pyproject.toml)
 BUILD_STAMP  := $(WORK)/built
 
 # The whole environment a ROS workspace's setup file would give; the venv is underlay and overlay in one prefix.
