@@ -110,6 +110,13 @@ def test_one_runs_some_wait_the_next_is_busy(robot):
     assert (robot.status(keys[0]), robot.at_worker) == (Status.SUCCESS, keys[:2])
 
 
+def test_a_stage_that_nobody_knows_is_passed_over(robot):
+    key = robot.submit()
+    for name in ("reading", "pondering"):
+        robot.queue.handle(worker.Staged(key, name))
+    assert [progress.stage for progress in robot.progress[key]] == [Stage.ENCODING, Stage.READING, Stage.READING]
+
+
 def test_no_mask_is_not_found(robot):
     key = robot.submit()
     robot.done(key)

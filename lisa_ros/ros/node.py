@@ -94,13 +94,13 @@ class LisaNode(Node):
         self._events_came.trigger()
 
     def _drain(self) -> None:
+        handle = self._guarded(self._requests.handle)  # one by one: an event that fails does not hold up the next
         while self._events:
             event = self._events.popleft()
-            # Where tokens came faster than they are passed on, the newest one says it all.
-            if not (
-                isinstance(event, worker.Answering) and self._events and isinstance(self._events[0], worker.Answering)
-            ):
-                self._requests.handle(event)
+            newer = self._events[0] if self._events else None
+            if isinstance(event, worker.Answering) and isinstance(newer, worker.Answering):
+                continue  # tokens came faster than they are passed on: the newest one says it all
+            handle(event)
 
     def _wake_at(self, when: float | None) -> None:
         """Ring at ``when`` (time.monotonic), or not at all."""

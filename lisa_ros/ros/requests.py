@@ -220,7 +220,7 @@ class RequestQueue:
                 self._refuse(work.request, event.error, work.frame)
             return
         if isinstance(event, worker.Staged):
-            work.stage = Stage[event.name.upper()]
+            work.stage = Stage.__members__.get(event.name.upper(), work.stage)
         elif isinstance(event, worker.Answering):
             work.partial_answer = event.text
         elif isinstance(event, worker.Found):

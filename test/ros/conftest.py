@@ -31,7 +31,7 @@ def context():
 
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory, context):
-    """launch(**parameters) -> Client of a new node; all are stopped after the module, and leave no worker behind."""
+    """launch(**parameters) -> Client of a new node; all are stopped after the module."""
     clients: list[Client] = []
 
     def launch(**parameters) -> Client:
@@ -44,14 +44,17 @@ def launch(tmp_path_factory, context):
         client.close()
 
 
-@pytest.fixture(scope="module")
-def shared_client(launch):
-    return launch()
+@pytest.fixture(scope="session")
+def shared_client(tmp_path_factory, context):
+    client = Client(context, NodeProcess(tmp_path_factory.mktemp("node")))
+    yield client
+    client.lisa.stop()
+    client.close()
 
 
 @pytest.fixture
 def client(shared_client):
-    """A ready node shared by the tests of a module, with nothing heard yet and no camera."""
+    """A ready node that all tests share, with nothing heard yet and no camera. It has survived the tests before."""
     shared_client.ready()
     shared_client.view = None
     for messages in shared_client.heard.values():

@@ -163,4 +163,4 @@ def test_a_compressed_camera_is_understood(launch):
     assert (answer.header.stamp.sec, len(answer.masks)) == (7, 1)
     damaged = client.wait(lambda: (a := look(jpeg[:50])).status == Segmentation.INVALID_IMAGE and a, "refusal")
     assert "JPEG" in damaged.message
-    assert client.heard["status"][-1].state == Status.READY
+    client.state(Status.READY, "ready node")
