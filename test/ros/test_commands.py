@@ -154,9 +154,10 @@ def test_the_overlay_is_published_to_those_who_look(client):
 
 
 def test_a_late_listener_learns_the_state(client):
-    late = client.listen("status", Status, QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
-    late.clear()
+    late, latched = [], QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    listener = client.node.create_subscription(Status, f"{client.lisa.name}/status", late.append, latched)
     client.wait(lambda: late, "status")
+    client.node.destroy_subscription(listener)
     assert (late[-1].state, late[-1].progress, late[-1].model) == (Status.READY, 1.0, "stand-in")
     assert (late[-1].device, late[-1].precision) == ("cpu", "fp32")
 
