@@ -29,8 +29,9 @@ import numpy as np
 import torch
 from loading_memory import machine
 from numpy.typing import NDArray
-from random_checkpoint import SHORT_ANSWER, SIZES, answering, write_checkpoint
+from random_checkpoint import CLIP_FOLDER, SHORT_ANSWER, SIZES, answering, write_checkpoint
 from torch import Tensor
+from transformers import CLIPVisionModel
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionEncoder
 
 from lisa_ros.image import for_sam
@@ -59,8 +60,9 @@ class WithoutCache(Segmenter):
 class Reference:
     """The reference's evaluate(), step by step, on the same weights."""
 
-    def __init__(self, segmenter: Segmenter, rgb: NDArray[np.uint8], embedding: Tensor):
+    def __init__(self, segmenter: Segmenter, clip: CLIPVisionModel, rgb: NDArray[np.uint8], embedding: Tensor):
         self.segmenter, self.lisa, self.rgb, self.embedding = segmenter, segmenter.lisa, rgb, embedding
+        self.clip = clip  # all its layers, of which lisa's tower builds only those that are read
 
     @torch.inference_mode()
     def answer(self, command: str, *, sam: bool = True) -> tuple[list[int], Tensor]:
@@ -72,15 +74,21 @@ class Reference:
         clip_pixels = self.segmenter._clip_pixels(self.rgb)
         answer: list[int] = []
         while not answer or answer[-1] != tokenizer.eos_id:
-            embedded = lisa.embed_prompt(torch.tensor([ids + answer]), lisa.image_tokens(clip_pixels))
+            features = self.clip(clip_pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+            embedded = lisa.embed_prompt(torch.tensor([ids + answer]), lisa.image_projector(features))
             hidden = lisa.read(embedded)  # (1, L, H)
             answer.append(int(lisa.lm_head(hidden)[0, -1].argmax()))
         embeddings = lisa.seg_projector(hidden)[0]  # (L, C)
         image = self._encode() if sam else self.embedding
         all_ids = torch.tensor([ids + answer])
         where = lisa.seg_positions(all_ids, tokenizer.id_of("[SEG]"), lisa.vision_tower.num_tokens)[0, :-1]
-        lisa._positions = None  # the reference computes the grid's positional encoding for every image
-        masks, _ = lisa.decode_masks(image, embeddings[where])
+        masks = lisa.sam.mask_decoder(
+            image_embeddings=image,
+            image_positional_embeddings=lisa.sam.get_image_wide_positional_embeddings(),
+            sparse_prompt_embeddings=embeddings[None, where, None],
+            dense_prompt_embeddings=lisa.sam.prompt_encoder.no_mask_embed.weight[:, :, None, None].expand_as(image),
+            multimask_output=False,
+        )[0][0]
         return answer, upsample_logits(masks.float(), self.rgb.shape[:2], lisa.input_size)
 
     def _encode(self) -> Tensor:
@@ -114,8 +122,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lisa-random-") as folder:
         write_checkpoint(Path(folder), SIZES[args.size])
         segmenter = Segmenter.from_checkpoint(folder, device="cpu", precision="fp32")
+        clip = CLIPVisionModel.from_pretrained(Path(folder) / CLIP_FOLDER).eval()
     results = (
-        compare_concurrency(segmenter, rgb, args.rounds) if args.concurrency else compare(segmenter, rgb, args.rounds)
+        compare_concurrency(segmenter, rgb, args.rounds)
+        if args.concurrency
+        else compare(segmenter, clip, rgb, args.rounds)
     )
     about = {"size": args.size, "image": [args.height, args.width], "rounds": args.rounds}
     about |= {"machine": machine(), "torch": torch.__version__}
@@ -130,7 +141,7 @@ def explanation(tokenizer: Tokenizer) -> list[int]:
     return [*begin, *rest[: EXPLANATION_TOKENS - len(begin) - 1], tokenizer.eos_id]
 
 
-def compare(segmenter: Segmenter, rgb: NDArray[np.uint8], rounds: int) -> dict[str, object]:
+def compare(segmenter: Segmenter, clip: CLIPVisionModel, rgb: NDArray[np.uint8], rounds: int) -> dict[str, object]:
     """Every way of answering, in turn, ``rounds`` times; prints the table and returns the figures."""
     tokenizer, lisa = segmenter.tokenizer, segmenter.lisa
     short = [*tokenizer.encode(SHORT_ANSWER), tokenizer.eos_id]
@@ -139,7 +150,7 @@ def compare(segmenter: Segmenter, rgb: NDArray[np.uint8], rounds: int) -> dict[s
     without_cache = WithoutCache(lisa, segmenter.spec, tokenizer, segmenter._clip, segmenter.spec.conversation, "fp32")
     with torch.inference_mode():
         embedding = lisa.embed_image(torch.from_numpy(for_sam(rgb, lisa.input_size))[None])
-    reference = Reference(segmenter, rgb, embedding)
+    reference = Reference(segmenter, clip, rgb, embedding)
     with brief():
         check_equal(reference, segmenter, rgb)
 

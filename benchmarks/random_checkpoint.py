@@ -32,7 +32,7 @@ import sentencepiece
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import CLIPVisionConfig, LlamaConfig, SamConfig, SamModel, SamVisionConfig
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, SamConfig, SamModel, SamVisionConfig
 
 from lisa_ros.checkpoint import SAM_NAMES, ClipFolder, Spec, build_lisa, reference_name
 from lisa_ros.image import CLIP_MEAN, CLIP_STD, ClipPreprocessing
@@ -129,6 +129,13 @@ def shapes_of(lisa: Lisa) -> dict[str, Shape]:
     saved = lisa.state_dict()
     tensors = [*lisa.named_parameters(), *(item for item in lisa.named_buffers() if item[0] in saved)]
     return {name: tuple(tensor.shape) for name, tensor in tensors}
+
+
+def clip_shapes(size: Size) -> dict[str, Shape]:
+    """Name and shape of every tensor of CLIP's vision model, also of the last layer, which LISA does not read."""
+    with torch.device("meta"):
+        clip = CLIPVisionModel(size.clip)
+    return {name: tuple(t.shape) for name, t in getattr(clip, "vision_model", clip).named_parameters()}
 
 
 class Numbers:
@@ -229,7 +236,10 @@ def write_checkpoint(
         return tensor
 
     own = {reference_name(lisa, name): name for name in shapes if not name.startswith("vision_tower.")}
-    tower = {"vision_model." + n.removeprefix("vision_tower.clip."): n for n in shapes if n.startswith("vision_tower.")}
+    tower = {}
+    for name, shape in clip_shapes(size).items():
+        tower["vision_model." + name] = "vision_tower.clip." + name
+        shapes["vision_tower.clip." + name] = shape
     written = 0
     for place, names in ((folder, own), (folder / CLIP_FOLDER, tower)):
         place.mkdir(exist_ok=True)

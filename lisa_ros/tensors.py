@@ -117,6 +117,13 @@ def _open_pickle(file: Path) -> tuple[dict[str, Tensor], bool]:
     return {str(name): tensor for name, tensor in loaded.items()}, mapped
 
 
+def give_back_freed() -> None:
+    """Hand what was freed inside the C library's heap back to the operating system; it keeps such holes otherwise."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def _release(tensor: Tensor) -> None:
     """Give the pages under a tensor back to the kernel: they map a file, which could be read again."""
     storage = tensor.untyped_storage()

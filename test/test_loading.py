@@ -180,7 +180,7 @@ def test_a_missing_tower_says_where_it_was_looked_for(folder: Path) -> None:
 
 def test_a_tower_of_another_size_is_a_misfit_and_not_a_crash(folder: Path) -> None:
     file = folder / "clip-random" / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {"num_hidden_layers": 4}), "utf-8")
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {"num_hidden_layers": 6}), "utf-8")
     with pytest.raises(CheckpointError, match=r"missing: model\.vision_tower"):
         load(folder)
 

@@ -13,6 +13,7 @@ from transformers import LlamaModel
 
 from lisa_ros.errors import ConfigError, DeviceError
 from lisa_ros.model.lisa import ClipTower, Lisa
+from lisa_ros.tensors import give_back_freed
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -83,6 +84,11 @@ class Precision:
         owner = lisa.get_submodule(name.rpartition(".")[0])
         if self.quantised and name.endswith(".weight") and _is_quantised(owner):
             owner.weight = self._quantised_weight(tensor, device)
+            if device.type == "cpu":
+                # bitsandbytes lays nf4 out anew in the first pass, with eight times the matrix as scratch: now, while
+                # most of the model is still on disk, and not when all of it is in memory.
+                owner.eval()(torch.zeros(1, owner.in_features, dtype=self.dtype))
+                give_back_freed()
             return
         dtype = torch.float32 if name in _WHOLE else self.dtype
         set_tensor(lisa, name, tensor.to(device=device, dtype=dtype, copy=True))
