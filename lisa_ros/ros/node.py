@@ -183,7 +183,8 @@ def main(args: list[str] | None = None) -> int:
             except (KeyboardInterrupt, ExternalShutdownException):
                 break
             except Exception:  # of rclpy itself, as when a client goes away while it is answered: the node lives on
-                node.get_logger().error(traceback.format_exc())
+                if rclpy.ok():  # and not of a shutdown that came while it was setting up its wait
+                    node.get_logger().error(traceback.format_exc())
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
