@@ -42,6 +42,9 @@ ARGUMENTS = [
         "camera_info_topic", default_value="/camera/camera_info", description="their calibration, passed on with masks"
     ),
     DeclareLaunchArgument(
+        "depth_topic", default_value="/camera/depth", description="depth aligned to the images, for results in metres"
+    ),
+    DeclareLaunchArgument(
         "image_transport",
         default_value="",
         choices=["", "raw", "compressed"],
@@ -81,6 +84,7 @@ def start_node(context: LaunchContext) -> list[Node]:
             remappings=[
                 ("image", LaunchConfiguration("image_topic")),
                 ("camera_info", LaunchConfiguration("camera_info_topic")),
+                ("depth", LaunchConfiguration("depth_topic")),
             ],
             ros_arguments=["--log-level", LaunchConfiguration("log_level")],
             additional_env={"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},

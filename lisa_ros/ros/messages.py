@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import Point
+from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
 from numpy.typing import NDArray
-from sensor_msgs.msg import Image, RegionOfInterest
+from sensor_msgs.msg import Image, PointCloud2, PointField, RegionOfInterest
 from std_msgs.msg import Header
 
 from lisa_ros.action import Segment
+from lisa_ros.geometry import Object3D
 from lisa_ros.msg import Mask, Segmentation
+from lisa_ros.msg import Object3D as Object3DMessage
 from lisa_ros.msg import Status as StatusMessage
 from lisa_ros.ros.requests import Answer, NodeState, Progress
 from lisa_ros.segmentation import MaskCrop
@@ -42,6 +44,55 @@ def mask_messages(header: Header, crops: Sequence[MaskCrop]) -> list[Mask]:
     return [mask_message(header, crop) for crop in crops]
 
 
+def object_message(thing: Object3D) -> Object3DMessage:
+    message = Object3DMessage(label=thing.label, valid_share=thing.valid_share, centroid=point(thing.centroid))
+    if thing.box is not None:
+        x, y, z, w = map(float, thing.box.quaternion)
+        message.has_box = True
+        message.box = Pose(position=point(thing.box.centre), orientation=Quaternion(x=x, y=y, z=z, w=w))
+        message.size = Vector3(**dict(zip("xyz", map(float, thing.box.size), strict=True)))
+    return message
+
+
+def point(position: NDArray[np.floating]) -> Point:
+    """position: (3,)."""
+    return Point(**dict(zip("xyz", map(float, position), strict=True)))
+
+
+# Name, kind in the message, kind in memory. rgb: three bytes in the bits of a float, as PCL and RViz have it.
+FIELDS = (
+    ("x", PointField.FLOAT32, "<f4"),
+    ("y", PointField.FLOAT32, "<f4"),
+    ("z", PointField.FLOAT32, "<f4"),
+    ("rgb", PointField.FLOAT32, "<u4"),
+    ("label", PointField.UINT32, "<u4"),
+)
+POINT = np.dtype([(name, kind) for name, _, kind in FIELDS])
+
+
+def cloud_message(header: Header, things: Sequence[Object3D], rgb: NDArray[np.uint8], organized: bool) -> PointCloud2:
+    """The points of all things (one at least), coloured by the image rgb (H, W, 3).
+
+    organized: in the image's rows and columns, NaN and label 0 where there is no thing; else one row of points.
+    """
+    pixels = np.concatenate([thing.pixels for thing in things])
+    points = np.zeros(len(pixels), POINT)
+    points["x"], points["y"], points["z"] = np.concatenate([thing.points for thing in things]).T
+    red, green, blue = rgb[pixels[:, 1], pixels[:, 0]].astype(np.uint32).T
+    points["rgb"] = red << 16 | green << 8 | blue
+    points["label"] = np.repeat([thing.label for thing in things], [len(thing.points) for thing in things])
+    cloud = points[None]  # (1, N)
+    if organized:
+        cloud = np.zeros(rgb.shape[:2], POINT)
+        cloud["x"] = cloud["y"] = cloud["z"] = np.nan
+        cloud[pixels[:, 1], pixels[:, 0]] = points
+    message = PointCloud2(header=header, height=cloud.shape[0], width=cloud.shape[1], is_dense=not organized)
+    message.fields = [PointField(name=n, offset=4 * i, datatype=kind, count=1) for i, (n, kind, _) in enumerate(FIELDS)]
+    message.point_step, message.row_step = POINT.itemsize, POINT.itemsize * cloud.shape[1]
+    message.data.frombytes(cloud.tobytes())
+    return message
+
+
 def segmentation_message(answer: Answer) -> Segmentation:
     header = answer.header if answer.header is not None else Header()
     return Segmentation(
@@ -52,6 +103,7 @@ def segmentation_message(answer: Answer) -> Segmentation:
         status=int(answer.status),
         message=answer.message,
         masks=mask_messages(header, answer.crops),
+        objects=[object_message(thing) for thing in answer.objects],
         image_age_s=float(answer.frame.age_s) if answer.frame is not None else 0.0,
         encode_s=float(answer.timings.encode_s),
         first_mask_s=float(answer.timings.first_mask_s),

@@ -24,7 +24,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
 from lisa_ros import worker
@@ -32,6 +32,7 @@ from lisa_ros.errors import ConfigError
 from lisa_ros.frame_memory import FrameMemory
 from lisa_ros.models import default_model
 from lisa_ros.ros import parameters
+from lisa_ros.ros.depths import Depths
 from lisa_ros.ros.doors import Doors
 from lisa_ros.ros.frames import Frames
 from lisa_ros.ros.logs import RosHandler
@@ -39,6 +40,7 @@ from lisa_ros.ros.requests import RequestQueue
 from lisa_ros.ros.topics import Topics
 
 SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # matches a publisher of either reliability
+DEPTHS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)  # none is skipped: one of them is needed
 COMMANDS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
 
@@ -70,11 +72,22 @@ class LisaNode(Node):
         self._closing.callback(model.close)
         frames = Frames(memory, current, lambda: self._image.topic_name, self._now_s)
         topics = Topics(self, frames, current)
-        self._requests = RequestQueue(model, frames.take, frames.check, topics, current, self._wake_at)
+        depths = Depths(current, frames.camera_info)
+        self._requests = RequestQueue(
+            model,
+            lambda image: depths.hold(frames.take(image)),
+            frames.check,
+            topics,
+            current,
+            self._wake_at,
+            locate=depths.locate,
+        )
         doors = Doors(self, self._requests, current)
         # raw: the bytes as they came, turned into a message only when a command needs the frame.
         self._image = self._subscribe(frames.message_type, "image", frames.keep, SENSOR, raw=True)
         self._info = self._subscribe(CameraInfo, "camera_info", frames.keep_info, SENSOR, raw=True)
+        if self.parameters.use_depth:
+            self._depth = self._subscribe(Image, "depth", depths.keep, DEPTHS, raw=True)
         self._command = self._subscribe(String, "~/command", doors.command, COMMANDS)
 
         self.add_on_set_parameters_callback(self._parameters_set)

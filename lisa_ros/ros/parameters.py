@@ -86,6 +86,20 @@ class Parameters:
         "last message of a stamp is the complete one",
         live=True,
     )
+    use_depth: bool = _parameter(
+        True, "measure every mask with the depth image of its moment, where the topic depth and camera_info have one"
+    )
+    depth_slop_s: float = _parameter(
+        0.02,
+        "[s] by which the stamps of image and depth may differ, where none is the same",
+        between=(0.0, 10.0),
+        live=True,
+    )
+    organized_points: bool = _parameter(
+        False,
+        "~/points has the image's rows and columns, NaN beside the masks; false: only the masks' points",
+        live=True,
+    )
     overlay_opacity: float = _parameter(
         0.5, "of the masks' colours on ~/overlay; 0 invisible, 1 opaque", between=(0.0, 1.0), live=True
     )

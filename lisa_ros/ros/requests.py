@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from lisa_ros import worker
 from lisa_ros.errors import Cancelled, CommandError, LisaError
+from lisa_ros.geometry import Object3D
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.status import Busy, NotReady, Stage, State, Status, TimedOut, status_of
 from lisa_ros.segmentation import MaskCrop, Timings
@@ -52,7 +53,8 @@ class Progress:
 class Answer:
     """The final answer to one command.
 
-    header: of the image; None where the command never got to one. frame: None unless the model answered.
+    header: of the image; None where the command never got to one. frame: None unless the model answered. objects: the
+    crops in metres, in the same order, or none of them.
     """
 
     status: Status
@@ -63,6 +65,7 @@ class Answer:
     frame: Frame | None = None
     text: str = ""
     crops: list[MaskCrop] = field(default_factory=list)
+    objects: list[Object3D] = field(default_factory=list)
     timings: Timings = field(default_factory=Timings)
     model: str = ""
     precision: str = ""
@@ -70,6 +73,10 @@ class Answer:
 
 def _ignore(_: Progress) -> None:
     pass
+
+
+def _without_depth(_: Frame, __: list[MaskCrop]) -> list[Object3D]:
+    return []
 
 
 @dataclass(eq=False)
@@ -139,7 +146,7 @@ class RequestQueue:
 
     take_frame: puts the pixels of a request's image into the shared memory; raises ImageError or NoImage.
     check_image: the same checks on an image that a caller sent, without its pixels. wake_at: asks to be called
-    (``tick``) at that time of ``clock``, or not at all (None).
+    (``tick``) at that time of ``clock``, or not at all (None). locate: the masks of a frame in metres.
     """
 
     def __init__(
@@ -151,6 +158,7 @@ class RequestQueue:
         parameters: Callable[[], Parameters],
         wake_at: Callable[[float | None], None],
         clock: Callable[[], float] = time.monotonic,
+        locate: Callable[[Frame, list[MaskCrop]], list[Object3D]] = _without_depth,
     ) -> None:
         self._worker = worker_
         self._take_frame = take_frame
@@ -159,6 +167,7 @@ class RequestQueue:
         self._parameters = parameters
         self._wake_at = wake_at
         self._clock = clock
+        self._locate = locate
         self._work: Work | None = None
         self._waiting: deque[Request] = deque()
         self._ready: worker.Ready | None = None
@@ -350,6 +359,7 @@ class RequestQueue:
             frame=frame if answered else None,
             text=text,
             crops=crops or [],
+            objects=self._measure(frame, crops) if frame is not None and crops else [],
             timings=replace(timings or Timings(), total_s=self._clock() - request.received),
             model=self._ready.name if self._ready is not None else "",
             precision=self._ready.precision if self._ready is not None else "",
@@ -358,6 +368,14 @@ class RequestQueue:
         log("%s %r: %s %s", request.request_id, shorten(request.command), status.name, message or text)
         _safely(self._outlet.publish_answer, answer)
         _safely(request.on_answer, answer)
+
+    def _measure(self, frame: Frame, crops: list[MaskCrop]) -> list[Object3D]:
+        """The masks in metres; whatever goes wrong with depth, the masks themselves are answered."""
+        try:
+            return self._locate(frame, crops)
+        except Exception:
+            logger.error("%s", traceback.format_exc())
+            return []
 
     # --- after every change
 

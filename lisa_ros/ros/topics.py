@@ -9,14 +9,14 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import String
 
 from lisa_ros.msg import Segmentation
 from lisa_ros.msg import Status as StatusMessage
 from lisa_ros.overlay import draw_overlay
 from lisa_ros.ros.frames import Frames
-from lisa_ros.ros.messages import image_message, segmentation_message, status_message
+from lisa_ros.ros.messages import cloud_message, image_message, segmentation_message, status_message
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.requests import Answer, Frame, NodeState
 from lisa_ros.segmentation import MaskCrop, labels_image, union_image
@@ -38,6 +38,7 @@ class Topics:
         self._labels = self._publisher(Image, "~/labels")
         self._camera_info = self._publisher(CameraInfo, "~/camera_info")
         self._answer = self._publisher(String, "~/answer")
+        self._points = self._publisher(PointCloud2, "~/points")
         self._overlay = self._publisher(Image, "~/overlay")
         self._status = self._publisher(StatusMessage, "~/status", LATCHED)
 
@@ -53,6 +54,9 @@ class Topics:
         if answer.frame is not None and self._overlay.get_subscription_count() > 0:
             picture = draw_overlay(self._frames.pixels(answer.frame), answer.crops, self._parameters().overlay_opacity)
             self._overlay.publish(image_message(answer.frame.header, picture, "rgb8"))
+        if answer.frame is not None and answer.objects and self._points.get_subscription_count() > 0:
+            rgb, organized = self._frames.pixels(answer.frame), self._parameters().organized_points
+            self._points.publish(cloud_message(answer.frame.header, answer.objects, rgb, organized))
 
     def publish_early(self, frame: Frame, crops: list[MaskCrop]) -> None:
         """Masks of an answer that still grows."""

@@ -1,0 +1,115 @@
+"""Depth images: a short history, and from it the one of the moment that a command is about."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from rclpy.time import Time
+from sensor_msgs.msg import CameraInfo
+
+from lisa_ros.errors import ImageError
+from lisa_ros.geometry import Camera, Object3D, depth_image, locate
+from lisa_ros.ros.parameters import Parameters
+from lisa_ros.ros.requests import Frame
+from lisa_ros.ros.serialized_image import SerializedImage, read_image
+from lisa_ros.segmentation import MaskCrop
+
+logger = logging.getLogger(__name__)
+
+KEPT = 10  # depth images: a third of a second at 30 Hz. What a running command needs is held beside them
+MOST_BYTES_PER_PIXEL = 4  # 32FC1
+
+
+class Depths:
+    """Keeps depth messages as they came; one is looked at only when an answer has masks.
+
+    camera_info: the calibration of a frame's camera, None where it is not known.
+    """
+
+    def __init__(self, parameters: Callable[[], Parameters], camera_info: Callable[[Frame], CameraInfo | None]) -> None:
+        self._parameters = parameters
+        self._camera_info = camera_info
+        self._kept: deque[SerializedImage] = deque(maxlen=KEPT)
+        self._wanted_ns: int | None = None
+        self._nearest: SerializedImage | None = None
+        self._said: set[str] = set()
+
+    def keep(self, serialized: bytes) -> None:
+        """A new depth image has come; it may be the one that the running command needs."""
+        if len(serialized) > MOST_BYTES_PER_PIXEL * self._parameters().max_image_pixels + 65536:
+            return
+        try:
+            depth = read_image(serialized)
+        except ImageError as error:
+            self._warn_once(str(error))
+            return
+        self._kept.append(depth)
+        if self._wanted_ns is not None and self._nearer(depth):
+            self._nearest = depth
+
+    def hold(self, frame: Frame) -> Frame:
+        """From now on keep the depth image of this frame's moment, also one that comes later. Returns the frame."""
+        self._nearest, self._wanted_ns = None, nanoseconds(frame.header.stamp)
+        for depth in self._kept:
+            if self._nearer(depth):
+                self._nearest = depth
+        return frame
+
+    def locate(self, frame: Frame, crops: list[MaskCrop]) -> list[Object3D]:
+        """Every mask in metres, in the same order; none, and a warning once, where depth cannot be used."""
+        try:
+            depth, camera = self._depth_of(frame), self._camera_of(frame)
+            if depth is None or camera is None:
+                return []
+            pixels = depth_image(
+                depth.data, depth.encoding, depth.height, depth.width, depth.step, bool(depth.is_bigendian)
+            )
+            return [locate(crop, pixels, camera) for crop in crops]
+        except ImageError as error:
+            self._warn_once(str(error))
+            return []
+
+    def _depth_of(self, frame: Frame) -> SerializedImage | None:
+        depth, slop_s = self._nearest, self._parameters().depth_slop_s
+        if depth is None or self._wanted_ns != nanoseconds(frame.header.stamp):
+            return None
+        away_s = abs(nanoseconds(depth.header.stamp) - self._wanted_ns) / 1e9
+        if away_s > slop_s:
+            raise ImageError(
+                f"the nearest depth image is {away_s:.3f} s from the frame, more than depth_slop_s = {slop_s:g}; "
+                "publish depth with the image's stamp, or raise it"
+            )
+        if depth.header.frame_id != frame.header.frame_id:
+            raise ImageError(
+                f"depth is in the frame {depth.header.frame_id!r}, the image in {frame.header.frame_id!r}; "
+                "publish depth aligned to the colour image"
+            )
+        return depth
+
+    def _camera_of(self, frame: Frame) -> Camera | None:
+        info = self._camera_info(frame)
+        if info is None:
+            raise ImageError("there is depth, but no camera_info of the image's size and frame; remap camera_info:=")
+        return Camera.from_matrix(info.k, info.width, info.height)
+
+    def _nearer(self, depth: SerializedImage) -> bool:
+        """Than the one that is held."""
+        assert self._wanted_ns is not None
+        if self._nearest is None:
+            return True
+        away, held = (abs(nanoseconds(d.header.stamp) - self._wanted_ns) for d in (depth, self._nearest))
+        return away < held
+
+    def _warn_once(self, text: str) -> None:
+        """Numbers differ from frame to frame: a text is known by its words."""
+        kind = "".join(character for character in text if not character.isdigit())
+        if kind not in self._said:
+            self._said.add(kind)
+            logger.warning("no 3-D results: %s", text)
+
+
+def nanoseconds(stamp: object) -> int:
+    """Of a builtin_interfaces/Time."""
+    return int(Time.from_msg(stamp).nanoseconds)

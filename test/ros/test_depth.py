@@ -1,0 +1,165 @@
+"""Masks in metres, over DDS: depth and image are matched by stamp, and unusable depth costs only the metres."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from depth_camera import BOX_M, BOX_SIZE, FOCAL, DepthCamera, box_centre
+from robot import SIZE, TRUTH, Client, scene, stamped
+from sensor_msgs.msg import PointCloud2, PointField
+
+from lisa_ros.msg import Object3D, Segmentation
+from lisa_ros.ros.messages import POINT
+
+
+@pytest.fixture(scope="module")
+def camera(shared_client: Client):
+    camera = DepthCamera(shared_client)
+    yield camera
+    camera.close()
+
+
+@pytest.fixture
+def seen(client: Client, camera: DepthCamera):
+    """The client with both cameras running, and the depth one as usual afterwards."""
+    client.show(scene())
+    yield client
+    camera.usual()
+
+
+def answer_of(client: Client, what: str = "the box") -> Segmentation:
+    answer = client.say(what)
+    assert answer.status == Segmentation.SUCCESS, answer.message
+    assert len(answer.masks) == 1
+    return answer
+
+
+def position(point) -> np.ndarray:
+    return np.array([point.x, point.y, point.z])
+
+
+def assert_the_box(thing: Object3D) -> None:
+    assert thing.label == 1
+    assert thing.valid_share == 1.0
+    np.testing.assert_allclose(position(thing.centroid), box_centre(), atol=0.005)
+    assert thing.has_box
+    np.testing.assert_allclose([thing.size.x, thing.size.y], BOX_SIZE, atol=0.01)
+    assert thing.size.z < 0.01
+    q = thing.box.orientation
+    assert np.linalg.norm([q.x, q.y, q.z, q.w]) == pytest.approx(1.0)
+    np.testing.assert_allclose(position(thing.box.position), box_centre(), atol=0.01)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_a_mask_is_measured_in_metres(seen: Client, camera: DepthCamera, kind) -> None:
+    if kind is np.float32:
+        camera.depth = (camera.depth / 1000).astype(np.float32)
+        seen.show(scene())
+    (thing,) = answer_of(seen).objects
+    assert_the_box(thing)
+
+
+def test_action_and_service_give_metres_too(seen: Client) -> None:
+    _, result = seen.goal("the box").result()
+    assert_the_box(result.segmentation.objects[0])
+    assert_the_box(seen.call("the box").segmentation.objects[0])
+
+
+def test_a_sent_image_with_a_known_stamp_is_measured(seen: Client) -> None:
+    image = list(seen.shown.values())[-1]
+    assert_the_box(seen.call("the box", image).segmentation.objects[0])
+
+
+def test_a_sent_image_of_another_time_is_not_measured(seen: Client) -> None:
+    image = stamped(seen.node, scene())
+    image.header.stamp.sec -= 100
+    answer = seen.call("the box", image)
+    assert answer.status == Segmentation.SUCCESS
+    assert not answer.segmentation.objects
+
+
+def test_depth_within_the_slop_is_taken(seen: Client, camera: DepthCamera) -> None:
+    camera.late_s = 0.01
+    seen.show(scene())
+    assert_the_box(answer_of(seen).objects[0])
+
+
+def test_what_is_hidden_from_depth_has_no_box(seen: Client, camera: DepthCamera) -> None:
+    camera.depth = np.zeros(SIZE, np.uint16)
+    seen.show(scene())
+    (thing,) = answer_of(seen).objects
+    assert (thing.has_box, thing.valid_share) == (False, 0.0)
+    assert np.isnan(position(thing.centroid)).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"frame_id": "depth_optical"}, "publish depth aligned to the colour image"),
+        ({"late_s": 0.025}, "more than depth_slop_s"),
+        ({"k": [0.0] * 9}, "calibrate the camera"),
+        ({"depth": np.zeros((SIZE[0] // 2, SIZE[1] * 2), np.uint16)}, "with a camera of"),
+    ],
+    ids=["another frame", "another time", "not calibrated", "another size"],
+)
+def test_unusable_depth_costs_only_the_metres_and_is_said_once(seen: Client, camera: DepthCamera, change, says) -> None:
+    for name, value in change.items():
+        setattr(camera, name, value)
+    for _ in range(12):  # the history forgets what came before
+        seen.show(scene())
+    for _ in range(2):
+        assert not answer_of(seen).objects
+    assert seen.lisa.said().count(says) == 1, seen.lisa.said()
+
+
+def test_nothing_found_has_no_objects(seen: Client) -> None:
+    answer = seen.say("nothing")
+    assert answer.status == Segmentation.NOT_FOUND
+    assert not answer.objects
+
+
+def cloud(client: Client, organized: bool) -> tuple[PointCloud2, np.ndarray]:
+    heard = client.listen("points", PointCloud2)
+    client.wait(lambda: client.node.count_publishers(f"{client.lisa.name}/points"), "publisher of points")
+    client.spin(0.2)
+    stamp = answer_of(client).header.stamp
+    client.wait(lambda: [c for c in heard if c.header.stamp == stamp], "point cloud")
+    message = next(c for c in heard if c.header.stamp == stamp)
+    assert [(f.name, f.datatype) for f in message.fields][:4] == [
+        (n, PointField.FLOAT32) for n in ("x", "y", "z", "rgb")
+    ]
+    assert message.header.frame_id == "camera_optical"
+    points = np.frombuffer(bytes(message.data), POINT).reshape(message.height, message.width)
+    assert message.row_step == message.width * message.point_step
+    return message, points
+
+
+def test_points_are_published_to_whoever_listens(seen: Client) -> None:
+    message, points = cloud(seen, organized=False)
+    assert message.is_dense
+    assert points.shape == (1, TRUTH.sum())
+    np.testing.assert_allclose(points["z"], BOX_M, atol=1e-5)
+    assert set(points["label"].ravel()) == {1}
+    assert set(points["rgb"].ravel()) == {250 << 16 | 250 << 8 | 250}
+
+
+def test_organized_points_lie_where_their_pixels_do(launch) -> None:
+    client = launch(organized_points=True)
+    DepthCamera(client)
+    client.ready()
+    client.show(scene())
+    message, points = cloud(client, organized=True)
+    assert not message.is_dense
+    assert points.shape == SIZE
+    np.testing.assert_array_equal(np.isfinite(points["z"]), TRUTH)
+    row, column = np.argwhere(TRUTH)[100]
+    assert points["x"][row, column] == pytest.approx((column - (SIZE[1] - 1) / 2) * BOX_M / FOCAL, abs=1e-5)
+
+
+def test_without_use_depth_nothing_listens_to_depth(launch) -> None:
+    client = launch(use_depth=False)
+    camera = DepthCamera(client)
+    client.ready()
+    client.show(scene())
+    assert camera._depths.get_subscription_count() == 0
+    assert not answer_of(client).objects
