@@ -70,10 +70,14 @@ def main() -> None:
                 "lost_after_s_max": round(float(np.max(lost)), 3) if lost else None,
                 "mean_ms": mean(row.mean_ms for row in rows),
                 "p95_ms": round(max(row.p95_ms for row in rows), 1),
-                "rows": [asdict(row) for row in rows],
+                "rows": [rounded(row) for row in rows],
             }
         )
     )
+
+
+def rounded(row: Row) -> dict:
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in asdict(row).items()}
 
 
 def mean(values) -> float:
