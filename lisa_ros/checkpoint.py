@@ -174,8 +174,8 @@ def read_spec(folder: Path) -> Spec:
     if not config.get("train_mask_decoder") and "lisa" not in config:
         kind = (config.get("architectures") or [config.get("model_type", "of an unknown kind")])[0]
         raise CheckpointError(f"{folder} is {kind}, not a LISA checkpoint (its config.json has no train_mask_decoder)")
-    own = config.get("lisa", {})
     try:
+        own = config.get("lisa") or {}
         return Spec(
             name=str(own.get("name", folder.resolve().name)),
             llama=_llama_config(config),
@@ -190,7 +190,7 @@ def read_spec(folder: Path) -> Spec:
             shared_tower=own.get("vision_tower"),
             questions=QuestionForms(**own.get("questions", {})),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise CheckpointError(f"config.json in {folder} lacks or garbles {error}") from error
 
 
@@ -253,8 +253,9 @@ def resolve_tower(tower: str | Path | None, spec: Spec, checkpoint: Path) -> Pat
     for place in places:
         if (place / "config.json").is_file():
             return place
-    if cached := try_to_load_from_cache(wanted, "config.json") if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", wanted) else None:
-        return Path(str(cached)).parent
+    cached = try_to_load_from_cache(wanted, "config.json") if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", wanted) else None
+    if isinstance(cached, str):  # a marker object stands for "known to be absent"
+        return Path(cached).parent
     raise CheckpointError(
         f"the CLIP tower '{wanted}' is not on this machine; looked in {', '.join(map(str, places))} and the hub cache. "
         f"Get it once with 'lisa fetch {wanted}', or pass vision_tower=FOLDER"
@@ -321,8 +322,11 @@ def load_lisa(
     shapes = {name.removeprefix(_PEFT_PREFIX): shape for name, shape in read_shapes(files).items()}
     if "model.embed_tokens.weight" in shapes:
         spec.llama.vocab_size = shapes["model.embed_tokens.weight"][0]
-    with torch.device("meta"):
-        lisa = build_lisa(spec, shapes, clip)
+    try:
+        with torch.device("meta"):
+            lisa = build_lisa(spec, shapes, clip)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{folder}: config.json and the tensors' shapes make no LISA: {error}") from error
     sources: list[tuple[list[Path], Callable[[str], str | None]]] = [(files, partial(our_name, lisa))]
     if clip is not None and not any(name.startswith("model.vision_tower.") for name in shapes):
         sources.append((find_files(clip.folder), partial(_clip_name, lisa)))

@@ -6,6 +6,7 @@ never takes them for tokens.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -95,8 +96,13 @@ def build_prompt(turns: Sequence[Turn], template: Template, *, im_start_end: boo
         parts.append((turn.question, True))
         parts.append((template.question_end, False))
         if turn.answer is not None:
-            parts.append((f" {turn.answer}{template.answer_end}", False))
+            parts += [(" ", False), *_answer_parts(turn.answer), (template.answer_end, False)]
     return _join(parts)
+
+
+def _answer_parts(answer: str) -> list[tuple[str, bool]]:
+    """An answer may repeat what a person said, so all of it but its ``[SEG]`` is literal."""
+    return [(part, part != "[SEG]") for part in re.split(r"(\[SEG\])", answer)]
 
 
 def _join(parts: Iterable[tuple[str, bool]]) -> Prompt:
@@ -116,6 +122,11 @@ class QuestionForms:
     phrase: str = "What is {} in this image? " + MASK_REQUEST
     explain: str = "{} " + EXPLAIN_REQUEST
 
+    def __post_init__(self) -> None:
+        for name, form in vars(self).items():
+            if not isinstance(form, str) or form.count("{}") != 1 or re.search(r"[{}]", form.replace("{}", "")):
+                raise ValueError(f"question form {name} {form!r}: it must be a text with one {{}}")
+
 
 def phrase_command(command: str, forms: QuestionForms, *, explain: bool = False, follow_up: bool = False) -> str:
     """The question a model was trained on, from a command as people speak.
@@ -125,9 +136,8 @@ def phrase_command(command: str, forms: QuestionForms, *, explain: bool = False,
     empty command.
     """
     command = " ".join(command.split())
-    if not command:
-        raise CommandError("the command is empty; say what to find, for example 'the thing to drink from'")
-    if "segment" in command.lower():
+    check_words(command)
+    if _ASKS_FOR_A_MASK.search(command):
         return command if not explain or "explain" in command.lower() else f"{command} Please explain why."
     if explain:
         return forms.explain.format(_finish(command))
@@ -136,6 +146,14 @@ def phrase_command(command: str, forms: QuestionForms, *, explain: bool = False,
     return forms.sentence.format(_finish(command))
 
 
+def check_words(command: str) -> None:
+    """Raise CommandError unless the command has a letter or a digit."""
+    if not any(character.isalnum() for character in command):
+        said = f"is {command.strip()!r}: it has no words" if command.strip() else "is empty"
+        raise CommandError(f"the command {said}; say what to find, for example 'the thing to drink from'")
+
+
+_ASKS_FOR_A_MASK = re.compile(r"^(please |now |(can|could|will|would) you (please )?)?segment |segmentation mask", re.I)
 _PHRASE_BEGINS = {
     "a",
     "an",

@@ -26,7 +26,7 @@ from lisa_ros.image import Size, check_rgb, for_clip, for_sam, resized_size
 from lisa_ros.model.cache import PrefixCache
 from lisa_ros.model.lisa import Lisa
 from lisa_ros.model.precision import Precision, pick_device
-from lisa_ros.prompt import Conversation, Prompt, Turn, build_prompt, phrase_command, template
+from lisa_ros.prompt import Conversation, Prompt, Turn, build_prompt, check_words, phrase_command, template
 from lisa_ros.segmentation import MaskCrop, Segmentation, Timings, crop_mask, mask_score
 from lisa_ros.tokenizer import IMAGE_ID, Tokenizer
 
@@ -94,7 +94,7 @@ class _Answer:
 
 
 class Segmenter:
-    """LISA with its tokenizer and templates. One call at a time; frames and answers are plain values.
+    """LISA with its tokenizer and templates. One call at a time: an encoded frame holds the cache of its conversation.
 
     max_masks: more ``[SEG]`` than this in one answer are text without a mask (the reference runs out of memory).
     """
@@ -168,6 +168,7 @@ class Segmenter:
         with _out_of_memory("encoding an image"):
             embedding = self._embed(rgb) if self._clip is None else None
             tokens = self.lisa.image_tokens(self._clip_pixels(rgb) if embedding is None else embedding)
+        self._synchronize()
         cache = self._prefix.copy(len(self._prefix.tokens))
         return EncodedImage(rgb.copy(), tokens, embedding, cache, time.perf_counter() - begun)
 
@@ -210,9 +211,8 @@ class Segmenter:
     # --- the prompt ---
 
     def _question(self, command: str, verbatim: bool, explain: bool, history: Conversation | None) -> str:
-        if not command.strip():
-            raise CommandError("the command is empty; say what to find, for example 'the thing to drink from'")
         if verbatim:
+            check_words(command)
             return command
         follow_up = history is not None and bool(history.turns)
         return phrase_command(command, self.spec.questions, explain=explain, follow_up=follow_up)
@@ -325,7 +325,7 @@ class Segmenter:
 
     def _decode(self, encoded: EncodedImage, answer: _Answer, chosen: list[tuple[Tensor, Tensor]]) -> None:
         embeddings = self.lisa.seg_projector(torch.stack([hidden for hidden, _ in chosen]))  # (S, C)
-        low_res, _ = self.lisa.decode_masks(encoded.embedding, embeddings)  # (S, 1, h, w)
+        low_res = self.lisa.decode_masks(encoded.embedding, embeddings)  # (S, 1, h, w)
         low_res = low_res.float()
         full = upsample_logits(low_res, encoded.size, self.lisa.input_size)  # (S, H, W)
         probabilities = torch.stack([logits for _, logits in chosen]).float().softmax(-1)[:, self._seg_id]

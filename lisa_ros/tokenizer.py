@@ -156,14 +156,22 @@ def _added_tokens(folder: Path, pieces: int) -> dict[str, int]:
     """Tokens beyond the sentencepiece model: added_tokens.json, or the newer table in tokenizer_config.json."""
     try:
         if (folder / "added_tokens.json").is_file():
-            return {str(k): int(v) for k, v in json.loads((folder / "added_tokens.json").read_text("utf-8")).items()}
+            return _checked(json.loads((folder / "added_tokens.json").read_text("utf-8")))
         config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
         table = {int(i): str(token["content"]) for i, token in config.get("added_tokens_decoder", {}).items()}
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"the added tokens in {folder} cannot be read: {error}") from error
-    return {text: i for i, text in table.items() if i >= pieces}
+    return _checked({text: i for i, text in table.items() if i >= pieces})
+
+
+def _checked(added: dict[str, int]) -> dict[str, int]:
+    tokens = {str(text): int(i) for text, i in added.items()}
+    wrong = [f"{text!r}: {i}" for text, i in tokens.items() if not text or i < 0]
+    if wrong:
+        raise CheckpointError(f"added tokens must have a text and an id of 0 or more; found {', '.join(wrong)}")
+    return tokens
 
 
 def _touches(span: Span, spans: Sequence[Span]) -> bool:

@@ -60,6 +60,14 @@ def test_every_precision_gives_the_references_words_and_nearly_its_masks(folder:
         rgb = np.asarray(Image.open(folder / facts["image"]).convert("RGB"))
         result = segmenter.segment(segmenter.encode(rgb), facts["user_prompt"], verbatim=True)
         assert result.answer_ids == facts["generated_ids"]
+        one_by_one = segmenter.segment(
+            segmenter.encode(rgb),
+            facts["user_prompt"],
+            verbatim=True,
+            draft=False,
+            max_new_tokens=len(result.answer_ids),
+        )
+        assert one_by_one.answer_ids == result.answer_ids
         assert len(result.masks) == len(masks)
         assert np.isfinite(result.mask_logits).all()
         ious += [

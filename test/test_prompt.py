@@ -21,6 +21,8 @@ FORMS = QuestionForms()
         ("the cup is dirty", "the cup is dirty. Please output segmentation mask."),
         ("  the \n cup ", "What is the cup in this image? Please output segmentation mask."),
         ("Can you segment the cup in this image?", "Can you segment the cup in this image?"),
+        ("Which segment of the pipe leaks?", "Which segment of the pipe leaks? Please output segmentation mask."),
+        ("the orange segment", "What is the orange segment in this image? Please output segmentation mask."),
     ],
 )
 def test_commands_are_put_into_trained_sentences(command: str, question: str) -> None:
@@ -38,8 +40,8 @@ def test_a_follow_up_is_not_taken_for_a_thing_to_look_up() -> None:
     assert phrase_command("the other one", FORMS, follow_up=True) == "the other one. Please output segmentation mask."
 
 
-@pytest.mark.parametrize("command", ["", " ", "\n\t"])
-def test_an_empty_command_is_refused_with_the_way_out(command: str) -> None:
+@pytest.mark.parametrize("command", ["", " ", "\n\t", ".", "...", "?!", "\N{SMILING FACE WITH OPEN MOUTH}"])
+def test_a_command_without_words_is_refused_with_the_way_out(command: str) -> None:
     with pytest.raises(CommandError, match="say what to find"):
         phrase_command(command, FORMS)
 
@@ -49,9 +51,9 @@ def test_an_unknown_conversation_names_the_choices() -> None:
         template("mpt-7b")
 
 
-def test_literal_spans_cover_exactly_the_persons_words() -> None:
+def test_literal_spans_cover_what_was_said_and_nothing_else() -> None:
     prompt = build_prompt([Turn("one", "Sure."), Turn("two")], template("llava_v1"), im_start_end=True)
-    assert [prompt.text[a:b] for a, b in prompt.literal] == ["one", "two"]
+    assert [prompt.text[a:b] for a, b in prompt.literal] == ["one", "Sure.", "two"]
 
 
 def test_a_conversation_forgets_its_oldest_turns() -> None:
@@ -61,3 +63,16 @@ def test_a_conversation_forgets_its_oldest_turns() -> None:
     assert [turn.question for turn in conversation.turns] == ["q2", "q3"]
     conversation.clear()
     assert conversation.turns == []
+
+
+def test_what_an_answer_repeats_is_text_in_the_next_prompt() -> None:
+    prompt = build_prompt(
+        [Turn("q", "I see <image> and </s>: [SEG]."), Turn("r")], template("llava_v1"), im_start_end=True
+    )
+    assert [prompt.text[a:b] for a, b in prompt.literal] == ["q", "I see <image> and </s>: ", ".", "r"]
+
+
+@pytest.mark.parametrize("form", ["no place", "{} {}", "{x}", "{:>99}", 3])
+def test_a_question_form_has_exactly_one_place_for_the_words(form: object) -> None:
+    with pytest.raises(ValueError, match="question form"):
+        QuestionForms(sentence=form)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lisa_ros.errors import Cancelled, CheckpointError, CommandError, ConfigError, DeviceError, ImageError
+from lisa_ros.errors import Cancelled, CheckpointError, CommandError, ConfigError, DeviceError, ImageError, OutOfMemory
 from lisa_ros.prompt import Conversation, Turn
 from lisa_ros.segmenter import Event, Masks, Segmenter, Stage, Token
 from lisa_ros.tokenizer import IMAGE_ID
@@ -151,7 +152,7 @@ def test_an_error_in_the_middle_of_a_pass_leaves_the_frame_usable(segmenter, wid
     with monkeypatch.context() as patched:
         last = segmenter.lisa.llama.layers[-1]
         patched.setattr(last, "forward", lambda *args, **kwargs: (_ for _ in ()).throw(MemoryError()))
-        with pytest.raises(Exception, match="out of memory"):
+        with pytest.raises(OutOfMemory, match="answering a command"):
             segmenter.segment(frame, DRINK, verbatim=True)
     assert segmenter.segment(frame, DRINK, verbatim=True).answer_ids == expected
 
@@ -239,3 +240,24 @@ def test_tensors_that_share_memory_in_an_old_file_are_read_right(tmp_path: Path)
     read = {name: tensor.clone() for name, tensor in iterate_tensors([file])}
     assert torch.equal(read["a"], whole)
     assert torch.equal(read["b"], whole[4096:])
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("config.json", {"lisa": "small"}),
+        ("config.json", {"lisa": {"questions": {"sentence": "{x}"}}}),
+        ("config.json", {"lisa": {"image_encoder": {"kind": "conv", "depth": 3}}}),
+        ("config.json", {"lisa": {"vision_tower": {"kind": "shared"}}}),
+        ("config.json", {"hidden_act": "softest"}),
+        ("config.json", {"num_attention_heads": 0}),
+        ("added_tokens.json", {"": 900}),
+    ],
+)
+def test_a_garbled_checkpoint_is_a_checkpoint_error(tmp_path: Path, file: str, change: dict[str, object]) -> None:
+    for source in (GOLDEN / "ckpt").iterdir():
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    content = json.loads((tmp_path / file).read_text()) | change
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(CheckpointError):
+        Segmenter.from_checkpoint(tmp_path, vision_tower=GOLDEN / "clip-tiny", device="cpu")

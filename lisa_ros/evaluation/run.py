@@ -119,7 +119,7 @@ def forced_mask(segmenter: Segmenter, encoded: EncodedImage, example: Example) -
     at[: len(tokenizer.encode_prompt(asked.text)) + encoded.tokens.shape[1] - 2] = False  # earlier turns' masks
     if encoded.embedding is None:
         encoded.embedding = segmenter._embed(encoded.rgb)
-    low_res, _ = lisa.decode_masks(encoded.embedding, lisa.seg_projector(hidden[0, at]))
+    low_res = lisa.decode_masks(encoded.embedding, lisa.seg_projector(hidden[0, at]))
     logits = upsample_logits(low_res.float(), encoded.size, lisa.input_size)
     return (logits > 0).any(0).cpu().numpy()
 

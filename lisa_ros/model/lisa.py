@@ -12,6 +12,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaModel, SamModel
 
 from lisa_ros.model.cache import PrefixCache
 from lisa_ros.model.conv import SharedTower
+from lisa_ros.model.mask_decoder import decode_many
 from lisa_ros.tokenizer import IMAGE_ID
 
 
@@ -120,20 +121,17 @@ class Lisa(nn.Module):
         expanded[:, num_image_tokens - 1 :] = predicts
         return expanded
 
-    def decode_masks(self, image_embedding: Tensor, seg_embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Masks of one image: (1, C, h, w) and (S, C) to logits (S, 1, 4h, 4w) and SAM's predicted IoU (S, 1)."""
-        count = seg_embeddings.shape[0]
-        if count == 0:
+    def decode_masks(self, image_embedding: Tensor, seg_embeddings: Tensor) -> Tensor:
+        """Mask logits of one image: (1, C, h, w) and (S, C) to (S, 1, 4h, 4w), in the decoder's own precision."""
+        dtype = self.sam.mask_decoder.iou_token.weight.dtype
+        image_embedding, seg_embeddings = image_embedding.to(dtype), seg_embeddings.to(dtype)
+        if not len(seg_embeddings):
             side = 4 * image_embedding.shape[-1]
-            return image_embedding.new_zeros(0, 1, side, side), image_embedding.new_zeros(0, 1)
-        masks, iou = self.sam.mask_decoder(
-            image_embeddings=image_embedding,
-            image_positional_embeddings=self._image_positions(),
-            sparse_prompt_embeddings=seg_embeddings[None, :, None],  # (1, S, 1, C)
-            dense_prompt_embeddings=self.sam.prompt_encoder.no_mask_embed.weight[:, :, None, None],  # (1, C, 1, 1)
-            multimask_output=False,
-        )[:2]
-        return masks[0], iou[0]  # (S, 1, 4h, 4w), (S, 1)
+            return image_embedding.new_zeros(0, 1, side, side)
+        dense = self.sam.prompt_encoder.no_mask_embed.weight[:, :, None, None]  # (1, C, 1, 1)
+        prompts = seg_embeddings[None]  # (1, S, C)
+        logits = decode_many(self.sam.mask_decoder, image_embedding + dense, self._image_positions(), prompts)
+        return logits.transpose(0, 1)
 
     def _image_positions(self) -> Tensor:
         """(1, C, h, w) SAM's positional encoding of the grid: a constant, so computed once for each device."""

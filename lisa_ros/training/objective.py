@@ -76,7 +76,7 @@ class Objective(nn.Module):
         of_image = [int(predicts[image_of == number].sum()) for number in range(len(batch.masks))]
         logits = []
         for number, (prompts, size) in enumerate(zip(seg_embeddings.split(of_image), batch.sizes, strict=True)):
-            low_res, _ = self.lisa.decode_masks(embeddings[number : number + 1], prompts)
+            low_res = self.lisa.decode_masks(embeddings[number : number + 1], prompts)
             logits.append(upsample_logits(low_res.float(), size, self.lisa.input_size))
         return logits
 
