@@ -37,8 +37,8 @@ def test_only_answers_are_trained_and_every_seg_knows_its_mask(speech):
         {"command": "Find the box.", "targets": [], "answer": "There is no box here.", "explain": False},
     ]
     suffix = speech.suffix({"kind": "followup", "turns": turns})
-    trained = [i for i, on in zip(suffix.ids, suffix.trained, strict=True) if on]
-    assert speech.tokenizer.answer_text(trained).replace(" ", "") == "Itistheball,[SEG].Thereisnoboxhere."
+    trained = [i for i, on in zip(suffix.ids, suffix.weights, strict=True) if on]
+    assert speech.tokenizer.answer_text(trained).replace(" ", "") == "Itistheball,[SEG].Itistheboxthatisnothere."
     assert suffix.targets == [[1]]
     assert [suffix.ids[at] for at in suffix.segs] == [speech.tokenizer.id_of("[SEG]")]
 

@@ -35,16 +35,32 @@ Conversations = Callable[[dict, random.Random, int, str], list[dict]]
 
 @dataclass
 class Suffix:
-    """One conversation after the image: ids (T,), which of them are trained, and the masks its ``[SEG]`` ask for.
+    """One conversation after the image: ids (T,), the weight of each in the loss, and the masks its ``[SEG]`` ask for.
 
+    weights: 0 for what a person said, 1 for answers, VERDICT where an answer turns to "here it is" or "it is not here".
     segs: position (in ids) of each ``[SEG]``; targets: the object ids of each.
     """
 
     ids: list[int]
-    trained: list[bool]
+    weights: list[float]
     segs: list[int] = field(default_factory=list)
     targets: list[list[int]] = field(default_factory=list)
     kind: str = ""
+
+
+VERDICT = 6.0
+"""Weight of the one token of an answer that says whether the thing is there."""
+
+
+def name_first(answer: str) -> str:
+    """An absent thing is named before it is denied: "There is no cup here." to "It is the cup that is not here."
+
+    A small model cannot look for a thing before it has said which. Other answers are left alone.
+    """
+    if match := re.fullmatch(r"There (is|are) no (.+) here\.", answer):
+        start = "It is" if match[1] == "is" else "They are"
+        return f"{start} the {match[2]} that {match[1]} not here."
+    return answer
 
 
 @dataclass(frozen=True)
@@ -72,17 +88,25 @@ class Speech:
             question = phrase_command(command, self.questions, explain=bool(turn.get("explain")), follow_up=number > 0)
             turns.append(Turn(question))
             begin = len(self._ids(turns)) - skip
-            turns[-1] = Turn(question, turn["answer"])
+            answer = name_first(turn["answer"])
+            turns[-1] = Turn(question, answer)
             ids = self._ids(turns)[skip:]
-            result.trained += [False] * (begin - len(result.trained))
-            result.trained += [True] * (len(ids) - begin)
+            result.weights += [0.0] * (begin - len(result.weights))
+            result.weights += [1.0] * (len(ids) - begin)
             segs = [i for i in range(begin, len(ids)) if ids[i] == self.tokenizer.id_of("[SEG]")]
+            if at := segs or self._denials(ids, begin):
+                result.weights[at[0] - 1 if segs else at[0]] = VERDICT
             wanted = [list(turn["targets"])] if turn["targets"] else []
             if len(segs) != len(wanted):
                 raise ValueError(f"{len(segs)} [SEG] for {len(wanted)} masks in {turn['answer']!r}")
             result.ids, result.segs, result.targets = ids, result.segs + segs, result.targets + wanted
         result.kind = conversation.get("kind", "")
         return result
+
+    def _denials(self, ids: list[int], begin: int) -> list[int]:
+        """Where "that is not here" begins."""
+        phrase = self.tokenizer.encode("that is not here.")
+        return [i for i in range(begin, len(ids)) if ids[i : i + len(phrase) - 1] == phrase[:-1]]
 
     def _ids(self, turns: list[Turn]) -> list[int]:
         return self.tokenizer.encode_prompt(build_prompt(turns, self.template, im_start_end=True).text)
@@ -145,6 +169,7 @@ class Packed:
     answer_rows: Tensor
     answer_at: Tensor
     answer_ids: Tensor
+    answer_weights: Tensor
     segs: list[tuple[int, int, list[int]]]
 
 
@@ -170,7 +195,7 @@ def pack(
             place.append(head + torch.arange(len(suffix.ids)))
             group.append(torch.full((len(suffix.ids),), number))
             answers += [
-                (row, at + t - 1, i) for t, (i, on) in enumerate(zip(suffix.ids, suffix.trained, strict=True)) if on
+                (row, at + t - 1, i, w) for t, (i, w) in enumerate(zip(suffix.ids, suffix.weights, strict=True)) if w
             ]
             segs += [(row, at + t - 1, wanted) for t, wanted in zip(suffix.segs, suffix.targets, strict=True)]
             at += len(suffix.ids)
@@ -182,8 +207,9 @@ def pack(
     member = torch.stack([F.pad(g, (0, longest - len(g)), value=-1) for g in groups])
     causal = torch.ones(longest, longest, dtype=torch.bool).tril()
     same = (member[:, :, None] == member[:, None]) | (member[:, None] == 0)
-    answer = torch.tensor(answers)
-    return Packed(embedded, where, (same & causal)[:, None], answer[:, 0], answer[:, 1], answer[:, 2], segs)
+    answer = torch.tensor([entry[:3] for entry in answers])
+    weights = torch.tensor([entry[3] for entry in answers])
+    return Packed(embedded, where, (same & causal)[:, None], *answer.unbind(1), weights, segs)
 
 
 def read_packed(lisa: Lisa, packed: Packed) -> Tensor:
@@ -224,7 +250,7 @@ class LanguageConfig:
     steps: int
     pictures: int = 8
     conversations: int = 8
-    absent: float = 0.3
+    absent: float = 0.4
     lr: float = 2e-3
     lr_end: float = 0.0
     warmup: int = 100
@@ -276,7 +302,7 @@ class Library:
         """``count`` conversations, a share of ``absent`` about what is not there."""
         if not absent:
             return self._conversations(record, rng, count, "train")
-        supply = self._conversations(record, rng, 2 * count, "train")
+        supply = self._conversations(record, rng, 4 * count, "train")
         missing = [c for c in supply if not c["turns"][-1]["targets"]][: round(absent * count + rng.random() - 0.5)]
         return missing + [c for c in supply if c["turns"][-1]["targets"]][: count - len(missing)]
 
@@ -305,7 +331,7 @@ def train_language(
     optimizer = torch.optim.AdamW(parameters(), lr=config.lr, betas=(0.9, 0.98))
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     sums: dict[str, float] = {}
-    since = 0
+    since, denial = 0, library.speech.tokenizer.encode("that")[0]
     for step in range(config.steps):
         rng = random.Random(f"{config.seed}/{step}")
         numbers, suffixes = library.draw(config.pictures, config.conversations, rng, config.absent)
@@ -313,9 +339,12 @@ def train_language(
         packed = pack(lisa, library.speech, images, suffixes, library.grid**2)
         hidden = read_packed(lisa, packed)
         logits = lisa.lm_head(hidden[packed.answer_rows, packed.answer_at])
-        answer = F.cross_entropy(logits, packed.answer_ids)
+        answer = F.cross_entropy(logits, packed.answer_ids, reduction="none")
+        answer = (answer * packed.answer_weights).sum() / packed.answer_weights.sum()
         extra, parts = extra_loss(hidden, packed, numbers, rng)
-        right = (logits.argmax(-1) == packed.answer_ids).float().mean()
+        correct = (logits.argmax(-1) == packed.answer_ids).float()
+        right, verdicts = correct.mean(), packed.answer_weights == VERDICT
+        denials = verdicts & (packed.answer_ids == denial)
         optimizer.zero_grad(set_to_none=True)
         (answer + extra).backward()
         share = step / config.steps
@@ -328,8 +357,19 @@ def train_language(
         else:
             log.warning("step %d: the gradient is not finite; the step is skipped", step)
         since += 1
-        for key, value in {"answer": float(answer.detach()), "right": float(right), **parts}.items():
+        for key, value in {
+            "answer": float(answer.detach()),
+            "right": float(right),
+            "verdict": _share(correct[verdicts]),
+            "denied": _share(correct[denials]),
+            **parts,
+        }.items():
             sums[key] = sums.get(key, 0.0) + value
         if (step + 1) % 50 == 0 or step + 1 == config.steps:
             on_report(step + 1, {key: value / since for key, value in sums.items()})
             sums, since = {}, 0
+
+
+def _share(correct: Tensor) -> float:
+    """Mean of 0s and 1s; 1 of none, where nothing was wrong."""
+    return float(correct.mean()) if len(correct) else 1.0

@@ -251,11 +251,14 @@ class Run:
         scenes = self.split[0][: self.recipe.sight_scenes]
         library = self.library(scenes)
         lisa = self.lisa(vision, len(library.speech.tokenizer))
-        state = torch.load(self.folder / "speech.pt", weights_only=True)
-        lisa.load_state_dict(state["lisa"], strict=False)
         log.info("encoding %d pictures", len(scenes))
         embeddings = self.embeddings(vision, scenes)
-        _fit_tower(lisa, library, embeddings, state["table"])
+        if (self.folder / "sight.pt").exists():  # another round, after more of the vision stage
+            lisa.load_state_dict(torch.load(self.folder / "sight.pt", weights_only=True)["lisa"], strict=False)
+        else:
+            state = torch.load(self.folder / "speech.pt", weights_only=True)
+            lisa.load_state_dict(state["lisa"], strict=False)
+            _fit_tower(lisa, library, embeddings, state["table"])
         config, everywhere = self.recipe.sight, torch.arange(self.recipe.sizes.grid**2)
 
         def picture(number: int, rng: random.Random) -> tuple[Tensor, Tensor]:
