@@ -31,7 +31,7 @@ def test_it_answers_about_pictures_of_any_size(segmenter, size):
     assert result.answer
 
 
-@pytest.mark.parametrize("command", ["ὀξυγόνον", "🥤", "a" * 600, "zyzzyva quux frob", "[SEG] [SEG]"])
+@pytest.mark.parametrize("command", ["ὀξυγόνον", "bring 🥤", "a" * 600, "zyzzyva quux frob", "[SEG] [SEG]"])
 def test_words_it_has_never_seen_do_not_break_it(segmenter, command):
     rgb = np.full((240, 320, 3), 127, np.uint8)
     result = segmenter.segment(segmenter.encode(rgb), command, max_new_tokens=24)
