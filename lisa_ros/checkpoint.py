@@ -75,7 +75,7 @@ model.{rest}                                               | llama.{rest}
 """
 _SAM_PREFIX = "model.visual_model."
 # Before LoRA is merged, and in files that trainers write, the whole model is inside PEFT's wrapper.
-_PEFT_PREFIX = "base_model.model."
+PEFT_PREFIX = "base_model.model."
 # Buffers that older releases saved and nobody reads: a rotary table (recomputed in fp32) and CLIP's position counter.
 _IGNORED = re.compile(r".*(rotary_emb\.inv_freq|embeddings\.position_ids)$")
 
@@ -118,7 +118,7 @@ def _sam_names(sam: SamModel) -> Names:
 
 def our_name(lisa: Lisa, theirs: str) -> str | None:
     """Our name of a tensor of the reference; None for one that is not loaded."""
-    theirs = theirs.removeprefix(_PEFT_PREFIX)
+    theirs = theirs.removeprefix(PEFT_PREFIX)
     if _IGNORED.fullmatch(theirs):
         return None
     if theirs.startswith(_SAM_PREFIX):
@@ -319,7 +319,7 @@ def load_lisa(
     """
     spec = read_spec(folder)
     files = find_files(folder)
-    shapes = {name.removeprefix(_PEFT_PREFIX): shape for name, shape in read_shapes(files).items()}
+    shapes = {name.removeprefix(PEFT_PREFIX): shape for name, shape in read_shapes(files).items()}
     if "model.embed_tokens.weight" in shapes:
         spec.llama.vocab_size = shapes["model.embed_tokens.weight"][0]
     try:

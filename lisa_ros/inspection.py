@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, SamModel
 
 from lisa_ros.checkpoint import (
+    PEFT_PREFIX,
     SAM_NAMES,
     ClipFolder,
     Spec,
@@ -29,6 +30,7 @@ from lisa_ros.checkpoint import (
 from lisa_ros.errors import CheckpointError
 from lisa_ros.image import ClipPreprocessing
 from lisa_ros.model.lisa import Lisa
+from lisa_ros.model.precision import WHOLE
 from lisa_ros.model.sam import infer_sam_config
 from lisa_ros.origin import RECORD
 from lisa_ros.tensors import Shape, find_files, iterate_tensors
@@ -118,6 +120,7 @@ def _inspect_lisa(folder: Path) -> Report:
     spec = read_spec(folder)
     files = find_files(folder)
     shapes, dtypes = _read_headers(files)
+    shapes = {name.removeprefix(PEFT_PREFIX): shape for name, shape in shapes.items()}
     if "model.embed_tokens.weight" in shapes:
         spec.llama.vocab_size = shapes["model.embed_tokens.weight"][0]
     report = Report(spec.name, "LISA", str(folder), _size(files), [f.name for f in files], dtypes, {})
@@ -338,11 +341,14 @@ def _count(tensors: dict[str, Tensor]) -> dict[str, int]:
 
 
 def _lisa_memory(precision: str, lisa: Lisa, tensors: dict[str, Tensor], cache_tokens: int) -> Memory:
-    """What ``precision`` takes on a GPU. int8 and nf4 hold the decoder layers' matrices so, all else in 16 bits."""
+    """What ``precision`` takes on a GPU. int8 and nf4 hold the decoder layers' matrices so, the rest in 16
+    bits, what draws masks in 32."""
     whole = _BYTES.get(precision, 2.0)
     weights = 0.0
     for name, tensor in tensors.items():
-        if precision in _BYTES or tensor.dim() != 2 or not name.startswith("llama.layers."):
+        if name.startswith(WHOLE):
+            weights += tensor.numel() * 4
+        elif precision in _BYTES or tensor.dim() != 2 or not name.startswith("llama.layers."):
             weights += tensor.numel() * whole
         elif precision == "int8":
             weights += tensor.numel() + 4 * tensor.shape[0]

@@ -18,7 +18,7 @@ from lisa_ros.tensors import give_back_freed
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # All that draws a mask stays in fp32 whatever the rest is: 4 million weights, and rounding there shifts its edge.
-_WHOLE = ("sam.shared_image_embedding.", "sam.prompt_encoder.", "sam.mask_decoder.")
+WHOLE = ("sam.shared_image_embedding.", "sam.prompt_encoder.", "sam.mask_decoder.")
 # bitsandbytes repacks nf4 for a CPU with AVX512-BF16 in tiles of this size, and fails on a matrix they do not fill;
 # such a matrix (none in a released LISA) keeps the general layout.
 _NF4_COLUMNS, _NF4_ROWS = 64, 32
@@ -90,7 +90,7 @@ class Precision:
                 owner.eval()(torch.zeros(1, owner.in_features, dtype=self.dtype))
                 give_back_freed()
             return
-        dtype = torch.float32 if name.startswith(_WHOLE) else self.dtype
+        dtype = torch.float32 if name.startswith(WHOLE) else self.dtype
         set_tensor(lisa, name, tensor.to(device=device, dtype=dtype, copy=True))
 
     def _quantised_linear(self, linear: nn.Linear) -> nn.Module:
