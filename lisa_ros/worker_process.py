@@ -49,7 +49,8 @@ def main() -> None:
     try:
         segmenter = load_segmenter(settings, lambda progress: wire.send(worker.Loading(float(progress))))
     except BaseException as error:
-        logger.debug("%s", traceback.format_exc())
+        if not isinstance(error, LisaError):
+            logger.error("%s", traceback.format_exc())
         wire.send(worker.LoadFailed(as_lisa_error(error, "the model cannot be loaded")))
         return
     wire.send(

@@ -247,8 +247,12 @@ class RequestQueue:
             self._show(NodeState(State.LOADING, "the model is being loaded", event.progress, model=path))
         elif isinstance(event, worker.Ready):
             self._ready = event
+            what = f"{event.name} on {event.device} in {event.precision}"
+            logger.info("ready: %s, loaded in %.1f s", what, event.load_s)
         elif isinstance(event, worker.LoadFailed):
-            self._show(NodeState(State.ERROR, f"the model cannot be loaded: {event.error}", 0.0, model=path))
+            text = f"the model cannot be loaded: {event.error}"
+            logger.error("%s", text)
+            self._show(NodeState(State.ERROR, text, 0.0, model=path))
             self._drop_everything()
         elif isinstance(event, worker.Died):
             text = f"the worker process died {event.cause}; it is started again in {event.pause_s:g} s"

@@ -27,6 +27,10 @@ def own_image(client, slow_to_encode=False):
     return stamped(client.node, pixels)
 
 
+def error_lines(client, text):
+    return [line for line in client.lisa.said().splitlines() if "[ERROR]" in line and text in line]
+
+
 _noise = itertools.count(1)
 
 
@@ -265,11 +269,19 @@ def test_a_model_that_cannot_be_loaded_is_an_error_state_not_a_restart_storm(lau
     client = launch(model=model)
     status = client.state(Status.ERROR, "error state")
     assert says in status.message
+    line = client.wait(lambda: error_lines(client, "the model cannot be loaded"), "line on the console")[0]
+    assert says in line
+    # What is the user's to mend is said in a line, what is ours is found by its traceback.
+    assert ("standin.py" in client.lisa.said()) == ("huge" in model)
     client.wait(client.service.service_is_ready, "service")
     answer = client.call("the box", own_image(client))
     assert (answer.status, says in answer.message) == (Segmentation.NOT_READY, True)
     assert not any(s.state == Status.RESTARTING for s in client.heard["status"])
     assert wait_for(lambda: not psutil.Process(client.lisa.process.pid).children(), "end of the worker")
+
+
+def test_a_model_that_is_ready_is_named_on_the_console(client):
+    client.wait(lambda: "ready: stand-in on cpu in fp32, loaded in" in client.lisa.said(), "line on the console")
 
 
 def test_a_worker_that_is_stopped_by_a_person_is_noticed_by_the_limit_not_for_ever(client):
