@@ -1,5 +1,6 @@
 """The worker process: commands in, events out, and nothing left behind however it ends."""
 
+import errno
 import logging
 import os
 import queue
@@ -11,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
+from lisa_ros import worker
 from lisa_ros.errors import Cancelled, CheckpointError, LisaError, OutOfMemory
 from lisa_ros.frame_memory import FrameMemory
 from lisa_ros.worker import (
@@ -210,6 +212,39 @@ def test_a_dead_worker_is_started_again(bench, command, signal):
     assert signal in died.cause
     bench.until(Ready)
     assert isinstance(bench.ask("the box")[-1], Done)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("_spawn", "Cannot allocate memory"), ("Pipe", "Too many open files"), ("at once", "before it ran")],
+)
+def test_a_worker_that_cannot_be_started_now_is_tried_again(make, monkeypatch, name, says):
+    """Short of memory, short of files, or a process that is gone before it gets its settings."""
+    spawn, failures = worker._spawn, iter(range(2))
+
+    def fail(*_):
+        if next(failures, None) is None:
+            monkeypatch.undo()
+            monkeypatch.syspath_prepend(HERE)
+            return original(*_)
+        if name == "at once":
+            process = subprocess.Popen(["true"])
+            process.wait()
+            return process
+        raise OSError(errno.ENOMEM if name == "_spawn" else errno.EMFILE, says)
+
+    original = worker.Pipe if name == "Pipe" else spawn
+    monkeypatch.setattr(worker, "Pipe" if name == "Pipe" else "_spawn", fail)
+    bench = make(first_pause_s=0.01)
+    died = [event for event in bench.until(Ready) if isinstance(event, Died)]
+    assert [(says in event.cause, event.pause_s) for event in died] == [(True, 0.01), (True, 0.02)]
+    assert isinstance(bench.ask("the box")[-1], Done)
+
+
+def test_a_fault_of_our_own_is_said_not_waited_for(make, monkeypatch):
+    monkeypatch.setattr(worker, "_spawn", lambda *_: 1 // 0)
+    error = make().until(LoadFailed)[-1].error
+    assert "ZeroDivisionError" in str(error)
 
 
 def test_a_worker_that_keeps_dying_is_given_up(make):
