@@ -11,6 +11,7 @@ import textwrap
 import numpy as np
 import psutil
 import pytest
+import standin
 
 from lisa_ros import worker
 from lisa_ros.errors import Cancelled, CheckpointError, LisaError, OutOfMemory
@@ -125,6 +126,20 @@ def test_a_frame_is_encoded_once_and_the_oldest_is_forgotten(make):
         return int(bench.ask("the box", value)[-1].answer.rsplit(" ", 1)[1])
 
     assert [encodings(value) for value in (200, 200, 201, 200, 202, 201)] == [1, 1, 2, 2, 3, 4]
+
+
+def test_the_first_mask_is_timed_from_the_start_of_the_work(bench):
+    def timings(text):
+        pixels = bench.memory.pixels(SIZE)
+        pixels[:] = 200
+        pixels[0, 0, 0] = standin.SLOW_RED
+        bench.worker.send(Command("id", text, SIZE))
+        return bench.until(Done)[-1].timings
+
+    first, again, nothing = timings("the box"), timings("the box"), timings("nothing")
+    assert standin.SLOW_S <= first.encode_s < first.first_mask_s
+    assert 0 == again.encode_s < again.first_mask_s < standin.SLOW_S
+    assert nothing.first_mask_s == 0
 
 
 def test_no_frame_is_kept_where_none_shall_be(make):
