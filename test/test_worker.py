@@ -4,9 +4,11 @@ import errno
 import logging
 import os
 import queue
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import numpy as np
 import psutil
@@ -221,10 +223,10 @@ def test_any_error_becomes_one_that_can_be_sent(error, kind):
     assert type(as_lisa_error(error, "loading")) is kind
 
 
-@pytest.mark.parametrize(("command", "signal"), [("kill yourself", "SIGKILL"), ("segfault", "SIGSEGV")])
-def test_a_dead_worker_is_started_again(bench, command, signal):
+@pytest.mark.parametrize(("command", "cause"), [("kill yourself", "SIGKILL"), ("segfault", "SIGSEGV")])
+def test_a_dead_worker_is_started_again(bench, command, cause):
     died = bench.ask(command)[-1]
-    assert signal in died.cause
+    assert cause in died.cause
     bench.until(Ready)
     assert isinstance(bench.ask("the box")[-1], Done)
 
@@ -286,6 +288,17 @@ def test_what_the_worker_logs_is_logged_here(bench, caplog):
     with caplog.at_level(logging.WARNING):
         bench.ask("log the box")
     assert ("lisa_ros.segmenter", logging.WARNING, "logged by the worker") in caplog.record_tuples
+
+
+def test_the_longest_command_is_sent_without_waiting_for_a_worker_that_stands_still(bench):
+    os.kill(bench.worker.pid, signal.SIGSTOP)
+    command = Command("id", "\U0001f600" * 10_000, SIZE)  # the most that max_command_length may allow
+    sending = threading.Thread(target=bench.worker.send, args=(command,), daemon=True)
+    sending.start()
+    sending.join(LIMIT_S)
+    assert not sending.is_alive()
+    os.kill(bench.worker.pid, signal.SIGCONT)
+    assert isinstance(bench.until(Done, Failed)[-1], Done)
 
 
 def test_closing_ends_the_process_in_the_middle_of_a_command(bench):

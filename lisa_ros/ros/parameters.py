@@ -65,7 +65,12 @@ class Parameters:
         50_000_000, "[pixels] larger images are answered INVALID_IMAGE", between=(64, 1_000_000_000)
     )
     max_command_length: int = _parameter(
-        2000, "[characters] longer commands are answered INVALID_COMMAND", between=(1, 100_000), live=True
+        # At most 10,000: a command is written to the worker's pipe at once, also while nobody reads there; longer ones
+        # than the pipe holds would stop the node until somebody does.
+        2000,
+        "[characters] longer commands are answered INVALID_COMMAND",
+        between=(1, 10_000),
+        live=True,
     )
     max_new_tokens: int = _parameter(512, "[tokens] an answer is cut off here", between=(1, 16384), live=True)
     timeout_s: float = _parameter(
