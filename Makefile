@@ -7,6 +7,12 @@ ifeq ($(filter $(ROS),jazzy kilted),)
 $(error ROS=$(ROS): there are wheels for jazzy and kilted; any other ROS 2 is built with its own colcon, docs/building.md)
 endif
 
+# What the demo shall do reaches it through the environment, letter by letter: neither make nor the shell reads it.
+override COMMAND := $(value COMMAND)
+override IMAGE := $(value IMAGE)
+override MODEL := $(value MODEL)
+export COMMAND IMAGE MODEL
+
 VENV := $(CURDIR)/$(if $(filter jazzy,$(ROS)),.venv,.venv-$(ROS))
 WORK := .ros-$(ROS)
 BIN  := $(VENV)/bin
@@ -85,11 +91,11 @@ test: $(BUILD_STAMP) ## everything CI runs: lint, types, tests over real DDS
 	$(MAKE) --no-print-directory lint || failed="$$failed lint"; \
 	$(MAKE) --no-print-directory types || failed="$$failed types"; \
 	python -m pytest || failed="$$failed pytest"; \
-	[ -z "$$failed" ] || { echo "test: FAILED:$$failed" >&2; exit 1; }
+	[ -z "$$failed" ] || { echo "test: FAILED:$$failed" >&2; exit 1; }; \
+	echo "test: passed"
 
 demo: $(BUILD_STAMP) ## camera, node and command over DDS; writes demo/overlay.png
-	@python demo/run.py $(if $(IMAGE),--image "$(IMAGE)") $(if $(COMMAND),--command "$(COMMAND)") \
-	  $(if $(MODEL),--model "$(MODEL)")
+	@python demo/run.py $${IMAGE:+"--image=$$IMAGE"} $${COMMAND:+"--command=$$COMMAND"} $${MODEL:+"--model=$$MODEL"}
 
 clean: ## build products and caches (the virtual environments stay)
 	@rm -rf .ros-jazzy .ros-kilted build dist lisa_ros.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

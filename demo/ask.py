@@ -53,7 +53,6 @@ class Client(Node):
         super().__init__("ask")
         self._say = say
         self._status: Status | None = None
-        self._frame_seen = False
         self._overlays: dict[tuple[int, int], Image] = {}
         self._shown = ""
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -84,9 +83,11 @@ class Client(Node):
                 return False
             if self._status.state == Status.ERROR:
                 raise Unanswered(f"ready node: {self._status.message}")
-            if self._status.state != Status.LOADING:
+            if self._status.state in (Status.READY, Status.BUSY):
                 return True
-            line = f"loading {self._status.model or 'the model'}: {10 * int(10 * self._status.progress)} %"
+            line = self._status.message  # RESTARTING: why, and when again
+            if self._status.state == Status.LOADING:
+                line = f"loading {self._status.model or 'the model'}: {10 * int(10 * self._status.progress)} %"
             if line != said:
                 self._say(line)
                 said = line
@@ -116,10 +117,7 @@ class Client(Node):
         outcome = finished.result()
         if outcome.status == GoalStatus.STATUS_UNKNOWN:
             raise Unanswered("answer: the node forgot the goal")
-        result = outcome.result
-        # A refusal carries no segmentation of its own on every path; status and message are the action's.
-        result.segmentation.status, result.segmentation.message = result.status, result.message
-        return result.segmentation
+        return outcome.result.segmentation
 
     def _on_feedback(self, message: Segment.Impl.FeedbackMessage) -> None:
         feedback = message.feedback

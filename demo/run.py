@@ -102,7 +102,10 @@ def run(arguments: argparse.Namespace) -> None:
         raise DemoError('the command is empty: make demo COMMAND="the red mug"')
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.unlink(missing_ok=True)
-    claimed = domain.claim()
+    try:
+        claimed = domain.claim()
+    except RuntimeError as error:
+        raise DemoError(str(error)) from error
     print(
         f"demo: camera of {arguments.image} ({width}x{height}), node, command; ROS domain {os.environ['ROS_DOMAIN_ID']}"
     )

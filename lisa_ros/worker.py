@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
@@ -207,8 +208,9 @@ class Worker:
     def restart(self, reason: str) -> None:
         """Kill the process; it is started again like after any other death."""
         logger.warning("the worker is restarted: %s", reason)
-        if self._process is not None:
-            self._process.kill()
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def close(self, patience_s: float = 2.0) -> None:
         """End the process and the thread. The process goes by itself when its connection closes, else it is killed."""
@@ -216,20 +218,37 @@ class Worker:
         self.send(Stop())
         if self._thread.is_alive():
             self._thread.join(patience_s)
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        process = self._process
+        if process is not None:
+            process.kill()
+            process.wait()
         if self._thread.is_alive():
             self._thread.join()
 
     def _keep_alive(self) -> None:
+        """However this ends, somebody is told: a node without a worker must not look as if it had one."""
+        try:
+            self._start_again_and_again()
+        except Exception as error:
+            logger.error("%s", traceback.format_exc())
+            text = f"nothing looks after the worker any more ({type(error).__name__}: {error}); start the node again"
+            self._on_event(LoadFailed(LisaError(text)))
+
+    def _start_again_and_again(self) -> None:
         deaths, deaths_loading = 0, 0
         while not self._closing.is_set():
             born = time.monotonic()
-            was_ready, load_failed = self._run_once()
+            was_ready = load_failed = False
+            self._on_event(Loading(0.0))
+            try:
+                connection, process = self._start_process()
+            except OSError as error:
+                cause = f"before it ran: {error}"
+            else:
+                was_ready, load_failed = self._follow(connection, process)
+                cause = _cause_of_death(process)
             if self._closing.is_set() or load_failed:
                 return
-            cause = _cause_of_death(self._process)
             deaths_loading = 0 if was_ready else deaths_loading + 1
             deaths = 1 if time.monotonic() - born > LONG_LIFE_S else deaths + 1
             if deaths_loading == MAX_DEATHS_LOADING:
@@ -240,19 +259,30 @@ class Worker:
             self._on_event(Died(cause, pause_s))
             self._closing.wait(pause_s)
 
-    def _run_once(self) -> tuple[bool, bool]:
-        """One life of the process: (whether it was ever ready, whether it said that the model cannot be loaded)."""
-        was_ready = load_failed = False
-        self._on_event(Loading(0.0))
+    def _start_process(self) -> tuple[Connection, subprocess.Popen[bytes]]:
+        """A process that has its settings. Raises OSError: memory or files are short, or it died at once."""
         ours, theirs = Pipe()
         with self._sending:
-            self._process = _spawn(theirs, self._frames, self._settings)
+            self._process = process = None
+            try:
+                with theirs:
+                    self._process = process = _spawn(theirs, self._frames, self._settings)
+                ours.send((self._settings, self._frames.max_pixels))
+            except OSError:
+                ours.close()
+                if process is not None:
+                    process.kill()
+                    process.wait()
+                raise
             self._connection = ours
-            theirs.close()
-            ours.send((self._settings, self._frames.max_pixels))
+        return ours, process
+
+    def _follow(self, connection: Connection, process: subprocess.Popen[bytes]) -> tuple[bool, bool]:
+        """One life of the process: (whether it was ever ready, whether it said that the model cannot be loaded)."""
+        was_ready = load_failed = False
         try:
             while True:
-                event = ours.recv()
+                event = connection.recv()
                 if isinstance(event, Log):
                     logging.getLogger(event.name).log(event.level, "%s", event.message)
                     continue
@@ -261,11 +291,14 @@ class Worker:
                 self._on_event(event)
         except (EOFError, OSError):
             pass
+        except Exception:
+            process.kill()  # it is alive, and nobody will listen to it
+            raise
         finally:
             with self._sending:
                 self._connection = None
-            ours.close()
-            self._process.wait()
+            connection.close()
+            process.wait()
         return was_ready, load_failed
 
 

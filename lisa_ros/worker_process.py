@@ -49,7 +49,8 @@ def main() -> None:
     try:
         segmenter = load_segmenter(settings, lambda progress: wire.send(worker.Loading(float(progress))))
     except BaseException as error:
-        logger.debug("%s", traceback.format_exc())
+        if not isinstance(error, LisaError):
+            logger.error("%s", traceback.format_exc())
         wire.send(worker.LoadFailed(as_lisa_error(error, "the model cannot be loaded")))
         return
     wire.send(
@@ -192,7 +193,11 @@ class Desk:
             for index, mask in enumerate(result.masks)
             if index >= watcher.found
         ]
-        timings = replace(result.timings, encode_s=encode_s + result.timings.encode_s)
+        timings = replace(
+            result.timings,
+            encode_s=encode_s + result.timings.encode_s,
+            first_mask_s=encode_s + result.timings.first_mask_s if result.timings.first_mask_s else 0.0,
+        )
         return worker.Done(command.request_id, result.answer, new, timings)
 
     def _encode(self, command: worker.Command, watcher: Watcher) -> tuple[Any, float]:

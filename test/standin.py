@@ -97,6 +97,8 @@ class Standin:
             raise CommandError("the command cannot be used")
         if "log" in command:
             logging.getLogger("lisa_ros.segmenter").warning("logged by the worker")
+        if "linger reading" in command:
+            time.sleep(SLOW_S)
         if "hang" in command:
             time.sleep(3600)
         on_event(Stage("generating"))
@@ -110,7 +112,7 @@ class Standin:
             history.turns.append(command)
         words.append(f"frame {self.encoded}")
         bright = encoded[:, :, 1] >= BRIGHT
-        masks, crops, said = [], [], []
+        masks, crops, said, first_mask_s = [], [], [], 0.0
         for word in words:
             if should_stop():
                 raise Cancelled("stopped")
@@ -120,7 +122,10 @@ class Standin:
                 half[:, : bright.shape[1] // 2] = True
                 masks.append(bright & ~half if len(masks) else (bright & half if "twice" in command else bright))
                 on_event(Stage("decoding"))
+                if "linger decoding" in command:
+                    time.sleep(SLOW_S)
                 crops.append(crop_mask(masks[-1], len(masks), 0.9))
+                first_mask_s = first_mask_s or time.monotonic() - started
                 on_event(Masks(list(crops)))
                 on_event(Stage("generating"))
             on_event(Token(" ".join(said)))
@@ -136,5 +141,9 @@ class Standin:
             low_res_logits=np.zeros((count, 1, 8, 8), np.float32),
             seg_probabilities=np.full(count, 0.9, np.float32),
             scores=np.full(count, 0.9, np.float32),
-            timings=Timings(generate_s=time.monotonic() - started, total_s=time.monotonic() - started),
+            timings=Timings(
+                generate_s=time.monotonic() - started,
+                first_mask_s=first_mask_s,
+                total_s=time.monotonic() - started,
+            ),
         )

@@ -61,6 +61,43 @@ def test_demo_says_that_the_command_is_empty(repository: Path) -> None:
     assert "the command is empty" in last_line(done.stderr)
 
 
+COMMANDS = ['say "hi" $(id)', "`id` it's $HOME; id", "--explain", "the $5 note \\ 100 %", "カップ"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("by", ["argument", "environment"])
+def test_make_hands_a_command_over_letter_by_letter(repository: Path, tmp_path: Path, command: str, by: str) -> None:
+    """With a python that shows its arguments, in a virtual environment that holds nothing else."""
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    python.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    make = ["make", "--silent", "--old-file=.ros-jazzy/built", "demo", "ROS=jazzy", f"VENV={tmp_path}"]
+    if by == "argument":
+        make += [f"COMMAND={command}", "IMAGE=a photo.jpg"]
+    else:
+        environment.update(COMMAND=command, IMAGE="a photo.jpg")
+    done = subprocess.run(make, capture_output=True, text=True, cwd=repository, env=environment, check=False)
+    assert done.stdout.splitlines() == ["demo/run.py", "--image=a photo.jpg", f"--command={command}"], done.stderr
+
+
+def test_demo_says_that_no_domain_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import domain
+    import run
+
+    def claim() -> None:
+        raise RuntimeError("all ROS domains are in use")
+
+    monkeypatch.setattr(domain, "claim", claim)
+    monkeypatch.setattr(sys, "argv", ["run.py", "--out", str(tmp_path / "overlay.png")])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert run.main() == 1
+    assert last_line(capsys.readouterr().err) == "demo: FAILED: all ROS domains are in use"
+
+
 def test_demo_with_a_wrong_model_shows_the_reason_and_leaves_no_process(repository: Path, tmp_path: Path) -> None:
     done = demo(repository, "--model", str(tmp_path / "nothing_here"))
     assert done.returncode == 1

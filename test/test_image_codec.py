@@ -1,5 +1,7 @@
 """Camera images of every encoding become RGB; what cannot be one is refused before a pixel is touched."""
 
+import struct
+import zlib
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -232,6 +234,28 @@ def test_a_compressed_images_size_is_known_before_it_is_decoded(suffix):
     image = compressed(np.zeros((50, 70, 3), np.uint8), suffix)
     with pytest.raises(ImageError, match="70 x 50 = 3500 pixels; at most 3000"):
         decode_compressed(image, 3000)
+
+
+@pytest.mark.parametrize(("side", "says"), [(10_000, "100000000 pixels"), (20_000, "400000000 pixels")])
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_a_decompression_bomb_meets_our_limit_and_no_other(kind, side, says, recwarn):
+    """Sizes that Pillow warns about and refuses by itself; the pixels are not even there."""
+    image = compressed(np.zeros((50, 70, 3), np.uint8), f".{kind}")
+    whole = bytearray(image.data)
+    if kind == "png":
+        whole[16:24] = struct.pack(">II", side, side)
+        whole[29:33] = struct.pack(">I", zlib.crc32(whole[12:29]))
+    else:
+        at = whole.index(b"\xff\xc0") + 5  # start of frame
+        whole[at : at + 4] = struct.pack(">HH", side, side)
+    image.data = bytes(whole)
+    with pytest.raises(ImageError, match=f"{says}; at most 50000000.*max_image_pixels"):
+        decode_compressed(image, 50_000_000)
+    if kind == "png":  # the limit that the user gives is the one that holds; Pillow fills up a cut JPEG with grey
+        image.data = image.data[:60]
+        with pytest.raises(ImageError, match="damaged or cut off"):
+            decode_compressed(image, 1_000_000_000)
+    assert not recwarn
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])

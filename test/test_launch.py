@@ -62,8 +62,9 @@ def test_an_argument_that_was_not_given_overrules_no_parameter_file(
 
 def test_choices_are_those_of_the_node(arguments: dict[str, dict[str, ast.expr]], passed_on: list[str]) -> None:
     for parameter in fields(Parameters):
-        if parameter.name in passed_on and parameter.metadata["choices"]:
-            assert tuple(ast.literal_eval(arguments[parameter.name]["choices"])) == ("", *parameter.metadata["choices"])
+        choices = parameter.metadata["choices"]
+        if parameter.name in passed_on and choices:
+            assert tuple(ast.literal_eval(arguments[parameter.name]["choices"])) == ("", *filter(None, choices))
 
 
 def test_conversations_are_those_of_the_templates(arguments: dict[str, dict[str, ast.expr]]) -> None:

@@ -242,7 +242,7 @@ def test_make_targets_and_variables_that_are_named_exist(path: Path) -> None:
         if words[0] == "make":
             for word in words[1:]:
                 variable, equals, _ = word.partition("=")
-                pattern = rf"\$\({variable}\)|\$\(if \$\({variable}\)" if equals else rf"^{re.escape(word)}:"
+                pattern = rf"\$\((value )?{variable}\)" if equals else rf"^{re.escape(word)}:"
                 assert re.search(pattern, makefile, re.MULTILINE), f"{path.name}: {' '.join(words)}"
 
 

@@ -156,6 +156,36 @@ def test_a_canceled_command_is_answered_now_and_the_next_waits_for_the_worker(ro
     assert robot.at_worker == [first, second]
 
 
+def test_forgetting_keeps_its_place_among_the_commands(robot):
+    running, before, canceled = robot.submit(), robot.submit(), robot.submit()
+    robot.queue.forget_sessions()
+    robot.queue.forget_sessions()  # once more changes nothing, and takes no more room
+    robot.queue.cancel(canceled)
+    after = robot.submit()
+    assert robot.states[-1] is State.BUSY
+    assert robot.status(robot.submit()) is Status.BUSY  # two wait: what is not a command takes no command's place
+    for key in (running, before):
+        robot.done(key)
+    order = [getattr(message, "request_id", "forget") for message in robot.sent]
+    assert order == [running, before, "forget", after]
+
+
+def test_forgetting_goes_to_the_worker_at_once_where_nothing_waits(robot):
+    robot.queue.forget_sessions()
+    robot.submit()
+    robot.queue.forget_sessions()  # the worker itself does it after the command that it has
+    assert [type(message).__name__ for message in robot.sent] == ["ForgetSessions", "Command", "ForgetSessions"]
+
+
+def test_a_new_worker_has_nothing_to_forget(robot):
+    robot.submit()
+    robot.submit()
+    robot.queue.forget_sessions()
+    robot.queue.handle(worker.Died("of SIGKILL", 1.0))
+    robot.queue.handle(READY)
+    assert worker.ForgetSessions() not in robot.sent
+
+
 def test_an_answer_that_comes_after_the_cancel_is_dropped(robot):
     key = robot.submit()
     robot.queue.cancel(key)
@@ -302,6 +332,10 @@ class AnyOrder(RuleBasedStateMachine):
     def worker_says_something_late(self, key):
         if key != self.held:
             self.robot.queue.handle(worker.Done(key, "late", [], Timings()))
+
+    @rule()
+    def forget(self):
+        self.robot.queue.forget_sessions()
 
     @rule(broken=st.booleans())
     def camera(self, broken):

@@ -1,16 +1,21 @@
 """The worker process: commands in, events out, and nothing left behind however it ends."""
 
+import errno
 import logging
 import os
 import queue
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import numpy as np
 import psutil
 import pytest
+import standin
 
+from lisa_ros import worker
 from lisa_ros.errors import Cancelled, CheckpointError, LisaError, OutOfMemory
 from lisa_ros.frame_memory import FrameMemory
 from lisa_ros.worker import (
@@ -125,6 +130,20 @@ def test_a_frame_is_encoded_once_and_the_oldest_is_forgotten(make):
     assert [encodings(value) for value in (200, 200, 201, 200, 202, 201)] == [1, 1, 2, 2, 3, 4]
 
 
+def test_the_first_mask_is_timed_from_the_start_of_the_work(bench):
+    def timings(text):
+        pixels = bench.memory.pixels(SIZE)
+        pixels[:] = 200
+        pixels[0, 0, 0] = standin.SLOW_RED
+        bench.worker.send(Command("id", text, SIZE))
+        return bench.until(Done)[-1].timings
+
+    first, again, nothing = timings("the box"), timings("the box"), timings("nothing")
+    assert standin.SLOW_S <= first.encode_s < first.first_mask_s
+    assert 0 == again.encode_s < again.first_mask_s < standin.SLOW_S
+    assert nothing.first_mask_s == 0
+
+
 def test_no_frame_is_kept_where_none_shall_be(make):
     bench = make(kept_frames=0)
     bench.until(Ready)
@@ -204,12 +223,45 @@ def test_any_error_becomes_one_that_can_be_sent(error, kind):
     assert type(as_lisa_error(error, "loading")) is kind
 
 
-@pytest.mark.parametrize(("command", "signal"), [("kill yourself", "SIGKILL"), ("segfault", "SIGSEGV")])
-def test_a_dead_worker_is_started_again(bench, command, signal):
+@pytest.mark.parametrize(("command", "cause"), [("kill yourself", "SIGKILL"), ("segfault", "SIGSEGV")])
+def test_a_dead_worker_is_started_again(bench, command, cause):
     died = bench.ask(command)[-1]
-    assert signal in died.cause
+    assert cause in died.cause
     bench.until(Ready)
     assert isinstance(bench.ask("the box")[-1], Done)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("_spawn", "Cannot allocate memory"), ("Pipe", "Too many open files"), ("at once", "before it ran")],
+)
+def test_a_worker_that_cannot_be_started_now_is_tried_again(make, monkeypatch, name, says):
+    """Short of memory, short of files, or a process that is gone before it gets its settings."""
+    spawn, failures = worker._spawn, iter(range(2))
+
+    def fail(*_):
+        if next(failures, None) is None:
+            monkeypatch.undo()
+            monkeypatch.syspath_prepend(HERE)
+            return original(*_)
+        if name == "at once":
+            process = subprocess.Popen(["true"])
+            process.wait()
+            return process
+        raise OSError(errno.ENOMEM if name == "_spawn" else errno.EMFILE, says)
+
+    original = worker.Pipe if name == "Pipe" else spawn
+    monkeypatch.setattr(worker, "Pipe" if name == "Pipe" else "_spawn", fail)
+    bench = make(first_pause_s=0.01)
+    died = [event for event in bench.until(Ready) if isinstance(event, Died)]
+    assert [(says in event.cause, event.pause_s) for event in died] == [(True, 0.01), (True, 0.02)]
+    assert isinstance(bench.ask("the box")[-1], Done)
+
+
+def test_a_fault_of_our_own_is_said_not_waited_for(make, monkeypatch):
+    monkeypatch.setattr(worker, "_spawn", lambda *_: 1 // 0)
+    error = make().until(LoadFailed)[-1].error
+    assert "ZeroDivisionError" in str(error)
 
 
 def test_a_worker_that_keeps_dying_is_given_up(make):
@@ -236,6 +288,17 @@ def test_what_the_worker_logs_is_logged_here(bench, caplog):
     with caplog.at_level(logging.WARNING):
         bench.ask("log the box")
     assert ("lisa_ros.segmenter", logging.WARNING, "logged by the worker") in caplog.record_tuples
+
+
+def test_the_longest_command_is_sent_without_waiting_for_a_worker_that_stands_still(bench):
+    os.kill(bench.worker.pid, signal.SIGSTOP)
+    command = Command("id", "\U0001f600" * 10_000, SIZE)  # the most that max_command_length may allow
+    sending = threading.Thread(target=bench.worker.send, args=(command,), daemon=True)
+    sending.start()
+    sending.join(LIMIT_S)
+    assert not sending.is_alive()
+    os.kill(bench.worker.pid, signal.SIGCONT)
+    assert isinstance(bench.until(Done, Failed)[-1], Done)
 
 
 def test_closing_ends_the_process_in_the_middle_of_a_command(bench):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
-from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo
 
 from lisa_ros.errors import ImageError
@@ -110,6 +110,6 @@ class Depths:
             logger.warning("no 3-D results: %s", text)
 
 
-def nanoseconds(stamp: object) -> int:
-    """Of a builtin_interfaces/Time."""
-    return int(Time.from_msg(stamp).nanoseconds)
+def nanoseconds(stamp: Any) -> int:
+    """Of a builtin_interfaces/Time; rclpy's own Time refuses a negative one."""
+    return int(stamp.sec * 10**9 + stamp.nanosec)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.serialization import deserialize_message
-from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from lisa_ros.errors import ImageError
@@ -111,5 +110,5 @@ class Frames:
 
     def _age_s(self, header: Any) -> float:
         """From the stamp to now; 0 for an image without a stamp."""
-        stamp_s = Time.from_msg(header.stamp).nanoseconds / 1e9
+        stamp_s = header.stamp.sec + header.stamp.nanosec / 1e9  # not rclpy's Time: it refuses a negative stamp
         return self._ros_now_s() - stamp_s if stamp_s else 0.0

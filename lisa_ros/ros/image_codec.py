@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Picture
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from lisa_ros.errors import ImageError
 
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
 
+PNG = b"\x89PNG\r\n\x1a\n"
 MIN_SIDE = 8  # pixels: below, a tower's patch is larger than anything one could mean
 
 
@@ -157,7 +159,9 @@ def decode_compressed(image: Any, max_pixels: int, out: Callable[[Size], Pixels]
     """
     what = f"the compressed image (format {image.format!r}, {len(image.data)} bytes)"
     try:
-        picture = Picture.open(io.BytesIO(image.data), formats=("JPEG", "PNG"))
+        # Not Image.open: it warns or raises about many pixels by a limit of its own, and check_size knows the user's.
+        kind = PngImageFile if bytes(image.data[: len(PNG)]) == PNG else JpegImageFile
+        picture = kind(io.BytesIO(image.data))
     except Exception as error:
         raise ImageError(f"{what} is neither JPEG nor PNG; publish one of them, or a raw image") from error
     size = (picture.height, picture.width)

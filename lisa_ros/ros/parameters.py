@@ -42,7 +42,11 @@ class Parameters:
 
     model: str = _parameter("", "folder of the checkpoint; empty: the small model that comes with the package")
     vision_tower: str = _parameter("", "folder or hub id of the CLIP tower; empty: what the checkpoint names")
-    conversation: str = _parameter("", "conversation template (llava_v1, llava_llama_2, ...); empty: the checkpoint's")
+    conversation: str = _parameter(
+        "",
+        "conversation template; empty: the checkpoint's",
+        choices=("", "compact", "v1", "llava_v1", "llava_llama_2"),
+    )
     device: str = _parameter("auto", "auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
     precision: str = _parameter(
         "auto",
@@ -65,7 +69,12 @@ class Parameters:
         50_000_000, "[pixels] larger images are answered INVALID_IMAGE", between=(64, 1_000_000_000)
     )
     max_command_length: int = _parameter(
-        2000, "[characters] longer commands are answered INVALID_COMMAND", between=(1, 100_000), live=True
+        # At most 10,000: a command is written to the worker's pipe at once, also while nobody reads there; longer ones
+        # than the pipe holds would stop the node until somebody does.
+        2000,
+        "[characters] longer commands are answered INVALID_COMMAND",
+        between=(1, 10_000),
+        live=True,
     )
     max_new_tokens: int = _parameter(512, "[tokens] an answer is cut off here", between=(1, 16384), live=True)
     timeout_s: float = _parameter(
@@ -142,7 +151,7 @@ def _check(parameter: Field[Any], value: Any) -> None:
     if type(value) is not type(parameter.default):
         raise ConfigError(f"{name} is {value!r}; it must be of type {type(parameter.default).__name__}")
     if choices and value not in choices:
-        raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+        raise ConfigError(f"{name} is {value!r}; choose one of {_listed(choices)}")
     if between and not between[0] <= value <= between[1]:  # nan is refused too
         raise ConfigError(f"{name} is {value!r}; it must lie between {between[0]} and {between[1]}")
 
@@ -178,7 +187,7 @@ def _descriptor(parameter: Field[Any]) -> Any:
     number = isinstance(parameter.default, float)
     descriptor = ParameterDescriptor(
         description=metadata["description"],
-        additional_constraints=f"one of {', '.join(metadata['choices'])}" if metadata["choices"] else "",
+        additional_constraints=f"one of {_listed(metadata['choices'])}" if metadata["choices"] else "",
         read_only=not metadata["live"],
         dynamic_typing=number,  # so that `timeout_s:=5` is a number too, as everybody writes it
     )
@@ -197,7 +206,11 @@ def _descriptor(parameter: Field[Any]) -> Any:
 def constraint(parameter: Field[Any]) -> str:
     """What a value may be, for people."""
     low_high = parameter.metadata["between"]
-    return f"{low_high[0]} to {low_high[1]}" if low_high else ", ".join(parameter.metadata["choices"])
+    return f"{low_high[0]} to {low_high[1]}" if low_high else _listed(parameter.metadata["choices"])
+
+
+def _listed(choices: Iterable[str]) -> str:
+    return ", ".join(choice or '""' for choice in choices)
 
 
 def as_yaml() -> str:

@@ -169,7 +169,7 @@ class RequestQueue:
         self._clock = clock
         self._locate = locate
         self._work: Work | None = None
-        self._waiting: deque[Request] = deque()
+        self._waiting: deque[Request | worker.ForgetSessions] = deque()
         self._ready: worker.Ready | None = None
         self.state = NodeState(State.LOADING, "the model is being loaded", 0.0, model=parameters().model)
 
@@ -192,8 +192,11 @@ class RequestQueue:
         self._settle()
 
     def forget_sessions(self) -> None:
-        """Clear every conversation, after the commands that were sent before."""
-        self._worker.send(worker.ForgetSessions())
+        """Clear every conversation: after the commands that came before, before those that come later."""
+        if not self._waiting:
+            self._worker.send(worker.ForgetSessions())
+        elif not isinstance(self._waiting[-1], worker.ForgetSessions):
+            self._waiting.append(worker.ForgetSessions())
 
     # --- from the clock and the worker
 
@@ -247,8 +250,12 @@ class RequestQueue:
             self._show(NodeState(State.LOADING, "the model is being loaded", event.progress, model=path))
         elif isinstance(event, worker.Ready):
             self._ready = event
+            what = f"{event.name} on {event.device} in {event.precision}"
+            logger.info("ready: %s, loaded in %.1f s", what, event.load_s)
         elif isinstance(event, worker.LoadFailed):
-            self._show(NodeState(State.ERROR, f"the model cannot be loaded: {event.error}", 0.0, model=path))
+            text = f"the model cannot be loaded: {event.error}"
+            logger.error("%s", text)
+            self._show(NodeState(State.ERROR, text, 0.0, model=path))
             self._drop_everything()
         elif isinstance(event, worker.Died):
             text = f"the worker process died {event.cause}; it is started again in {event.pause_s:g} s"
@@ -273,12 +280,12 @@ class RequestQueue:
             raise NotReady(f"{self.state.message}; see ~/status")
         if self._work is None:
             self._start(request)
-        elif len(self._waiting) < parameters.queue_size:
+        elif len(self._queued()) < parameters.queue_size:
             self._waiting.append(request)
             _safely(request.on_progress, Progress(Stage.QUEUED))
         else:
             raise Busy(
-                f"one command is running and {len(self._waiting)} are waiting; ask again later, or raise queue_size"
+                f"one command is running and {len(self._queued())} are waiting; ask again later, or raise queue_size"
             )
 
     def _start(self, request: Request) -> None:
@@ -298,11 +305,14 @@ class RequestQueue:
 
     def _start_next(self) -> None:
         while self._work is None and self._waiting and self._ready is not None:
-            request = self._waiting.popleft()
+            first = self._waiting.popleft()
+            if isinstance(first, worker.ForgetSessions):
+                self._worker.send(first)
+                continue
             try:
-                self._start(request)
+                self._start(first)
             except Exception as error:
-                self._refuse(request, error)
+                self._refuse(first, error)
 
     def _succeed(self, work: Work, done: worker.Done) -> None:
         crops = work.crops + [crop for crop in done.crops if crop.area]
@@ -333,8 +343,10 @@ class RequestQueue:
         if self._work is not None:
             work, self._work = self._work, None
             self._refuse(work.request, LisaError(f"{self.state.message}; ask again then"), work.frame)
-        while self._waiting:
-            self._refuse(self._waiting.popleft(), NotReady(self.state.message))
+        queued = self._queued()
+        self._waiting.clear()  # with what was to be forgotten: a new worker remembers nothing
+        for request in queued:
+            self._refuse(request, NotReady(self.state.message))
 
     def _finish(
         self,
@@ -386,7 +398,7 @@ class RequestQueue:
             message = "working on a command" if self._work is not None else "waiting for a command"
             ready = self._ready
             self._show(
-                NodeState(state, message, 1.0, len(self._waiting), ready.name, ready.device, ready.precision),
+                NodeState(state, message, 1.0, len(self._queued()), ready.name, ready.device, ready.precision),
             )
         deadlines = [request.deadline for request in self._open()]
         if self._work is not None and self._work.given_up is not None:
@@ -401,7 +413,10 @@ class RequestQueue:
     def _open(self) -> list[Request]:
         """Requests without an answer."""
         running = [self._work.request] if self._work is not None and not self._work.request.answered else []
-        return running + list(self._waiting)
+        return running + self._queued()
+
+    def _queued(self) -> list[Request]:
+        return [waiting for waiting in self._waiting if isinstance(waiting, Request)]
 
     def _stuck_at(self, given_up: float) -> float:
         return given_up + self._parameters().stuck_worker_s

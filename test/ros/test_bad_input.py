@@ -131,6 +131,15 @@ def test_an_image_that_is_no_image_is_refused_from_the_camera(client, message, s
     client.works()
 
 
+def test_a_stamp_before_1970_is_taken_like_any_other(client):
+    message = stamped(client.node, scene())
+    message.header.stamp.sec = -5
+    answer = client.call("the box", message)
+    assert (answer.status, answer.message) == (Segmentation.SUCCESS, "")
+    assert answer.segmentation.header == message.header
+    assert answer.segmentation.image_age_s > 0
+
+
 def test_a_bad_image_in_a_goal_is_refused(client):
     _, result = client.goal("the box", image(step=100)).result()
     assert result.status == Segmentation.INVALID_IMAGE

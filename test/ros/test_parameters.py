@@ -37,6 +37,8 @@ def test_every_parameter_says_what_it_is():
         ({"queue_size": 1.5}, "queue_size is 1.5; it must be of type int"),
         ({"queue_size": True}, "queue_size is True"),
         ({"precision": "fp8"}, "precision is 'fp8'; choose one of auto, bf16"),
+        ({"conversation": "vicuna"}, "conversation is 'vicuna'; choose one of \"\", compact"),
+        ({"max_command_length": 10_001}, "max_command_length is 10001; it must lie between 1 and 10000"),
         ({"no_such": 1}, "no parameter 'no_such'; there are model"),
     ],
 )

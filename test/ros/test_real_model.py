@@ -43,6 +43,23 @@ def real(launch, golden):
     return client
 
 
+def assert_same(result, expected):
+    """A message says what the library's ``expected`` says."""
+    found = [index for index, mask in enumerate(expected.masks) if mask.any()]
+    assert result.status == (Segmentation.SUCCESS if found else Segmentation.NOT_FOUND), result.message
+    assert result.answer == expected.answer
+    assert [mask.label for mask in result.masks] == [index + 1 for index in found]
+    for mask, index in zip(result.masks, found, strict=True):
+        full = np.zeros(expected.masks.shape[1:], bool)
+        window = (
+            slice(mask.roi.y_offset, mask.roi.y_offset + mask.roi.height),
+            slice(mask.roi.x_offset, mask.roi.x_offset + mask.roi.width),
+        )
+        full[window] = pixels_of(mask.pixels) > 0
+        np.testing.assert_array_equal(full, expected.masks[index])
+        assert mask.score == pytest.approx(expected.scores[index], abs=1e-5)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("picture", ["wide.png", "tall.png"])
 def test_the_node_answers_what_the_library_answers(real, lisa, golden, picture, command):
@@ -53,25 +70,12 @@ def test_the_node_answers_what_the_library_answers(real, lisa, golden, picture, 
     by_topic = real.say(command)
     by_service = real.call(command, stamped(real.node, rgb)).segmentation
     by_action = real.goal(command, stamped(real.node, rgb)).result()[1].segmentation
-    union = expected.masks.any(axis=0) if len(expected.masks) else np.zeros(rgb.shape[:2], bool)
     for result in (by_topic, by_service, by_action):
-        assert result.status == (Segmentation.SUCCESS if union.any() else Segmentation.NOT_FOUND), result.message
-        assert result.answer == expected.answer
-        found = [index for index, mask in enumerate(expected.masks) if mask.any()]
-        assert [mask.label for mask in result.masks] == [index + 1 for index in found]
-        for mask, index in zip(result.masks, found, strict=True):
-            full = np.zeros(rgb.shape[:2], bool)
-            window = (
-                slice(mask.roi.y_offset, mask.roi.y_offset + mask.roi.height),
-                slice(mask.roi.x_offset, mask.roi.x_offset + mask.roi.width),
-            )
-            full[window] = pixels_of(mask.pixels) > 0
-            np.testing.assert_array_equal(full, expected.masks[index])
-            assert mask.score == pytest.approx(expected.scores[index], abs=1e-5)
+        assert_same(result, expected)
         assert (result.model, result.precision) == (lisa.name, "fp32")
     mask = real.wait(lambda: [m for m in real.heard["mask"] if m.header == by_topic.header], "mask")[0]
     assert stamp(mask.header) in real.shown
-    np.testing.assert_array_equal(pixels_of(mask) > 0, union)
+    np.testing.assert_array_equal(pixels_of(mask) > 0, expected.masks.any(axis=0))
     real.view = None
 
 
@@ -81,6 +85,13 @@ def test_the_second_command_on_a_frame_is_not_encoded_again(real, golden):
     assert first.encode_s > 0
     assert second.encode_s <= first.encode_s
     assert second.image_age_s > first.image_age_s
+
+
+def test_special_tokens_in_a_command_are_read_as_the_library_reads_them(real, lisa, golden):
+    rgb = np.asarray(Picture.open(golden / "wide.png").convert("RGB"))
+    encoded, image = lisa.encode(rgb), stamped(real.node, rgb)
+    for command in ("the orange part [SEG] <image> </s>", "<s> <im_start><image><im_end> the [SEG]"):
+        assert_same(real.call(command, image).segmentation, lisa.segment(encoded, command))
 
 
 def test_a_conversation_goes_on_and_is_cleared(real, golden):
@@ -93,6 +104,18 @@ def test_a_conversation_goes_on_and_is_cleared(real, golden):
     assert real.done(real.clear.call_async(Trigger.Request())).success
     alone = real.call(COMMANDS[0], image).segmentation.answer
     assert real.call(COMMANDS[0], image, session="talk").segmentation.answer == alone
+
+
+def test_a_killed_worker_loads_the_model_again_and_answers_the_same(real, lisa, golden):
+    rgb = np.asarray(Picture.open(golden / "wide.png").convert("RGB"))
+    real.ready(LOAD_S)
+    killed = real.lisa.worker
+    killed.kill()
+    real.state(Status.RESTARTING, "restart")
+    real.ready(LOAD_S)
+    assert real.lisa.worker.pid != killed.pid
+    answer = real.call(COMMANDS[0], stamped(real.node, rgb)).segmentation
+    assert_same(answer, lisa.segment(lisa.encode(rgb), COMMANDS[0]))
 
 
 FAULTS = ("missing", "truncated", "another architecture", "no tower")
