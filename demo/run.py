@@ -24,7 +24,7 @@ from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
 HERE = Path(__file__).resolve().parent
 DEFAULT_IMAGE = HERE / "scene.jpg"
-DEFAULT_COMMAND = "the thing to drink from"
+DEFAULT_COMMAND = "something to tighten this screw"
 OVERLAY = HERE / "overlay.png"
 GRACE_S = 5.0  # from SIGINT to SIGKILL
 
@@ -130,7 +130,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="A command on a live camera becomes masks and an answer, over DDS.")
     parser.add_argument("--image", type=Path, default=DEFAULT_IMAGE, help="picture that the camera shows")
     parser.add_argument("--command", default=DEFAULT_COMMAND, help=f'what to find (default "{DEFAULT_COMMAND}")')
-    parser.add_argument("--explain", action="store_true", help="ask for the reason too")
+    parser.add_argument("--explain", action=argparse.BooleanOptionalAction, default=True, help="ask for the reason too")
     parser.add_argument("--model", default="", help="model folder (default: the one in the package)")
     parser.add_argument("--device", default="", help="auto, cpu or cuda (default: the node's)")
     parser.add_argument("--precision", default="", help="auto, bf16, fp16, fp32, int8 or nf4 (default: the node's)")

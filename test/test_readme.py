@@ -226,7 +226,7 @@ def test_messages_on_the_command_line_have_the_fields_of_their_type(path: Path) 
 
 def test_every_topic_parameter_and_launch_argument_is_documented() -> None:
     spans = {span for path in DOCUMENTS for span in read(path).spans}
-    text = " ".join(spans) + " ".join(block.text for path in DOCUMENTS for block in read(path).blocks)
+    text = " ".join([*spans, *(block.text for path in DOCUMENTS for block in read(path).blocks)])
     words = set(re.findall(r"~/\w+|\w+", text))
     missing = (topics() | parameter_names() | launch_arguments()) - words
     assert not missing, f"in no document: {sorted(missing)}"
