@@ -47,7 +47,7 @@ def main() -> None:
     inbox = Inbox(wire)
     started = time.monotonic()
     try:
-        segmenter = load_segmenter(settings, lambda progress: wire.send(worker.Loading(float(progress))))
+        segmenter = load_segmenter(settings, loading_reporter(wire))
     except BaseException as error:
         if not isinstance(error, LisaError):
             logger.error("%s", traceback.format_exc())
@@ -59,6 +59,19 @@ def main() -> None:
     desk = Desk(segmenter, FrameMemory(max_pixels, frames_fd), settings, wire, inbox)
     while True:
         desk.handle(inbox.next())
+
+
+def loading_reporter(wire: Wire) -> Callable[[float], None]:
+    """A progress callback that says every twentieth once: a model has hundreds of tensors, and nobody reads so fast."""
+    told = -1
+
+    def report(progress: float) -> None:
+        nonlocal told
+        if int(20 * progress) > told:
+            told = int(20 * progress)
+            wire.send(worker.Loading(float(progress)))
+
+    return report
 
 
 def die_with(parent: int) -> None:
