@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlamaModel, SamModel
 
+from lisa_ros.atomic import replacing
 from lisa_ros.errors import CheckpointError, ConfigError
 from lisa_ros.image import ClipPreprocessing
 from lisa_ros.model.conv import ConvImageEncoder, SharedTower
@@ -136,11 +137,15 @@ def reference_name(lisa: Lisa, ours: str) -> str:
 
 def _clip_name(lisa: Lisa, theirs: str) -> str | None:
     """Our name of a tensor of a CLIP folder; None for CLIP's text half, its projections and layers nobody reads."""
-    other_half = ("text_model.", "logit_scale", "visual_projection", "text_projection")
-    if theirs.startswith(other_half) or _IGNORED.fullmatch(theirs):
+    if is_text_half(theirs) or _IGNORED.fullmatch(theirs):
         return None
     ours = "vision_tower.clip." + theirs.removeprefix("vision_model.")
     return None if _is_unread_layer(lisa, ours) else ours
+
+
+def is_text_half(theirs: str) -> bool:
+    """Whether a tensor of a CLIP folder belongs to its text half or its projections, which LISA does not use."""
+    return theirs.startswith(("text_model.", "logit_scale", "visual_projection", "text_projection"))
 
 
 def _is_unread_layer(lisa: Lisa, ours: str) -> bool:
@@ -331,7 +336,7 @@ def load_lisa(
     if clip is not None and not any(name.startswith("model.vision_tower.") for name in shapes):
         sources.append((find_files(clip.folder), partial(_clip_name, lisa)))
     found = {ours: shape for names, rename in sources for k, shape in read_shapes(names).items() if (ours := rename(k))}
-    _compare(found, _shapes_of(lisa), partial(reference_name, lisa), folder)
+    _compare(found, shapes_of(lisa), partial(reference_name, lisa), folder)
     precision.prepare(lisa.llama)
     total = sum(file.stat().st_size for names, _ in sources for file in names)
     done = 0
@@ -352,7 +357,7 @@ def load_sam(file: Path) -> SamModel:
     with torch.device("meta"):
         sam = SamModel(infer_sam_config(shapes))
         sam.prompt_encoder.shared_embedding = sam.shared_image_embedding
-    _compare({SAM_NAMES.ours(name): shape for name, shape in shapes.items()}, _shapes_of(sam), SAM_NAMES.theirs, file)
+    _compare({SAM_NAMES.ours(name): shape for name, shape in shapes.items()}, shapes_of(sam), SAM_NAMES.theirs, file)
     for name, tensor in iterate_tensors([file]):
         set_tensor(sam, SAM_NAMES.ours(name), tensor.float().clone())
     return sam.eval()
@@ -367,25 +372,24 @@ def save_checkpoint(lisa: Lisa, config: dict[str, Any], folder: Path, *, dtype: 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         reference_name(lisa, name): (tensor.detach().to(dtype) if dtype else tensor.detach()).contiguous().cpu()
-        for name, tensor in _named_tensors(lisa)
+        for name, tensor in named_tensors(lisa)
         if lisa.shares_encoder or not name.startswith("vision_tower.")
     }
-    # Written beside and renamed, so that a stop in the middle leaves the old checkpoint, not half a new one.
-    unfinished = folder / "model.safetensors.unfinished"
-    save_file(tensors, unfinished, metadata={"format": "pt"})
-    unfinished.replace(folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+    with replacing(folder / "model.safetensors") as unfinished:
+        save_file(tensors, unfinished, metadata={"format": "pt"})
+    with replacing(folder / "config.json") as unfinished:
+        unfinished.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
-def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters and persistent buffers, each tensor once."""
     yield from module.named_parameters()
     saved = module.state_dict(keep_vars=True)
     yield from ((name, buffer) for name, buffer in module.named_buffers() if name in saved)
 
 
-def _shapes_of(module: nn.Module) -> dict[str, Shape]:
-    return {name: tuple(tensor.shape) for name, tensor in _named_tensors(module)}
+def shapes_of(module: nn.Module) -> dict[str, Shape]:
+    return {name: tuple(tensor.shape) for name, tensor in named_tensors(module)}
 
 
 def _compare(

@@ -21,11 +21,14 @@ from lisa_ros.checkpoint import (
     ClipFolder,
     Spec,
     build_lisa,
+    is_text_half,
+    named_tensors,
     our_name,
     read_clip,
     read_spec,
     reference_name,
     resolve_tower,
+    shapes_of,
 )
 from lisa_ros.errors import CheckpointError
 from lisa_ros.image import ClipPreprocessing
@@ -130,7 +133,9 @@ def _inspect_lisa(folder: Path) -> Report:
         lisa = build_lisa(spec, shapes, clip or _unknown_clip(spec))
     _compare_lisa(report, lisa, shapes, clip)
     report.facts = _lisa_facts(spec, lisa, clip, folder, report)
-    weighed = {name: tensor for name, tensor in _tensors(lisa) if clip or not name.startswith("vision_tower.clip.")}
+    weighed = {
+        name: tensor for name, tensor in named_tensors(lisa) if clip or not name.startswith("vision_tower.clip.")
+    }
     report.parameters = _count(weighed)
     report.cache_tokens = min(CACHE_TOKENS, spec.llama.max_position_embeddings)
     report.memory = {
@@ -147,13 +152,13 @@ def _inspect_clip(folder: Path) -> Report:
     report.origin = _origin(folder)
     with torch.device("meta"):
         model = CLIPVisionModel(clip.config)
-    vision = {name: shape for name, shape in shapes.items() if not _other_half(name)}
+    vision = {name: shape for name, shape in shapes.items() if not is_text_half(name)}
     report.compare(
         {name.removeprefix("vision_model."): shape for name, shape in vision.items() if "position_ids" not in name},
-        {name.removeprefix("vision_model."): tuple(tensor.shape) for name, tensor in _tensors(model)},
+        {name.removeprefix("vision_model."): tuple(tensor.shape) for name, tensor in named_tensors(model)},
     )
     report.facts = {"vision": _describe_clip(clip)}
-    report.parameters = {"vision tower": sum(tensor.numel() for _, tensor in _tensors(model))}
+    report.parameters = {"vision tower": sum(tensor.numel() for _, tensor in named_tensors(model))}
     return report
 
 
@@ -169,11 +174,11 @@ def _inspect_sam(file: Path) -> Report:
         sam.prompt_encoder.shared_embedding = sam.shared_image_embedding
     report.compare(
         {SAM_NAMES.ours(name): shape for name, shape in shapes.items()},
-        {name: tuple(tensor.shape) for name, tensor in _tensors(sam)},
+        shapes_of(sam),
         SAM_NAMES.theirs,
     )
     report.facts = {"masks": _describe_sam(sam)}
-    report.parameters = _count({f"sam.{name}": tensor for name, tensor in _tensors(sam)})
+    report.parameters = _count({f"sam.{name}": tensor for name, tensor in named_tensors(sam)})
     return report
 
 
@@ -183,11 +188,6 @@ def _is_clip(folder: Path) -> bool:
     except (OSError, ValueError):
         return False  # whatever it is, reading it as LISA says what is wrong
     return isinstance(config, dict) and str(config.get("model_type", "")).startswith("clip")
-
-
-def _other_half(name: str) -> bool:
-    """Whether a tensor belongs to CLIP's text half or its projections, which LISA does not use."""
-    return name.startswith(("text_model.", "logit_scale", "visual_projection", "text_projection"))
 
 
 def _clip_of(spec: Spec, folder: Path, report: Report) -> ClipFolder | None:
@@ -214,12 +214,12 @@ def _unknown_clip(spec: Spec) -> ClipFolder:
 
 def _compare_lisa(report: Report, lisa: Lisa, shapes: dict[str, Shape], clip: ClipFolder | None) -> None:
     found = {ours: shape for name, shape in shapes.items() if (ours := our_name(lisa, name))}
-    expected = {name: tuple(tensor.shape) for name, tensor in _tensors(lisa)}
+    expected = shapes_of(lisa)
     if clip is not None and not any(name.startswith("model.vision_tower.") for name in shapes):
         tower, _ = _read_headers(find_files(clip.folder))
         for name, shape in tower.items():
             ours = our_name(lisa, _CLIP_PREFIX + name.removeprefix("vision_model."))
-            if ours and not _other_half(name):
+            if ours and not is_text_half(name):
                 found[ours] = shape
     elif clip is None and not lisa.shares_encoder:
         found = {name: shape for name, shape in found.items() if not name.startswith("vision_tower.")}
@@ -310,12 +310,6 @@ def _read_headers(files: list[Path]) -> tuple[dict[str, Shape], dict[str, int]]:
         dtype = str(tensor.dtype).removeprefix("torch.")
         dtypes[dtype] = dtypes.get(dtype, 0) + tensor.numel()
     return shapes, dtypes
-
-
-def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and persistent buffers, each once."""
-    saved = module.state_dict(keep_vars=True)
-    return [*module.named_parameters(), *((name, buffer) for name, buffer in module.named_buffers() if name in saved)]
 
 
 def _size(files: Iterable[Path]) -> int:

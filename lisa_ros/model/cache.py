@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -99,11 +98,3 @@ class PrefixCache(Cache):
         copy.layers = [layer.copy(length) for layer in self.layers]
         copy.tokens = self.tokens[:length]
         return copy
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of keys and values in use."""
-        held: list[torch.Tensor] = [
-            t for layer in self.layers if layer.is_initialized for t in (layer.keys, layer.values)
-        ]
-        return sum(t.numel() * t.element_size() for t in held)
