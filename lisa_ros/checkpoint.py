@@ -275,7 +275,12 @@ def build_lisa(spec: Spec, shapes: Mapping[str, Shape], clip: ClipFolder | None 
         grid = sam.config.prompt_encoder_config.image_embedding_size
         channels = sam.config.prompt_encoder_config.hidden_size
         tower: ClipTower | SharedTower = SharedTower(
-            channels, int(spec.shared_tower["grid"]), grid, spec.mm_hidden_size
+            channels,
+            int(spec.shared_tower["grid"]),
+            grid,
+            spec.mm_hidden_size,
+            int(spec.shared_tower.get("classes", 0)),
+            int(spec.shared_tower.get("colours", 0)),
         )
     elif clip is not None:
         if clip.config.hidden_size != spec.mm_hidden_size:

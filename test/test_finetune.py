@@ -445,6 +445,11 @@ def test_numbers_may_be_written_as_yaml_reads_them() -> None:
     assert config.learning_rate == 3e-4
 
 
+def test_a_recipe_may_say_1e_4(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("a: 1e-4\nb: -2.5E+3\nc: 7\nd: x1e4")
+    assert cli.read_config(tmp_path / "recipe.yaml") == {"a": 1e-4, "b": -2500.0, "c": 7, "d": "x1e4"}
+
+
 def test_the_learning_rate_warms_up_and_falls() -> None:
     config = FinetuneConfig(run="r", start="s", data=[], steps=1000, warmup=100, learning_rate=1.0)
     rates = [config.learning_rate_at(step) for step in range(1000)]

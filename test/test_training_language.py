@@ -56,7 +56,7 @@ def test_packed_conversations_equal_single_ones(speech, tmp_path):
     sizes = Sizes(
         image_size=64, channels=16, decoder_mlp=16, grid=4, mm_hidden=16, hidden=32, intermediate=48, layers=2, heads=4
     )
-    lisa = build_lisa(sizes, len(speech.tokenizer), build_sam(16, 64, 8, 16), ConvImageEncoder(16))
+    lisa = build_lisa(sizes, len(speech.tokenizer), build_sam(16, 64, 8, 16), ConvImageEncoder(16), len(CLASSES))
     numbers, suffixes = library.draw(2, 3, random.Random(1))
     images = [(library.cells[n].index, torch.randn(len(library.cells[n].index), 32)) for n in numbers]
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_packed_with_all_cells_is_what_the_segmenter_reads(speech):
     sizes = Sizes(
         image_size=64, channels=16, decoder_mlp=16, grid=4, mm_hidden=16, hidden=32, intermediate=48, layers=2, heads=4
     )
-    lisa = build_lisa(sizes, len(speech.tokenizer), build_sam(16, 64, 8, 16), ConvImageEncoder(16))
+    lisa = build_lisa(sizes, len(speech.tokenizer), build_sam(16, 64, 8, 16), ConvImageEncoder(16), len(CLASSES))
     turn = {"command": "Find the ball.", "targets": [1], "answer": "It is the ball, [SEG].", "explain": False}
     suffix = speech.suffix({"turns": [turn]})
     tokens = torch.randn(16, 32)

@@ -22,11 +22,12 @@ PADDING = (124, 116, 104)
 
 @dataclass
 class Sample:
-    """A picture (H, W, 3) uint8 RGB, its instance ids (H, W) uint8 (0: background), and the class index of each id."""
+    """A picture (H, W, 3) uint8 RGB, its instance ids (H, W) uint8 (0: background), and each id's class and colour."""
 
     rgb: Image
     ids: Image
     classes: dict[int, int]
+    colours: dict[int, int]
 
 
 def letterbox(rgb: Image, ids: Image, size: int) -> tuple[Image, Image, float]:
@@ -43,7 +44,8 @@ def letterbox(rgb: Image, ids: Image, size: int) -> tuple[Image, Image, float]:
 
 def paste_objects(sample: Sample, donor: Sample, rng: random.Random, count: int) -> Sample:
     """Copy up to ``count`` whole objects of ``donor`` to random places of ``sample``, in front of what is there."""
-    rgb, ids, classes = sample.rgb.copy(), sample.ids.copy(), dict(sample.classes)
+    rgb, ids = sample.rgb.copy(), sample.ids.copy()
+    classes, colours = dict(sample.classes), dict(sample.colours)
     height, width = ids.shape
     candidates = list(donor.classes)
     rng.shuffle(candidates)
@@ -69,8 +71,8 @@ def paste_objects(sample: Sample, donor: Sample, rng: random.Random, count: int)
         new_id = max([int(ids.max()), *classes]) + 1
         rgb[top : top + new_h, left : left + new_w][inside] = patch[inside]
         ids[top : top + new_h, left : left + new_w][inside] = new_id
-        classes[new_id] = donor.classes[source]
-    return Sample(rgb, ids, classes)
+        classes[new_id], colours[new_id] = donor.classes[source], donor.colours[source]
+    return Sample(rgb, ids, classes, colours)
 
 
 def warp(sample: Sample, size: int, rng: random.Random, turns: bool = True) -> tuple[Image, Image]:

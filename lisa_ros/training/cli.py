@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,19 @@ def main(args: argparse.Namespace) -> int:
     return import_module(RECIPES[recipe]).train(config)
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-4 as the number that everybody means; YAML 1.1 wants 1.0e-4."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
 def read_config(file: Path) -> dict[str, Any]:
     """Raises ConfigError where the file is missing or not settings with names."""
     try:
-        content = yaml.safe_load(file.read_text("utf-8"))
+        content = yaml.load(file.read_text("utf-8"), _Loader)
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     if not isinstance(content, dict):

@@ -15,6 +15,7 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from lisa_ros.model.lisa import Lisa
 from lisa_ros.prompt import QuestionForms, Template, Turn, build_prompt, phrase_command
 from lisa_ros.tokenizer import IMAGE_ID, Tokenizer
 from lisa_ros.training.augment import letterbox
-from lisa_ros.training.scenes import Scene
+from lisa_ros.training.scenes import COLOURS, Scene
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,10 @@ class Suffix:
     kind: str = ""
 
 
-VERDICT = 6.0
+SAVE_EVERY = 200
+"""Steps between checkpoints of a run."""
+
+VERDICT = 3.0
 """Weight of the one token of an answer that says whether the thing is there."""
 
 
@@ -134,9 +138,6 @@ class Cells:
     places: dict[int, tuple[float, float, float]]
 
 
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black")
-
-
 def cells_of(scene: Scene, class_index: dict[str, int], size: int, grid: int) -> Cells:
     """Read the cells off the instance ids of the letterboxed picture. Words: the classes, then COLOURS."""
     sample = scene.sample(class_index)
@@ -155,7 +156,7 @@ def cells_of(scene: Scene, class_index: dict[str, int], size: int, grid: int) ->
             share[:, len(class_index) + COLOURS.index(paint[i])] += covered
         rows, columns = np.nonzero(mask)
         places[i] = (float(columns.mean() + 0.5) / size, float(rows.mean() + 0.5) / size, area / size**2)
-    covered = np.flatnonzero(share.sum(1) > 0.05)
+    covered = np.flatnonzero(share.sum(1) > 0.02)
     return Cells(torch.from_numpy(covered), torch.from_numpy(share[covered]), places)
 
 
@@ -322,17 +323,19 @@ def train_language(
     picture: Callable[[int, random.Random], tuple[Tensor, Tensor]],
     extra_loss: Callable[[Tensor, Packed, list[int], random.Random], tuple[Tensor, dict[str, float]]],
     on_report: Callable[[int, dict[str, float]], None],
+    checkpoint: Path,
 ) -> None:
     """The loop of stages 2 and 3.
 
     parameters: AdamW groups, each with a ``factor`` of the learning rate. picture: a scene's cells and their token
     vectors. extra_loss: given hidden states, the packed batch and scene numbers. on_report: every 50 steps.
+    checkpoint: a file from which a stopped run goes on exactly where it was; gone at the end.
     """
     optimizer = torch.optim.AdamW(parameters(), lr=config.lr, betas=(0.9, 0.98))
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     sums: dict[str, float] = {}
     since, denial = 0, library.speech.tokenizer.encode("that")[0]
-    for step in range(config.steps):
+    for step in range(_resume(checkpoint, trained, optimizer), config.steps):
         rng = random.Random(f"{config.seed}/{step}")
         numbers, suffixes = library.draw(config.pictures, config.conversations, rng, config.absent)
         images = [picture(number, rng) for number in numbers]
@@ -368,6 +371,24 @@ def train_language(
         if (step + 1) % 50 == 0 or step + 1 == config.steps:
             on_report(step + 1, {key: value / since for key, value in sums.items()})
             sums, since = {}, 0
+        if (step + 1) % SAVE_EVERY == 0:
+            state = {"step": step + 1, "trained": [p.detach() for p in trained], "optimizer": optimizer.state_dict()}
+            torch.save(state, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").replace(checkpoint)
+    checkpoint.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def _resume(checkpoint: Path, trained: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
+    """Load what a stopped run left, if it left something. Returns the step to go on with."""
+    if not checkpoint.exists():
+        return 0
+    state = torch.load(checkpoint, weights_only=True)
+    for parameter, value in zip(trained, state["trained"], strict=True):
+        parameter.copy_(value)
+    optimizer.load_state_dict(state["optimizer"])
+    log.info("going on at step %d", state["step"])
+    return int(state["step"])
 
 
 def _share(correct: Tensor) -> float:

@@ -14,6 +14,8 @@ import numpy as np
 from lisa_ros.errors import ConfigError
 from lisa_ros.training.augment import Image, Sample
 
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black")
+
 log = logging.getLogger(__name__)
 
 
@@ -26,8 +28,10 @@ class Scene:
     ids: Image
 
     def sample(self, class_index: dict[str, int]) -> Sample:
-        """The picture with a class index for every object id."""
-        return Sample(self.rgb, self.ids, {o["id"]: class_index[o["class"]] for o in self.record["objects"]})
+        """The picture with a class index and a colour (0: no one colour, or 1 + its index in COLOURS) for every id."""
+        objects = self.record["objects"]
+        colours = {o["id"]: COLOURS.index(o["color"]) + 1 if o.get("color") in COLOURS else 0 for o in objects}
+        return Sample(self.rgb, self.ids, {o["id"]: class_index[o["class"]] for o in objects}, colours)
 
 
 def read_scene(folder: Path, record: dict, longest_side: int | None = None) -> Scene:

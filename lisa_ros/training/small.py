@@ -13,6 +13,10 @@ from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamP
 from lisa_ros.model.conv import ConvImageEncoder, SharedTower
 from lisa_ros.model.lisa import Lisa
 from lisa_ros.prompt import QuestionForms
+from lisa_ros.training.scenes import COLOURS
+
+EMBEDDING_STD = 0.08
+"""Scale of word vectors at the start: at unit scale a small language model hardly learns."""
 
 
 def build_sam(channels: int, image_size: int, stride: int, decoder_mlp: int) -> SamModel:
@@ -84,12 +88,15 @@ def llama_config(sizes: Sizes, vocabulary: int) -> LlamaConfig:
     )
 
 
-def build_lisa(sizes: Sizes, vocabulary: int, sam: SamModel, encoder: ConvImageEncoder) -> Lisa:
-    """The whole small LISA around a trained encoder and mask decoder; the language half is untrained."""
+def build_lisa(sizes: Sizes, vocabulary: int, sam: SamModel, encoder: ConvImageEncoder, classes: int) -> Lisa:
+    """The whole small LISA around a trained encoder and mask decoder; the language half is untrained.
+
+    classes: that the image tokens name.
+    """
     sam.vision_encoder = encoder
     grid = sizes.image_size // encoder.stride
     lisa = Lisa(
-        vision_tower=SharedTower(sizes.channels, sizes.grid, grid, sizes.mm_hidden),
+        vision_tower=SharedTower(sizes.channels, sizes.grid, grid, sizes.mm_hidden, classes, len(COLOURS)),
         image_projector=nn.Linear(sizes.mm_hidden, sizes.hidden),
         llama=LlamaModel(llama_config(sizes, vocabulary)),
         lm_head=nn.Linear(sizes.hidden, vocabulary, bias=False),
@@ -98,12 +105,18 @@ def build_lisa(sizes: Sizes, vocabulary: int, sam: SamModel, encoder: ConvImageE
         ),
         sam=sam,
     )
-    nn.init.normal_(lisa.llama.embed_tokens.weight, std=0.08)
+    nn.init.zeros_(lisa.vision_tower.merge.weight)  # the words come first, what else a cell shows is added to them
+    nn.init.zeros_(lisa.vision_tower.merge.bias)
+    nn.init.normal_(lisa.vision_tower.words.weight, std=EMBEDDING_STD)
+    lisa.vision_tower.position.data.mul_(EMBEDDING_STD)
+    if sizes.mm_hidden == sizes.hidden:
+        nn.init.eye_(lisa.image_projector.weight)
+    nn.init.normal_(lisa.llama.embed_tokens.weight, std=EMBEDDING_STD)
     nn.init.normal_(lisa.lm_head.weight, std=0.02)
     return lisa
 
 
-def checkpoint_config(sizes: Sizes, vocabulary: int, name: str) -> dict[str, Any]:
+def checkpoint_config(sizes: Sizes, vocabulary: int, name: str, classes: int) -> dict[str, Any]:
     """The content of config.json."""
     return llama_config(sizes, vocabulary).to_dict() | {
         "architectures": ["LISAForCausalLM"],
@@ -118,7 +131,12 @@ def checkpoint_config(sizes: Sizes, vocabulary: int, name: str) -> dict[str, Any
             "image_size": sizes.image_size,
             "conversation": "compact",
             "image_encoder": {"kind": "conv", "out_channels": sizes.channels},
-            "vision_tower": {"kind": "shared", "grid": sizes.grid},
+            "vision_tower": {
+                "kind": "shared",
+                "grid": sizes.grid,
+                "classes": classes,
+                "colours": len(COLOURS),
+            },
             "questions": asdict(QUESTIONS),
         },
     }

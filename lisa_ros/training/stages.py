@@ -28,7 +28,6 @@ from lisa_ros.prompt import template
 from lisa_ros.tokenizer import Tokenizer
 from lisa_ros.training.augment import letterbox
 from lisa_ros.training.language import (
-    COLOURS,
     LanguageConfig,
     Library,
     Packed,
@@ -37,19 +36,27 @@ from lisa_ros.training.language import (
     train_language,
 )
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
-from lisa_ros.training.scenes import Scene, read_scenes
-from lisa_ros.training.small import QUESTIONS, Sizes, build_lisa, build_sam, checkpoint_config
+from lisa_ros.training.scenes import COLOURS, Scene, read_scenes
+from lisa_ros.training.small import EMBEDDING_STD, QUESTIONS, Sizes, build_lisa, build_sam, checkpoint_config
 from lisa_ros.training.vision import Phase, VisionConfig, VisionModel, normalise, train_vision
 from lisa_ros.training.vocabulary import train_tokenizer
+from lisa_ros.training.word_vectors import common_words, word_vectors
 
 log = logging.getLogger(__name__)
+
+EMPTY_CELLS = 12
+"""Cells without an object that stage 2 shows of a picture: stage 3 shows them all."""
 
 STAGES = ("vision", "speech", "sight", "export")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run, as its yaml says. conversations, sentences: ``module:function`` of the supply of commands."""
+    """A training run, as its yaml says. conversations, sentences: ``module:function`` of the supply of commands.
+
+    common_words: so many English words are known beside those of training, by the word vectors of
+    ``lisa_ros.training.word_vectors``; 0: none, and no vectors.
+    """
 
     name: str
     sizes: Sizes
@@ -59,6 +66,7 @@ class Recipe:
     conversations: str
     sentences: str
     vocabulary: int = 1800
+    common_words: int = 0
     threads: int = 1
     seed: int = 0
     validation: int = 120
@@ -169,7 +177,8 @@ class Run:
 
     def tokenizer(self) -> Tokenizer:
         if not (self.folder / "tokenizer.model").exists():
-            train_tokenizer(self._texts(), self.recipe.vocabulary, self.folder)
+            words = common_words(self.recipe.common_words) if self.recipe.common_words else []
+            train_tokenizer(self._texts(), self.recipe.vocabulary, self.folder, words)
         return Tokenizer.from_folder(self.folder)
 
     def _texts(self):
@@ -188,37 +197,52 @@ class Run:
         supply = _function(self.recipe.conversations)
         return Library(scenes, self.index, speech, supply, sizes.image_size, sizes.grid)
 
-    def lisa(self, vision: VisionModel, vocabulary: int) -> Lisa:
+    def lisa(self, vision: VisionModel, tokenizer: Tokenizer) -> Lisa:
         torch.manual_seed(self.recipe.seed)
-        return build_lisa(self.recipe.sizes, vocabulary, vision.sam, vision.encoder)
+        lisa = build_lisa(self.recipe.sizes, len(tokenizer), vision.sam, vision.encoder, len(self.classes))
+        lisa.vision_tower.recognition.load_state_dict(vision.recognition.state_dict())
+        # Training would move its own words away from their likes.
+        lisa.llama.embed_tokens.requires_grad_(not self.recipe.common_words)
+        return lisa
 
     def speech(self) -> None:
         """The language model over pictures made of words, and the way from its state to the mask decoder's prompts."""
         vision = self.vision_model(True)
         library = self.library(self.split[0])
-        lisa = self.lisa(vision, len(library.speech.tokenizer))
-        table = nn.Parameter(torch.randn(len(self.classes) + len(COLOURS), self.recipe.sizes.mm_hidden))
+        lisa = self.lisa(vision, library.speech.tokenizer)
         if (self.folder / "speech.pt").exists():  # another round
-            state = torch.load(self.folder / "speech.pt", weights_only=True)
-            _grow(lisa, state["lisa"])
-            table.data.copy_(state["table"])
+            lisa.load_state_dict(torch.load(self.folder / "speech.pt", weights_only=True)["lisa"], strict=False)
+        elif self.recipe.common_words:
+            self._give_words(lisa, library.speech.tokenizer)
+        tower, grid = lisa.vision_tower, self.recipe.sizes.grid
 
         def picture(number: int, rng: random.Random) -> tuple[Tensor, Tensor]:
             cells = library.cells[number]
-            return cells.index, lisa.image_projector(cells.share @ table + lisa.vision_tower.position[cells.index])
+            empty = sorted(set(range(grid * grid)) - set(cells.index.tolist()))
+            empty = rng.sample(empty, min(EMPTY_CELLS, len(empty)))
+            index = torch.cat([cells.index, torch.tensor(empty, dtype=torch.long)])
+            share = F.pad(cells.share, (0, 0, 0, len(empty)))
+            return index, lisa.image_projector(tower.words(share) + tower.position[index])
 
         def parameters() -> list[dict]:
-            language = [table, lisa.vision_tower.position, *lisa.image_projector.parameters(), *lisa.llama.parameters()]
-            language += [*lisa.lm_head.parameters(), *lisa.seg_projector.parameters()]
+            language = [tower.position, *tower.words.parameters(), *_language(lisa)]
             return _groups(language, 1.0, self.recipe.speech.weight_decay)
 
         def prompt_loss(hidden: Tensor, packed: Packed, numbers: list[int], rng: random.Random):
             loss = self._prompt_loss(lisa, vision, library, hidden, packed, numbers)
             return loss, {"prompt": float(loss.detach())}
 
-        report = Report(self.folder / "speech.json")
-        train_language(lisa, library, self.recipe.speech, parameters, picture, prompt_loss, report)
-        torch.save({"lisa": _language_state(lisa), "table": table.detach()}, self.folder / "speech.pt")
+        report, going_on = Report(self.folder / "speech.json"), self.folder / "speech-run.pt"
+        train_language(lisa, library, self.recipe.speech, parameters, picture, prompt_loss, report, going_on)
+        torch.save({"lisa": _language_state(lisa)}, self.folder / "speech.pt")
+
+    @torch.no_grad()
+    def _give_words(self, lisa: Lisa, tokenizer: Tokenizer) -> None:
+        """Word vectors for the text, and for what the image tokens name the same ones."""
+        vectors = word_vectors(tokenizer, self.recipe.sizes.hidden, EMBEDDING_STD)
+        lisa.llama.embed_tokens.weight.copy_(vectors)
+        said = [vectors[tokenizer.encode(name)].mean(0) for name in (*self.classes, *COLOURS)]
+        lisa.vision_tower.words.weight.copy_(torch.stack(said, dim=1))
 
     def _prompt_loss(
         self, lisa: Lisa, vision: VisionModel, library: Library, hidden: Tensor, packed: Packed, numbers: list[int]
@@ -250,23 +274,21 @@ class Run:
         vision = self.vision_model(True)
         scenes = self.split[0][: self.recipe.sight_scenes]
         library = self.library(scenes)
-        lisa = self.lisa(vision, len(library.speech.tokenizer))
+        lisa = self.lisa(vision, library.speech.tokenizer)
         log.info("encoding %d pictures", len(scenes))
         embeddings = self.embeddings(vision, scenes)
-        if (self.folder / "sight.pt").exists():  # another round, after more of the vision stage
-            lisa.load_state_dict(torch.load(self.folder / "sight.pt", weights_only=True)["lisa"], strict=False)
-        else:
-            state = torch.load(self.folder / "speech.pt", weights_only=True)
-            lisa.load_state_dict(state["lisa"], strict=False)
-            _fit_tower(lisa, library, embeddings, state["table"])
+        before = next(path for path in (self.folder / "sight.pt", self.folder / "speech.pt") if path.exists())
+        state = torch.load(before, weights_only=True)["lisa"]
+        recognition = {key: value for key, value in state.items() if "recognition" in key}
+        lisa.load_state_dict({key: value for key, value in state.items() if key not in recognition}, strict=False)
         config, everywhere = self.recipe.sight, torch.arange(self.recipe.sizes.grid**2)
 
         def picture(number: int, rng: random.Random) -> tuple[Tensor, Tensor]:
             return everywhere, lisa.image_tokens(embeddings[number][None].float())[0]
 
         def parameters() -> list[dict]:
-            language = [*lisa.vision_tower.parameters(), *lisa.image_projector.parameters(), *lisa.llama.parameters()]
-            language += [*lisa.lm_head.parameters(), *lisa.seg_projector.parameters()]
+            tower = [p for name, p in lisa.vision_tower.named_parameters() if "recognition" not in name]
+            language = [*tower, *_language(lisa)]
             decoder = _groups(list(lisa.sam.mask_decoder.parameters()), 0.3, config.weight_decay)
             return _groups(language, 1.0, config.weight_decay) + decoder
 
@@ -277,8 +299,8 @@ class Run:
             parts = {"prompt": float(prompt.detach()), "bce": float(bce.detach()), "dice": float(dice.detach())}
             return prompt + config.draw_weight * (2 * bce + 0.5 * dice), parts
 
-        report = Report(self.folder / "sight.json")
-        train_language(lisa, library, config, parameters, picture, losses, report)
+        report, going_on = Report(self.folder / "sight.json"), self.folder / "sight-run.pt"
+        train_language(lisa, library, config, parameters, picture, losses, report, going_on)
         torch.save(
             {"lisa": _language_state(lisa), "decoder": lisa.sam.mask_decoder.state_dict()}, self.folder / "sight.pt"
         )
@@ -306,11 +328,11 @@ class Run:
         into = into or self.folder / "model"
         vision = self.vision_model(True)
         tokenizer = self.tokenizer()
-        lisa = self.lisa(vision, len(tokenizer))
+        lisa = self.lisa(vision, tokenizer)
         state = torch.load(self.folder / "sight.pt", weights_only=True)
         lisa.load_state_dict(state["lisa"], strict=False)
         lisa.sam.mask_decoder.load_state_dict(state["decoder"])
-        config = checkpoint_config(self.recipe.sizes, len(tokenizer), self.recipe.name)
+        config = checkpoint_config(self.recipe.sizes, len(tokenizer), self.recipe.name, len(self.classes))
         save_checkpoint(lisa, config, into, dtype=torch.float16)
         for name in ("tokenizer.model", "added_tokens.json"):
             (into / name).write_bytes((self.folder / name).read_bytes())
@@ -332,6 +354,12 @@ class Report:
         log.info(" ".join(f"{key} {value:.4g}" for key, value in line.items()))
 
 
+def _language(lisa: Lisa) -> list[nn.Parameter]:
+    """What is trained of the language model and of the ways into it and out of it."""
+    parts = (lisa.image_projector, lisa.llama, lisa.lm_head, lisa.seg_projector)
+    return [p for part in parts for p in part.parameters() if p.requires_grad]
+
+
 def _groups(parameters: list[nn.Parameter], factor: float, decay: float) -> list[dict]:
     matrices = [p for p in parameters if p.ndim > 1]
     vectors = [p for p in parameters if p.ndim <= 1]
@@ -344,45 +372,3 @@ def _groups(parameters: list[nn.Parameter], factor: float, decay: float) -> list
 def _language_state(lisa: Lisa) -> dict[str, Tensor]:
     """Everything but SAM and its encoder."""
     return {name: tensor for name, tensor in lisa.state_dict().items() if not name.startswith("sam.")}
-
-
-@torch.no_grad()
-def _grow(lisa: Lisa, state: dict[str, Tensor]) -> None:
-    """Load a language model that may have fewer layers; the new ones lie between and do nothing at first."""
-    numbers = sorted({int(key.split(".")[2]) for key in state if key.startswith("llama.layers.")})
-    layers = lisa.llama.layers
-    added = len(layers) - len(numbers)
-    kept = [
-        i for i in range(len(layers)) if not 2 <= i < 2 + 2 * added or i % 2
-    ]  # a new one before each, from the third
-    if len(kept) != len(numbers):
-        raise ConfigError(f"{len(numbers)} layers cannot grow to {len(layers)}")
-    for i in set(range(len(layers))) - set(kept):
-        layers[i].self_attn.o_proj.weight.zero_()
-        layers[i].mlp.down_proj.weight.zero_()
-    moved = {}
-    for key, tensor in state.items():
-        parts = key.split(".")
-        if key.startswith("llama.layers."):
-            parts[2] = str(kept[int(parts[2])])
-        moved[".".join(parts)] = tensor
-    lisa.load_state_dict(moved, strict=False)
-
-
-@torch.no_grad()
-def _fit_tower(lisa: Lisa, library: Library, embeddings: Tensor, table: Tensor, pictures: int = 400) -> None:
-    """Start the image tokens as the best linear guess of the word tokens of stage 2 (ridge regression)."""
-    merge = lisa.vision_tower.merge
-    side, channels = merge.kernel_size[0], merge.in_channels
-    gram, product = 0.0, 0.0
-    for number in range(min(pictures, len(library.scenes))):
-        patches = F.unfold(embeddings[number][None].float(), side, stride=side)[0].T  # (cells, C * side * side)
-        patches = torch.cat([patches, torch.ones(len(patches), 1)], 1)
-        words = torch.zeros(len(patches), table.shape[1])
-        cells = library.cells[number]
-        words[cells.index] = cells.share @ table
-        gram, product = gram + patches.T @ patches, product + patches.T @ words
-    ridge = 1e-3 * gram.diagonal().mean() * torch.eye(len(gram))
-    solution = torch.linalg.solve(gram + ridge, product)
-    merge.weight.copy_(solution[:-1].T.reshape(-1, channels, side, side))
-    merge.bias.copy_(solution[-1])

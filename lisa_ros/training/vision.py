@@ -22,11 +22,11 @@ from transformers import SamModel
 
 from lisa_ros.errors import ConfigError
 from lisa_ros.image import SAM_MEAN, SAM_STD
-from lisa_ros.model.conv import ConvImageEncoder
+from lisa_ros.model.conv import ConvImageEncoder, Recognition
 from lisa_ros.model.mask_decoder import decode_many
 from lisa_ros.training.augment import camera, letterbox, paste_objects, warp
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
-from lisa_ros.training.scenes import Scene
+from lisa_ros.training.scenes import COLOURS, Scene
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class VisionModel(nn.Module):
         self.sam = sam
         self.class_prompts = nn.Embedding(len(classes), channels)
         self.place_prompt = nn.Linear(2 * 2 * 8, channels)
-        self.cell_class = nn.Conv2d(channels, len(classes) + 1, 1)
+        self.recognition = Recognition(channels, len(classes), len(COLOURS))
         self.presence = nn.Conv2d(channels, len(classes), 1)
         nn.init.constant_(self.presence.bias, -4.0)  # most classes are absent from most pictures
 
@@ -118,6 +118,7 @@ class Batch:
     places: Tensor
     has_place: Tensor
     cell_labels: Tensor
+    cell_colours: Tensor
     present: Tensor
     unsure: Tensor
 
@@ -141,6 +142,7 @@ def make_batch(
     weights = torch.zeros(count, prompts, len(index))
     places, has_place = torch.zeros(count, prompts, 2), torch.zeros(count, prompts)
     class_of = np.zeros((count, 256), np.int64)  # id -> class index + 1
+    colour_of = np.full((count, 256), -1, np.int64)  # id -> 0 (of no one colour) or index in COLOURS + 1; -1: no object
     present, unsure = torch.zeros(count, len(index)), torch.zeros(count, len(index))
     for b in range(count):
         sample = rng.choice(scenes).sample(index)
@@ -156,14 +158,16 @@ def make_batch(
         areas = np.bincount(ids[b].ravel(), minlength=256)
         for i, c in sample.classes.items():
             class_of[b, i] = c + 1
+            colour_of[b, i] = sample.colours[i]
             if areas[i] >= SMALLEST:
                 present[b, c] = 1
             elif areas[i]:
                 unsure[b, c] = 1
         _draw_prompts(sample.classes, areas, ids[b], b, len(index), rng, wanted, weights, places, has_place)
-    cells = ids[:, 2::4, 2::4]  # four looks at every cell of stride 8
-    labels = torch.from_numpy(
-        np.take_along_axis(class_of, cells.reshape(count, -1).astype(np.int64), 1).reshape(cells.shape)
+    cells = ids[:, 2::4, 2::4].astype(np.int64)  # four looks at every cell of stride 8
+    labels, paints = (
+        torch.from_numpy(np.take_along_axis(table, cells.reshape(count, -1), 1).reshape(cells.shape))
+        for table in (class_of, colour_of)
     )
     return Batch(
         normalise(rgb),
@@ -173,6 +177,7 @@ def make_batch(
         places,
         has_place,
         labels,
+        paints,
         present,
         unsure * (1 - present),
     )
@@ -214,7 +219,7 @@ def _draw_prompts(classes, areas, ids, b, num_classes, rng, wanted, weights, pla
 
 
 def vision_loss(model: VisionModel, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-    """2 BCE + Dice of the masks at stride 2, the class of every cell, and presence."""
+    """2 BCE + Dice of the masks at stride 2, the class and the colour of every cell, and presence."""
     embedding = model.embed(batch.pixels)
     logits = model.decode(embedding, model.prompts(batch.class_weights, batch.places, batch.has_place)).flatten(0, 1)
     with torch.no_grad():
@@ -225,15 +230,22 @@ def vision_loss(model: VisionModel, batch: Batch) -> tuple[Tensor, dict[str, flo
         shown = targets.flatten(1).sum(1) > 0
     bce = bce_per_mask(logits, targets).mean()
     dice = dice_per_mask(logits[shown], targets[shown]).sum() / max(int(shown.sum()), 1)
-    cells = model.cell_class(embedding)  # (B, K + 1, g, g)
-    looks = [batch.cell_labels[:, y::2, x::2] for y in (0, 1) for x in (0, 1)]
-    dense = torch.stack([F.cross_entropy(cells, look) for look in looks]).mean()
+    cells = model.recognition.cell_class(embedding)  # (B, K + 1, g, g)
+    dense = torch.stack([F.cross_entropy(cells, look) for look in _looks(batch.cell_labels)]).mean()
+    paint = model.recognition.cell_colour(embedding)
+    colour = torch.stack([F.cross_entropy(paint, look, ignore_index=-1) for look in _looks(batch.cell_colours)])
+    colour = colour.nan_to_num().mean()  # nan: a batch without an object
     seen = model.presence(embedding).flatten(2).amax(2)
     presence = F.binary_cross_entropy_with_logits(seen, batch.present, reduction="none")
     presence = (presence * (1 - batch.unsure)).sum(1).mean()
-    loss = 2 * bce + dice + dense + 0.05 * presence
-    parts = {"bce": bce, "dice": dice, "dense": dense, "presence": presence}
+    loss = 2 * bce + dice + dense + 0.2 * colour + 0.05 * presence
+    parts = {"bce": bce, "dice": dice, "dense": dense, "colour": colour, "presence": presence}
     return loss, {k: float(v.detach()) for k, v in parts.items()}
+
+
+def _looks(labels: Tensor) -> list[Tensor]:
+    """(B, 2g, 2g) to the four (B, g, g) that interleave to it."""
+    return [labels[:, y::2, x::2] for y in (0, 1) for x in (0, 1)]
 
 
 def parameter_groups(model: VisionModel, config: VisionConfig) -> list[dict]:
