@@ -55,6 +55,12 @@ ARGUMENTS = [
         default_value=PathJoinSubstitution([FindPackageShare("lisa_ros"), "config", "lisa.yaml"]),
         description="YAML file with the node's parameters",
     ),
+    DeclareLaunchArgument(
+        "autostart",
+        default_value="",
+        choices=["", "true", "false"],
+        description="configure and activate the node, else a lifecycle manager does; empty: params_file's, there true",
+    ),
     DeclareLaunchArgument("namespace", default_value="", description="namespace of the node"),
     DeclareLaunchArgument("name", default_value="lisa", description="name of the node, the ~ of its topics"),
     DeclareLaunchArgument(
@@ -73,6 +79,8 @@ def start_node(context: LaunchContext) -> list[Node]:
     """The node with the arguments that were given on top of the parameter file."""
     given = {name: LaunchConfiguration(name) for name in PARAMETERS if LaunchConfiguration(name).perform(context)}
     overrides = {name: ParameterValue(value, value_type=str) for name, value in given.items()}
+    if LaunchConfiguration("autostart").perform(context):
+        overrides["autostart"] = ParameterValue(LaunchConfiguration("autostart"), value_type=bool)
     overrides["use_sim_time"] = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
     return [
         Node(

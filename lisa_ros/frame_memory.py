@@ -6,6 +6,7 @@ killed, it does not count against a container's small ``/dev/shm``, and a page c
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 
@@ -35,7 +36,9 @@ class FrameMemory:
         return np.frombuffer(self._map, np.uint8, height * width * CHANNELS).reshape(height, width, CHANNELS)
 
     def close(self) -> None:
-        """Give the descriptor back. The memory goes when the last view and the last process let go of it."""
+        """Give the descriptors back. The memory goes when the last view and the last process let go of it."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+        with contextlib.suppress(BufferError):  # somebody still looks at it: then it goes with that view
+            self._map.close()  # it has a descriptor of its own

@@ -11,7 +11,7 @@ from lisa_ros import worker
 from lisa_ros.errors import Cancelled, CheckpointError, CommandError, ImageError, LisaError, OutOfMemory
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.requests import Frame, Request, RequestQueue, clean_command
-from lisa_ros.ros.status import NoImage, Stage, State, Status
+from lisa_ros.ros.status import NoImage, NotReady, Stage, State, Status
 from lisa_ros.segmentation import Timings, crop_mask
 
 READY = worker.Ready("tiny", "cpu", "fp32", 1.0)
@@ -27,16 +27,18 @@ class Robot:
         self.wake = None
         self.camera = None  # an error to raise
         self.queue = RequestQueue(
-            self, self.take_frame, self.check_image, self, lambda: self.parameters, self.wake_at, lambda: self.now
+            self.take_frame, self.check_image, self, lambda: self.parameters, self.wake_at, lambda: self.now
         )
+        self.queue.configure(self)
+        self.queue.activate()
         self.count = 0
 
-    def take_frame(self, image):
+    def take_frame(self, image, camera):
         if self.camera is not None:
             raise self.camera
         return Frame("header", (10, 10), 0.0)
 
-    def check_image(self, image):
+    def check_image(self, image, camera):
         if image == "bad":
             raise ImageError("bad image")
 
@@ -143,7 +145,7 @@ def test_before_ready_and_after_a_failed_load_commands_are_not_ready():
     key = robot.submit()
     assert robot.status(key) is Status.NOT_READY
     assert "keys are missing: a, b" in robot.answers[key][0].message
-    assert robot.states == [State.ERROR]
+    assert robot.states == [State.LOADING, State.ERROR]
 
 
 def test_a_canceled_command_is_answered_now_and_the_next_waits_for_the_worker(robot):
@@ -219,6 +221,44 @@ def test_a_death_answers_the_running_and_the_waiting(robot):
     robot.queue.handle(READY)
     assert robot.at_worker == keys[:1]
     robot.done(robot.submit())
+
+
+def test_deactivating_answers_what_is_open_and_keeps_the_model(robot):
+    keys = [robot.submit() for _ in range(2)]
+    robot.queue.deactivate()
+    assert [robot.status(key) for key in keys] == [Status.NOT_READY] * 2
+    assert worker.Cancel(keys[0]) in robot.sent
+    refused = robot.submit()
+    assert (robot.status(refused), robot.states[-1]) == (Status.NOT_READY, State.INACTIVE)
+    assert "activate it" in robot.answers[refused][0].message
+    robot.queue.activate()
+    waiting = robot.submit()  # the worker still has the first: this one waits until it has let go
+    assert robot.at_worker == keys[:1]
+    robot.queue.handle(worker.Failed(keys[0], Cancelled("stopped")))
+    robot.done(waiting)
+    assert robot.status(waiting) is Status.NOT_FOUND
+
+
+def test_without_a_worker_commands_are_answered_too(robot):
+    running = robot.submit()
+    robot.queue.cleanup()
+    after = robot.submit()
+    assert [robot.status(key) for key in (running, after)] == [Status.NOT_READY] * 2
+    assert (robot.states[-1], robot.wake) == (State.UNCONFIGURED, None)
+    robot.queue.forget_sessions()
+    assert worker.ForgetSessions() not in robot.sent
+    robot.queue.configure(robot)
+    robot.queue.activate()
+    robot.queue.handle(READY)
+    robot.done(robot.submit())
+
+
+def test_a_node_whose_model_cannot_be_loaded_is_not_activated():
+    robot = Robot()
+    robot.queue.deactivate()
+    robot.queue.handle(worker.LoadFailed(CheckpointError("keys are missing: a, b")))
+    with pytest.raises(NotReady, match="keys are missing: a, b"):
+        robot.queue.activate()
 
 
 @pytest.mark.parametrize(
@@ -347,8 +387,27 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def worker_is_back(self):
-        if self.robot.queue._ready is None:
+        if self.robot.queue._ready is None and self.robot.queue._worker is not None:
             self.robot.queue.handle(READY)
+
+    @rule()
+    def lifecycle(self):
+        """Deactivate, or activate again."""
+        queue = self.robot.queue
+        if queue._active:
+            queue.deactivate()
+            assert all(self.robot.answers.values())
+        elif queue._worker is not None:
+            queue.activate()
+
+    @rule()
+    def cleanup(self):
+        if self.robot.queue._worker is not None:
+            self.robot.queue.cleanup()
+            assert all(self.robot.answers.values())
+        else:
+            self.robot.queue.configure(self.robot)
+            self.robot.queue.activate()
 
     @invariant()
     def one_answer_at_most_and_published(self):

@@ -49,13 +49,12 @@ class Depths:
         if self._wanted_ns is not None and self._nearer(depth):
             self._nearest = depth
 
-    def hold(self, frame: Frame) -> Frame:
-        """From now on keep the depth image of this frame's moment, also one that comes later. Returns the frame."""
+    def hold(self, frame: Frame) -> None:
+        """From now on keep the depth image of this frame's moment, also one that comes later."""
         self._nearest, self._wanted_ns = None, nanoseconds(frame.header.stamp)
         for depth in self._kept:
             if self._nearer(depth):
                 self._nearest = depth
-        return frame
 
     def locate(self, frame: Frame, crops: list[MaskCrop]) -> list[Object3D]:
         """Every mask in metres, in the same order; none, and a warning once, where depth cannot be used."""

@@ -103,6 +103,7 @@ class Doors:
             explain=asked.explain,
             session=asked.session,
             image=asked.image if has_image(asked.image) else None,
+            camera=asked.camera,
             timeout_s=timeout_s,
         )
         if on_progress is not None:

@@ -1,4 +1,4 @@
-"""The node: camera images and commands in, masks and answers out.
+"""The node: camera images and commands in, masks and answers out, under a lifecycle.
 
 One thread runs every callback, the model is in another process. A callback converts, calls and publishes, and never
 waits.
@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections import deque
@@ -20,36 +22,43 @@ import rclpy
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, Image
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 from std_msgs.msg import String
 
 from lisa_ros import worker
-from lisa_ros.errors import ConfigError
+from lisa_ros.errors import ConfigError, LisaError
 from lisa_ros.frame_memory import FrameMemory
 from lisa_ros.models import default_model
 from lisa_ros.ros import parameters
-from lisa_ros.ros.depths import Depths
+from lisa_ros.ros.cameras import Cameras
 from lisa_ros.ros.doors import Doors
-from lisa_ros.ros.frames import Frames
 from lisa_ros.ros.logs import RosHandler
-from lisa_ros.ros.requests import RequestQueue
+from lisa_ros.ros.requests import FINALIZED, UNCONFIGURED, NodeState, RequestQueue
+from lisa_ros.ros.status import State
 from lisa_ros.ros.topics import Topics
 
-SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # matches a publisher of either reliability
-DEPTHS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)  # none is skipped: one of them is needed
 COMMANDS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+PARTING_S = 0.3  # for the last answers to be sent before the node ends
 
 
-class LisaNode(Node):
-    """Wires the parts. Raises ConfigError for parameters that cannot be used."""
+class LisaNode(LifecycleNode):
+    """Wires the parts. Raises ConfigError for parameters that cannot be used.
+
+    Doors, topics and the queue are there as long as the node, so that a command is answered in every state. The worker
+    and its memory come with configure and go with cleanup; cameras are subscribed to while the node is active.
+
+    ended: is done when the node has been stopped and everybody has their answer.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         self._closing = contextlib.ExitStack()  # first: rclpy (9.1) also destroys a node whose making failed
         super().__init__("lisa", **kwargs)
+        self.ended = Future()
         self.parameters = parameters.declare(self)
         log_handler = RosHandler(self.get_logger())
         log_handler.addFilter(lambda _: self.context.ok())  # what fails because ROS is shut down beneath is no news
@@ -59,44 +68,114 @@ class LisaNode(Node):
 
         self._events: deque[worker.Event] = deque()
         self._events_came = self.create_guard_condition(self._guarded(self._drain))
-        self._alarm = self.create_timer(
-            3600.0, self._guarded(self._ring), clock=Clock(clock_type=ClockType.STEADY_TIME)
-        )
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._alarm = self.create_timer(3600.0, self._guarded(self._ring), clock=self._steady)
         self._alarm.cancel()
         self._alarm_at: float | None = None
 
         current = self._current_parameters
-        memory = FrameMemory(self.parameters.max_image_pixels)
-        self._closing.callback(memory.close)
-        model = worker.Worker(settings_from(self.parameters), memory, self._event_came)
-        self._closing.callback(model.close)
-        frames = Frames(memory, current, lambda: self._image.topic_name, self._now_s)
-        topics = Topics(self, frames, current)
-        depths = Depths(current, frames.camera_info)
+        self._held = contextlib.ExitStack()  # what configure made and cleanup frees
+        self._closing.callback(self._free)
+        self._cameras = Cameras(self, current, self._now_s)
+        topics = Topics(self, self._cameras, current)
         self._requests = RequestQueue(
-            model,
-            lambda image: depths.hold(frames.take(image)),
-            frames.check,
-            topics,
-            current,
-            self._wake_at,
-            locate=depths.locate,
+            self._cameras.take, self._cameras.check, topics, current, self._wake_at, locate=self._cameras.locate
         )
         doors = Doors(self, self._requests, current)
-        # raw: the bytes as they came, turned into a message only when a command needs the frame.
-        self._image = self._subscribe(frames.message_type, "image", frames.keep, SENSOR, raw=True)
-        self._info = self._subscribe(CameraInfo, "camera_info", frames.keep_info, SENSOR, raw=True)
-        if self.parameters.use_depth:
-            self._depth = self._subscribe(Image, "depth", depths.keep, DEPTHS, raw=True)
-        self._command = self._subscribe(String, "~/command", doors.command, COMMANDS)
+        self._command = self.subscribe(String, "~/command", doors.command, COMMANDS)
 
         self.add_on_set_parameters_callback(self._parameters_set)
         topics.publish_state(self._requests.state)
-        model.start()
+        answer_bad_transitions(self)
+        if self.parameters.autostart:
+            self.trigger_configure()
+            self.trigger_activate()
+
+    # --- lifecycle
+
+    def on_configure(self, _: LifecycleState) -> TransitionCallbackReturn:
+        """Begin to load the model; ~/status tells when it is there."""
+        return self._passing(self._hold)
+
+    def on_activate(self, _: LifecycleState) -> TransitionCallbackReturn:
+        """Open the cameras and take commands. FAILURE where the model could not be loaded."""
+
+        def activate() -> None:
+            self._requests.activate()
+            self._cameras.activate()
+
+        return self._passing(activate)
+
+    def on_deactivate(self, _: LifecycleState) -> TransitionCallbackReturn:
+        """Answer what is open and close the cameras; the model stays."""
+
+        def deactivate() -> None:
+            self._requests.deactivate()
+            self._cameras.deactivate()
+
+        return self._passing(deactivate)
+
+    def on_cleanup(self, _: LifecycleState) -> TransitionCallbackReturn:
+        """End the worker process, and with it all memory that the model had."""
+        return self._passing(self._free)
+
+    def on_shutdown(self, _: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything for good. The process lives until it is stopped, and answers NOT_READY."""
+        return self._passing(lambda: self._free(FINALIZED))
+
+    def on_error(self, _: LifecycleState) -> TransitionCallbackReturn:
+        """A transition went wrong: begin anew from UNCONFIGURED."""
+        return self._passing(self._free)
+
+    def stop(self) -> None:
+        """Answer what is open, free everything, and have ``ended`` done soon."""
+        self.create_timer(PARTING_S, lambda: self.ended.set_result(True), clock=self._steady)
+        self._free(FINALIZED)
 
     def destroy_node(self) -> None:
         self._closing.close()
         super().destroy_node()
+
+    def _hold(self) -> None:
+        """Make what the model needs: the worker and the memory it gets frames by."""
+        with contextlib.ExitStack() as made:
+            memory = FrameMemory(self.parameters.max_image_pixels)
+            made.callback(memory.close)
+            model = worker.Worker(settings_from(self.parameters), memory, self._event_came)
+            made.callback(model.close)
+            self._cameras.configure(memory)
+            self._requests.configure(model)
+            model.start()
+            self._held = made.pop_all()
+
+    def _free(self, state: NodeState = UNCONFIGURED) -> None:
+        self._requests.cleanup(state)
+        self._cameras.cleanup()
+        self._held.close()
+        self._events.clear()  # of a worker that is no more
+
+    def _passing(self, step: Callable[[], None]) -> TransitionCallbackReturn:
+        """What became of a transition's step; rclpy would take an exception for an ERROR and not say which."""
+        try:
+            step()
+        except LisaError as error:
+            self.get_logger().error(str(error))
+            return TransitionCallbackReturn.FAILURE
+        except Exception:
+            self.get_logger().error(traceback.format_exc())
+            return TransitionCallbackReturn.ERROR
+        return TransitionCallbackReturn.SUCCESS
+
+    # --- callbacks
+
+    def subscribe(
+        self, kind: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile, raw: bool = False
+    ) -> Any:
+        """A subscription whose callback may fail, and whose QoS may be overridden by parameters."""
+        options = QoSOverridingOptions.with_default_policies()
+        return self.create_subscription(
+            kind, topic, self._guarded(callback), qos, raw=raw, qos_overriding_options=options
+        )
 
     def _current_parameters(self) -> parameters.Parameters:
         return self.parameters
@@ -132,18 +211,11 @@ class LisaNode(Node):
 
     def _parameters_set(self, changes: list[Parameter]) -> SetParametersResult:
         try:
-            self.parameters = parameters.change(self.parameters, changes)
+            configured = self._requests.state.state not in (State.UNCONFIGURED, State.FINALIZED)
+            self.parameters = parameters.change(self.parameters, changes, configured=configured)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
-
-    def _subscribe(
-        self, kind: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile, raw: bool = False
-    ) -> Any:
-        options = QoSOverridingOptions.with_default_policies()
-        return self.create_subscription(
-            kind, topic, self._guarded(callback), qos, raw=raw, qos_overriding_options=options
-        )
 
     def _guarded(self, callback: Callable[..., None]) -> Callable[..., None]:
         """Log what goes wrong in a callback instead of ending the node."""
@@ -178,30 +250,69 @@ def settings_from(values: parameters.Parameters) -> worker.WorkerSettings:
     )
 
 
+def answer_bad_transitions(node: LifecycleNode) -> None:
+    """Have a transition that is not possible now answered ``success: false``; rclpy (7.1) raises and never answers."""
+    service = node._service_change_state
+    change_state = service.callback
+
+    def answered(request: Any, response: Any) -> Any:
+        try:
+            return change_state(request, response)
+        except RuntimeError as error:  # RCLError; it has no public name
+            node.get_logger().warning(f"this transition is not possible now: {error}")
+            response.success = False
+            return response
+
+    service.callback = answered
+
+
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is told to stop. Returns the process's exit code."""
-    rclpy.init(args=args)
+    """Run the node until it is told to stop. Returns the process's exit code.
+
+    Python's signal handlers run on the main thread only, and not while it waits in rclpy; rclpy's own ones end ROS
+    before the last answers are out. So the node has a thread to itself, and this one waits for signals.
+    """
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    executor = SingleThreadedExecutor()
+    told, ended = threading.Event(), threading.Event()
+
+    def stop(*_: Any) -> None:
+        if not told.is_set():
+            told.set()
+            executor.create_task(lambda: node.stop())  # run when there is a node
+
+    def run() -> None:
+        try:
+            spin(executor, node)
+        finally:
+            ended.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
         node = LisaNode()
     except ConfigError as error:
         print(f"lisa_node: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 2
-    executor = SingleThreadedExecutor()
     executor.add_node(node)
-    try:
-        while rclpy.ok():
-            try:
-                executor.spin()
-            except (KeyboardInterrupt, ExternalShutdownException):
-                break
-            except Exception:  # of rclpy itself, as when a client goes away while it is answered: the node lives on
-                if rclpy.ok():  # and not of a shutdown that came while it was setting up its wait
-                    node.get_logger().error(traceback.format_exc())
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    threading.Thread(target=run, name="lisa-executor", daemon=True).start()
+    ended.wait()
+    node.destroy_node()
+    rclpy.try_shutdown()
     return 0
+
+
+def spin(executor: SingleThreadedExecutor, node: LisaNode) -> None:
+    """Run callbacks until the node has ended or ROS is shut down."""
+    while rclpy.ok() and not node.ended.done():
+        try:
+            executor.spin_until_future_complete(node.ended)
+        except ExternalShutdownException:
+            return
+        except Exception:  # of rclpy itself, as when a client goes away while it is answered: the node lives on
+            if rclpy.ok():  # and not of a shutdown that came while it was setting up its wait
+                node.get_logger().error(traceback.format_exc())
 
 
 if __name__ == "__main__":

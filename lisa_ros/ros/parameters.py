@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from rclpy.node import Node
     from rclpy.parameter import Parameter
 
-Value = bool | int | float | str
+Value = bool | int | float | str | tuple[str, ...]
+NOT_LIVE = "read-only once the node is configured"
+CAMERA = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
 
 
 def _parameter(
@@ -127,10 +130,28 @@ class Parameters:
         live=True,
     )
     segmenter: str = _parameter(SEGMENTER, "module:callable that loads the model; another one brings another model")
+    cameras: tuple[str, ...] = _parameter(
+        ("",),
+        "names of cameras: each is subscribed to as NAME/image, NAME/camera_info and NAME/depth, and chosen by its "
+        "name; without names: one camera, on image, camera_info and depth",
+    )
+    autostart: bool = _parameter(
+        True, "configure and activate the node at the start; false: wait for a lifecycle manager (read at the start)"
+    )
 
     def __post_init__(self) -> None:
         for parameter in fields(self):
             _check(parameter, getattr(self, parameter.name))
+        for name in self.cameras:
+            if name and not CAMERA.fullmatch(name):
+                raise ConfigError(f"cameras has {name!r}; a name is letters, digits and _, as in a topic")
+        if len(set(self.cameras)) < len(self.cameras):
+            raise ConfigError(f"cameras is {list(self.cameras)!r}; every name must be there once")
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        """Of every camera; one empty name where there is one camera without a name."""
+        return tuple(filter(None, self.cameras)) or ("",)
 
     def changed(self, values: Mapping[str, Value]) -> Parameters:
         """With ``values`` instead of the present ones. Raises ConfigError for an unknown, fixed or unusable one."""
@@ -142,8 +163,10 @@ class Parameters:
 
 
 def _converted(parameter: Field[Any], value: Any) -> Any:
-    """``value``, and where a number with a point is needed but was written without one, that number."""
-    return float(value) if isinstance(parameter.default, float) and type(value) is int else value
+    """``value`` in the type that the dataclass has: a whole number where one with a point is meant, lists as tuples."""
+    if isinstance(parameter.default, float) and type(value) is int:
+        return float(value)
+    return tuple(value) if isinstance(parameter.default, tuple) and isinstance(value, list) else value
 
 
 def _check(parameter: Field[Any], value: Any) -> None:
@@ -167,16 +190,26 @@ def declare(node: Node) -> Parameters:
     for parameter in fields(Parameters):
         try:
             given[parameter.name] = node.declare_parameter(
-                parameter.name, parameter.default, _descriptor(parameter)
+                parameter.name, _ros_value(parameter.default), _descriptor(parameter)
             ).value
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
             raise ConfigError(str(error)) from error
     return Parameters().changed(given)
 
 
-def change(current: Parameters, changes: Iterable[Parameter]) -> Parameters:
-    """``current`` with what a caller sets; others' parameters are passed over. Raises ConfigError."""
-    ours = {parameter.name for parameter in fields(Parameters)}
+def change(current: Parameters, changes: Iterable[Parameter], *, configured: bool) -> Parameters:
+    """``current`` with what a caller sets; others' parameters are passed over.
+
+    Raises ConfigError for a value that cannot be used, and while the node is ``configured`` for one that is not live.
+    """
+    ours = {parameter.name: parameter for parameter in fields(Parameters)}
+    changes = list(changes)
+    for change in changes:
+        if configured and change.name in ours and not ours[change.name].metadata["live"]:
+            raise ConfigError(
+                f"{change.name} is read-only once the node is configured; clean the node up first "
+                "(ros2 lifecycle set NODE deactivate, cleanup), or start it with the other value"
+            )
     return current.changed({change.name: change.value for change in changes if change.name in ours})
 
 
@@ -187,8 +220,8 @@ def _descriptor(parameter: Field[Any]) -> Any:
     number = isinstance(parameter.default, float)
     descriptor = ParameterDescriptor(
         description=metadata["description"],
-        additional_constraints=f"one of {_listed(metadata['choices'])}" if metadata["choices"] else "",
-        read_only=not metadata["live"],
+        # Not `read_only`, which would be for good: one that is not live may change until the node is configured.
+        additional_constraints="; ".join(filter(None, [_choices(parameter), "" if metadata["live"] else NOT_LIVE])),
         dynamic_typing=number,  # so that `timeout_s:=5` is a number too, as everybody writes it
     )
     if metadata["between"]:
@@ -198,6 +231,15 @@ def _descriptor(parameter: Field[Any]) -> Any:
         else:
             descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
     return descriptor
+
+
+def _choices(parameter: Field[Any]) -> str:
+    choices = parameter.metadata["choices"]
+    return f"one of {_listed(choices)}" if choices else ""
+
+
+def _ros_value(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 # --- views
@@ -239,6 +281,8 @@ def as_table() -> str:
 
 
 def _yaml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_yaml, value))}]"
     return (
         {True: "true", False: "false"}[value]
         if isinstance(value, bool)

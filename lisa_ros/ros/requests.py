@@ -32,11 +32,13 @@ class Frame:
     """The image a command is about; its pixels are in the memory shared with the worker.
 
     header: the source image's, untouched. size: (height, width). age_s: from its stamp to when it was taken up.
+    camera: name of the one that it is from, or that calibration and depth of a caller's own image are taken from.
     """
 
     header: Any
     size: tuple[int, int]
     age_s: float
+    camera: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ def _without_depth(_: Frame, __: list[MaskCrop]) -> list[Object3D]:
 class Request:
     """One command, by whichever door it came.
 
-    image: the caller's own sensor_msgs/Image; None: the newest frame. timeout_s: 0 takes the node's limit.
-    on_answer is called exactly once.
+    image: the caller's own sensor_msgs/Image; None: the newest frame of ``camera``, empty: of the first one.
+    timeout_s: 0 takes the node's limit. on_answer is called exactly once.
     """
 
     request_id: str
@@ -94,6 +96,7 @@ class Request:
     explain: bool = False
     session: str = ""
     image: Any = None
+    camera: str = ""
     timeout_s: float = 0.0
     received: float = 0.0
     deadline: float = 0.0
@@ -128,6 +131,12 @@ class NodeState:
     precision: str = ""
 
 
+UNCONFIGURED = NodeState(
+    State.UNCONFIGURED, "the node is not configured: it has no model; configure and activate it", 0.0
+)
+FINALIZED = NodeState(State.FINALIZED, "the node was shut down; start it again", 0.0)
+
+
 class WorkerLike(Protocol):
     def send(self, command: worker.Command | worker.Cancel | worker.ForgetSessions) -> None: ...
     def restart(self, reason: str) -> None: ...
@@ -144,23 +153,27 @@ class Outlet(Protocol):
 class RequestQueue:
     """One command at the worker, a bounded number waiting, and exactly one answer for each.
 
-    take_frame: puts the pixels of a request's image into the shared memory; raises ImageError or NoImage.
-    check_image: the same checks on an image that a caller sent, without its pixels. wake_at: asks to be called
+    It lives as long as the node; a worker comes with ``configure`` and goes with ``cleanup``, and commands are taken
+    between ``activate`` and ``deactivate``. A command at any other time is answered NOT_READY.
+
+    take_frame: puts the pixels of a request's image, or of its camera's newest frame, into the shared memory; raises
+    ImageError or NoImage. check_image: of an image that a caller sent and of the camera's name, what can be said
+    without pixels; raises ImageError or CommandError. wake_at: asks to be called
     (``tick``) at that time of ``clock``, or not at all (None). locate: the masks of a frame in metres.
     """
 
     def __init__(
         self,
-        worker_: WorkerLike,
-        take_frame: Callable[[Any], Frame],
-        check_image: Callable[[Any], object],
+        take_frame: Callable[[Any, str], Frame],
+        check_image: Callable[[Any, str], object],
         outlet: Outlet,
         parameters: Callable[[], Parameters],
         wake_at: Callable[[float | None], None],
         clock: Callable[[], float] = time.monotonic,
         locate: Callable[[Frame, list[MaskCrop]], list[Object3D]] = _without_depth,
     ) -> None:
-        self._worker = worker_
+        self._worker: WorkerLike | None = None
+        self._active = False
         self._take_frame = take_frame
         self._check_image = check_image
         self._outlet = outlet
@@ -171,7 +184,38 @@ class RequestQueue:
         self._work: Work | None = None
         self._waiting: deque[Request | worker.ForgetSessions] = deque()
         self._ready: worker.Ready | None = None
-        self.state = NodeState(State.LOADING, "the model is being loaded", 0.0, model=parameters().model)
+        self.state = UNCONFIGURED
+
+    # --- from the lifecycle
+
+    def configure(self, worker_: WorkerLike) -> None:
+        """A worker has begun to load; what it says comes by ``handle``."""
+        self._worker = worker_
+        self._show(NodeState(State.LOADING, "the model is being loaded", 0.0, model=self._parameters().model))
+
+    def activate(self) -> None:
+        """From now on commands are taken. Raises NotReady where the model could not be loaded."""
+        if self.state.state is State.ERROR:
+            raise NotReady(f"{self.state.message}; clean up, correct the parameters, configure again")
+        self._active = True
+        self._settle()
+
+    def deactivate(self) -> None:
+        """Answer every open command NOT_READY; the worker keeps its model and what it was told."""
+        self._active = False
+        for request in self._open():
+            self._give_up(request, NotReady("the node was deactivated meanwhile; activate it and ask again"))
+        self._settle()
+
+    def cleanup(self, state: NodeState = UNCONFIGURED) -> None:
+        """There is no worker any more: answer every open command NOT_READY. ``state`` is shown from now on."""
+        self._worker, self._ready, self._active = None, None, False
+        requests, self._work = self._open(), None
+        self._waiting.clear()
+        self._show(state)
+        for request in requests:
+            self._refuse(request, NotReady(state.message))
+        self._settle()
 
     # --- from the doors
 
@@ -194,7 +238,7 @@ class RequestQueue:
     def forget_sessions(self) -> None:
         """Clear every conversation: after the commands that came before, before those that come later."""
         if not self._waiting:
-            self._worker.send(worker.ForgetSessions())
+            self._tell(worker.ForgetSessions())
         elif not isinstance(self._waiting[-1], worker.ForgetSessions):
             self._waiting.append(worker.ForgetSessions())
 
@@ -210,7 +254,7 @@ class RequestQueue:
                 text = f"no answer within {waited:g} s (stage: {stage}); give it a longer timeout, or raise timeout_s"
                 self._give_up(request, TimedOut(text))
         if self._work and self._work.given_up is not None and now >= self._stuck_at(self._work.given_up):
-            self._worker.restart(f"it did not stop within {self._parameters().stuck_worker_s:g} s")
+            self._restart(f"it did not stop within {self._parameters().stuck_worker_s:g} s")
             self._work.given_up = now
         self._settle()
 
@@ -274,10 +318,9 @@ class RequestQueue:
             raise CommandError(
                 f"the timeout is {request.timeout_s:g} s; give a positive one, or 0 for the node's limit"
             )
-        if request.image is not None:
-            self._check_image(request.image)
-        if self._ready is None:
+        if self._ready is None or not self._active:
             raise NotReady(f"{self.state.message}; see ~/status")
+        self._check_image(request.image, request.camera)
         if self._work is None:
             self._start(request)
         elif len(self._queued()) < parameters.queue_size:
@@ -289,9 +332,9 @@ class RequestQueue:
             )
 
     def _start(self, request: Request) -> None:
-        frame = self._take_frame(request.image)
+        frame = self._take_frame(request.image, request.camera)
         self._work = Work(request, frame)
-        self._worker.send(
+        self._tell(
             worker.Command(
                 request.request_id,
                 request.command,
@@ -307,7 +350,7 @@ class RequestQueue:
         while self._work is None and self._waiting and self._ready is not None:
             first = self._waiting.popleft()
             if isinstance(first, worker.ForgetSessions):
-                self._worker.send(first)
+                self._tell(first)
                 continue
             try:
                 self._start(first)
@@ -330,7 +373,7 @@ class RequestQueue:
     def _give_up(self, request: Request, error: LisaError) -> None:
         """Answer now; where the worker has the command, it is told to stop and keeps its place until it did."""
         if self._work is not None and self._work.request is request:
-            self._worker.send(worker.Cancel(request.request_id))
+            self._tell(worker.Cancel(request.request_id))
             self._work.given_up = self._clock()
             self._refuse(request, error, self._work.frame)
         else:
@@ -394,8 +437,7 @@ class RequestQueue:
     def _settle(self) -> None:
         self._start_next()
         if self._ready is not None:
-            state = State.BUSY if self._work is not None else State.READY
-            message = "working on a command" if self._work is not None else "waiting for a command"
+            state, message = self._condition()
             ready = self._ready
             self._show(
                 NodeState(state, message, 1.0, len(self._queued()), ready.name, ready.device, ready.precision),
@@ -404,6 +446,14 @@ class RequestQueue:
         if self._work is not None and self._work.given_up is not None:
             deadlines.append(self._stuck_at(self._work.given_up))
         self._wake_at(min(deadlines, default=None))
+
+    def _condition(self) -> tuple[State, str]:
+        """Of a node whose model is loaded."""
+        if not self._active:
+            return State.INACTIVE, "the node is inactive: the model is loaded, commands are not taken; activate it"
+        if self._work is not None:
+            return State.BUSY, "working on a command"
+        return State.READY, "waiting for a command"
 
     def _show(self, state: NodeState) -> None:
         if state != self.state:
@@ -417,6 +467,14 @@ class RequestQueue:
 
     def _queued(self) -> list[Request]:
         return [waiting for waiting in self._waiting if isinstance(waiting, Request)]
+
+    def _tell(self, message: worker.Command | worker.Cancel | worker.ForgetSessions) -> None:
+        if self._worker is not None:
+            self._worker.send(message)
+
+    def _restart(self, reason: str) -> None:
+        if self._worker is not None:
+            self._worker.restart(reason)
 
     def _stuck_at(self, given_up: float) -> float:
         return given_up + self._parameters().stuck_worker_s

@@ -28,7 +28,7 @@ class NoImage(errors.LisaError):
 
 
 class NotReady(errors.LisaError):
-    """The model is loading, or could not be loaded."""
+    """The model is loading, or could not be loaded, or the node is not active."""
 
 
 class Busy(errors.LisaError):
@@ -66,6 +66,9 @@ class State(IntEnum):
     BUSY = 2
     ERROR = 3
     RESTARTING = 4
+    UNCONFIGURED = 5
+    INACTIVE = 6
+    FINALIZED = 7
 
 
 class Stage(IntEnum):

@@ -15,7 +15,7 @@ from std_msgs.msg import String
 from lisa_ros.msg import Segmentation
 from lisa_ros.msg import Status as StatusMessage
 from lisa_ros.overlay import draw_overlay
-from lisa_ros.ros.frames import Frames
+from lisa_ros.ros.cameras import Cameras
 from lisa_ros.ros.messages import cloud_message, image_message, segmentation_message, status_message
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.requests import Answer, Frame, NodeState
@@ -28,9 +28,9 @@ LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability
 class Topics:
     """Every image goes out under the header of the frame that it is about."""
 
-    def __init__(self, node: Node, frames: Frames, parameters: Callable[[], Parameters]) -> None:
+    def __init__(self, node: Node, cameras: Cameras, parameters: Callable[[], Parameters]) -> None:
         self._node = node
-        self._frames = frames
+        self._cameras = cameras
         self._parameters = parameters
         self._early: tuple[Frame, int] | None = None
         self._result = self._publisher(Segmentation, "~/result")
@@ -52,10 +52,10 @@ class Topics:
         self._result.publish(segmentation_message(answer))
         # Last, since nobody computes with it, and only where somebody looks: it costs more than the rest.
         if answer.frame is not None and self._overlay.get_subscription_count() > 0:
-            picture = draw_overlay(self._frames.pixels(answer.frame), answer.crops, self._parameters().overlay_opacity)
+            picture = draw_overlay(self._cameras.pixels(answer.frame), answer.crops, self._parameters().overlay_opacity)
             self._overlay.publish(image_message(answer.frame.header, picture, "rgb8"))
         if answer.frame is not None and answer.objects and self._points.get_subscription_count() > 0:
-            rgb, organized = self._frames.pixels(answer.frame), self._parameters().organized_points
+            rgb, organized = self._cameras.pixels(answer.frame), self._parameters().organized_points
             self._points.publish(cloud_message(answer.frame.header, answer.objects, rgb, organized))
 
     def publish_early(self, frame: Frame, crops: list[MaskCrop]) -> None:
@@ -69,7 +69,7 @@ class Topics:
     def _publish_masks(self, frame: Frame, crops: list[MaskCrop]) -> None:
         self._mask.publish(image_message(frame.header, union_image(crops, frame.size), "mono8"))
         self._labels.publish(image_message(frame.header, labels_image(crops, frame.size), "mono8"))
-        info = self._frames.camera_info(frame)
+        info = self._cameras.camera_info(frame)
         if info is not None:
             self._camera_info.publish(info)
 

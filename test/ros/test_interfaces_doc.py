@@ -9,6 +9,14 @@ from lisa_ros.ros.parameters import as_table
 from lisa_ros.ros.status import Status
 
 STANDARD = ("parameter", "rosout", "get_type_description", "_action/", "logger")
+LIFECYCLE = {
+    "~/change_state",
+    "~/get_state",
+    "~/get_available_states",
+    "~/get_available_transitions",
+    "~/get_transition_graph",
+    "~/transition_event",
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +52,11 @@ def test_the_topics_services_and_action_are_those_of_the_running_node(text, clie
         return {name for name in everything if not any(word in name for word in STANDARD)}
 
     who = ("lisa", lisa.namespace)
-    assert short(client.node.get_publisher_names_and_types_by_node(*who)) == set(names(text, "Out"))
+    published = short(client.node.get_publisher_names_and_types_by_node(*who))
+    assert published - LIFECYCLE == set(names(text, "Out"))
     assert short(client.node.get_subscriber_names_and_types_by_node(*who)) - {"/clock"} == set(names(text, "In"))
     services = short(client.node.get_service_names_and_types_by_node(*who))
-    assert services | {"~/segment"} == set(names(text, "Ask"))
+    assert services - LIFECYCLE | {"~/segment"} == set(names(text, "Ask"))
+    assert services | published >= LIFECYCLE
+    assert all(f"`{name}`" in text for name in LIFECYCLE)
     assert client.action.server_is_ready()

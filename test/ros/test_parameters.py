@@ -17,8 +17,8 @@ def test_the_yaml_file_is_what_the_dataclass_says(repository):
     text = (repository / "config" / "lisa.yaml").read_text()
     assert text == as_yaml(), "write it again: python -m lisa_ros.ros.parameters yaml > config/lisa.yaml"
     values = yaml.safe_load(text)["/**"]["ros__parameters"]
-    assert values == {parameter.name: parameter.default for parameter in fields(Parameters)}
-    assert [type(value) for value in values.values()] == [type(p.default) for p in fields(Parameters)]
+    assert Parameters().changed(values) == Parameters()
+    assert list(values) == [parameter.name for parameter in fields(Parameters)]
 
 
 def test_the_table_names_every_parameter():
@@ -38,6 +38,8 @@ def test_every_parameter_says_what_it_is():
         ({"queue_size": True}, "queue_size is True"),
         ({"precision": "fp8"}, "precision is 'fp8'; choose one of auto, bf16"),
         ({"conversation": "vicuna"}, "conversation is 'vicuna'; choose one of \"\", compact"),
+        ({"cameras": ["left", "left"]}, "every name must be there once"),
+        ({"cameras": ["le ft"]}, "cameras has 'le ft'"),
         ({"max_command_length": 10_001}, "max_command_length is 10001; it must lie between 1 and 10000"),
         ({"no_such": 1}, "no parameter 'no_such'; there are model"),
     ],
@@ -80,7 +82,7 @@ def test_every_parameter_is_declared_with_its_description_range_and_mutability(c
     for parameter, descriptor in zip(fields(Parameters), described, strict=True):
         metadata = parameter.metadata
         assert descriptor.description == metadata["description"]
-        assert descriptor.read_only is not metadata["live"]
+        assert ("read-only once" in descriptor.additional_constraints) is not metadata["live"]
         ranges = [*descriptor.integer_range, *descriptor.floating_point_range]
         assert [(r.from_value, r.to_value) for r in ranges] == ([metadata["between"]] if metadata["between"] else [])
         assert all(choice in descriptor.additional_constraints for choice in metadata["choices"])
