@@ -64,11 +64,6 @@ class Tokenizer:
         """Rows that the embedding table needs at least."""
         return max(self._pieces.get_piece_size(), *(i + 1 for i in self._added.values()), 0)
 
-    @property
-    def pieces(self) -> list[str]:
-        """Texts of the sentencepiece pieces by id; a word's first one begins with U+2581."""
-        return [self._pieces.id_to_piece(i) for i in range(self._pieces.get_piece_size())]
-
     def id_of(self, text: str) -> int | None:
         """Id of an added or control token such as ``[SEG]``; None where the checkpoint has no such token."""
         return self._added.get(text, self._control.get(text))

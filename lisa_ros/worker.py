@@ -95,10 +95,13 @@ class Loading:
 
 @dataclass(frozen=True)
 class Ready:
+    """gpu_bytes: memory that the process holds on the GPU."""
+
     name: str
     device: str
     precision: str
     load_s: float
+    gpu_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,12 +145,13 @@ class Found:
 
 @dataclass(frozen=True)
 class Done:
-    """crops: masks that no ``Found`` carried."""
+    """crops: masks that no ``Found`` carried. gpu_bytes: memory that the process holds on the GPU now."""
 
     request_id: str
     answer: str
     crops: list[MaskCrop]
     timings: Timings
+    gpu_bytes: int = 0
 
 
 @dataclass(frozen=True)

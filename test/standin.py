@@ -91,7 +91,7 @@ class Standin:
             raise OutOfMemory("no memory for this image on cpu; use a smaller image")
         if "eat python memory" in command:
             raise MemoryError
-        if "raise" in command:
+        if "raise" in command or command == os.environ.get("STANDIN_FAILS_ON"):
             raise RuntimeError("a fault")
         if "refuse" in command:
             raise CommandError("the command cannot be used")

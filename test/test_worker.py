@@ -115,6 +115,16 @@ def test_a_command_is_answered_by_stages_words_masks_and_the_end(bench):
     assert events.index(found) < len(events) - 2
 
 
+def test_a_model_is_warm_before_it_is_ready_and_ready_although_its_warm_up_fails(make, monkeypatch):
+    answered = make()
+    answered.until(Ready)
+    assert answered.ask("the box")[-1].answer.endswith("frame 2")  # frame 1 was the warm-up's
+    monkeypatch.setenv("STANDIN_FAILS_ON", "the object")
+    failing = make()
+    failing.until(Ready)
+    assert isinstance(failing.ask("the box")[-1], Done)
+
+
 def test_a_mask_is_sent_once_however_many_follow(bench):
     found = [event for event in bench.ask("twice") if isinstance(event, Found)]
     assert [[crop.label for crop in event.crops] for event in found] == [[1], [2]]
@@ -127,7 +137,7 @@ def test_a_frame_is_encoded_once_and_the_oldest_is_forgotten(make):
     def encodings(value):
         return int(bench.ask("the box", value)[-1].answer.rsplit(" ", 1)[1])
 
-    assert [encodings(value) for value in (200, 200, 201, 200, 202, 201)] == [1, 1, 2, 2, 3, 4]
+    assert [encodings(value) for value in (200, 200, 201, 200, 202, 201)] == [2, 2, 3, 3, 4, 5]  # 1: the warm-up
 
 
 def test_the_first_mask_is_timed_from_the_start_of_the_work(bench):
@@ -147,7 +157,7 @@ def test_the_first_mask_is_timed_from_the_start_of_the_work(bench):
 def test_no_frame_is_kept_where_none_shall_be(make):
     bench = make(kept_frames=0)
     bench.until(Ready)
-    assert [bench.ask("the box")[-1].answer[-1] for _ in range(2)] == ["1", "2"]
+    assert [bench.ask("the box")[-1].answer[-1] for _ in range(2)] == ["2", "3"]
 
 
 def test_what_a_command_found_is_not_touched_by_the_next_frame(bench):
@@ -207,7 +217,7 @@ def test_an_error_is_answered_and_survived(bench, command, kind, says):
 def test_out_of_memory_lets_go_of_what_was_kept(bench):
     bench.ask("the box")
     bench.ask("eat all memory")
-    assert bench.ask("the box")[-1].answer.endswith("frame 2")
+    assert bench.ask("the box")[-1].answer.endswith("frame 3")
 
 
 @pytest.mark.parametrize(

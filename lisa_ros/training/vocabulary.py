@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,16 +12,8 @@ import sentencepiece
 ADDED = ("[SEG]", "<im_start>", "<im_end>")
 
 
-WORD_COUNT = 3
-"""How often a further word is said to the trainer of the tokenizer: rarely, so that training's own words come first."""
-
-
-def train_tokenizer(sentences: Iterable[str], size: int, folder: Path, words: Iterable[str] = ()) -> None:
-    """Write tokenizer.model (BPE, byte fallback, <unk> 0, <s> 1, </s> 2) and added_tokens.json into ``folder``.
-
-    size: pieces. words: others that people use, which should be whole pieces too where there is room.
-    """
-    sentences = itertools.chain(sentences, (word for word in words for _ in range(WORD_COUNT)))
+def train_tokenizer(sentences: Iterable[str], size: int, folder: Path) -> None:
+    """Write tokenizer.model (BPE, byte fallback, <unk> 0, <s> 1, </s> 2) and added_tokens.json into ``folder``."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences),
