@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -27,7 +27,13 @@ class Subscriber(Protocol):
     """How a node subscribes: with its own error handling, and QoS that may be overridden."""
 
     def subscribe(
-        self, kind: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile, raw: bool = False
+        self,
+        kind: type,
+        topic: str,
+        callback: Callable[[Any], None],
+        qos: QoSProfile,
+        raw: bool = False,
+        on_lost: Callable[[Any], None] | None = None,
     ) -> Any: ...
 
     def destroy_subscription(self, subscription: Any) -> bool: ...
@@ -46,17 +52,23 @@ class Camera:
     ) -> None:
         self._node = node
         self.name = name
+        self.lost = 0  # images, on the way here
         self.frames = Frames(memory, parameters, lambda: self.image.topic_name, ros_now_s)
         self.depths = Depths(parameters, self.frames.camera_info)
         prefix = f"{name}/" if name else ""
         # raw: the bytes as they came, turned into a message only when a command needs the frame.
-        self.image = node.subscribe(self.frames.message_type, f"{prefix}image", self.frames.keep, SENSOR, raw=True)
+        self.image = node.subscribe(
+            self.frames.message_type, f"{prefix}image", self.frames.keep, SENSOR, raw=True, on_lost=self._lose
+        )
         self._subscriptions = [
             self.image,
             node.subscribe(CameraInfo, f"{prefix}camera_info", self.frames.keep_info, SENSOR, raw=True),
         ]
         if parameters().use_depth:
             self._subscriptions.append(node.subscribe(Image, f"{prefix}depth", self.depths.keep, DEPTHS, raw=True))
+
+    def _lose(self, event: Any) -> None:
+        self.lost = event.total_count
 
     def close(self) -> None:
         for subscription in self._subscriptions:
@@ -91,6 +103,9 @@ class Cameras:
     def cleanup(self) -> None:
         self.deactivate()
         self._memory = None
+
+    def __iter__(self) -> Iterator[Camera]:
+        return iter(self._cameras.values())
 
     def check(self, image: Image | None, camera: str) -> None:
         """Raise ImageError unless a caller's image can be used, CommandError for a camera that is not there."""

@@ -25,6 +25,7 @@ class Frames:
 
     ros_now_s: the node's clock in seconds, for the age of a stamp. Whether a frame is too old is told by when it came
     in: stamps of another machine, of a bag or of a simulation say nothing about a camera that has stopped.
+    count: how many came.
     """
 
     def __init__(
@@ -42,7 +43,14 @@ class Frames:
         self._newest: bytes | None = None
         self._newest_bytes = 0
         self._came_in = 0.0
+        self._begun = time.monotonic()
+        self.count = 0
         self._info: bytes | None = None
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the newest frame came, or since the beginning where none has."""
+        return time.monotonic() - (self._came_in or self._begun)
 
     @property
     def message_type(self) -> type:
@@ -54,6 +62,7 @@ class Frames:
         self._newest_bytes = len(serialized)
         self._newest = serialized if self._newest_bytes <= self._most_bytes() else None
         self._came_in = time.monotonic()
+        self.count += 1
 
     def keep_info(self, serialized: bytes) -> None:
         """A new camera_info has come."""

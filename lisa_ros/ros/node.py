@@ -36,11 +36,12 @@ from lisa_ros.frame_memory import FrameMemory
 from lisa_ros.models import default_model
 from lisa_ros.ros import parameters
 from lisa_ros.ros.cameras import Cameras
+from lisa_ros.ros.diagnostics import PERIOD_S, Diagnostics, Mismatches
 from lisa_ros.ros.doors import Doors
 from lisa_ros.ros.logs import RosHandler
 from lisa_ros.ros.requests import FINALIZED, UNCONFIGURED, NodeState, RequestQueue
 from lisa_ros.ros.status import State
-from lisa_ros.ros.topics import Topics
+from lisa_ros.ros.topics import OVERRIDABLE, Topics
 
 COMMANDS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 PARTING_S = 0.3  # for the last answers to be sent before the node ends
@@ -77,10 +78,13 @@ class LisaNode(LifecycleNode):
         self._held = contextlib.ExitStack()  # what configure made and cleanup frees
         self._closing.callback(self._free)
         self._cameras = Cameras(self, current, self._now_s)
-        topics = Topics(self, self._cameras, current)
+        self._mismatches = Mismatches(self)
+        topics = Topics(self, self._cameras, current, self._mismatches)
         self._requests = RequestQueue(
             self._cameras.take, self._cameras.check, topics, current, self._wake_at, locate=self._cameras.locate
         )
+        diagnostics = Diagnostics(self, self._requests, self._cameras, self._mismatches)
+        self.create_timer(PERIOD_S, self._guarded(diagnostics.publish), clock=self._steady)
         doors = Doors(self, self._requests, current)
         self._command = self.subscribe(String, "~/command", doors.command, COMMANDS)
 
@@ -169,12 +173,23 @@ class LisaNode(LifecycleNode):
     # --- callbacks
 
     def subscribe(
-        self, kind: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile, raw: bool = False
+        self,
+        kind: type,
+        topic: str,
+        callback: Callable[[Any], None],
+        qos: QoSProfile,
+        raw: bool = False,
+        on_lost: Callable[[Any], None] | None = None,
     ) -> Any:
         """A subscription whose callback may fail, and whose QoS may be overridden by parameters."""
-        options = QoSOverridingOptions.with_default_policies()
         return self.create_subscription(
-            kind, topic, self._guarded(callback), qos, raw=raw, qos_overriding_options=options
+            kind,
+            topic,
+            self._guarded(callback),
+            qos,
+            raw=raw,
+            qos_overriding_options=QoSOverridingOptions(OVERRIDABLE),
+            event_callbacks=self._mismatches.of_subscription(topic, message_lost=on_lost),
         )
 
     def _current_parameters(self) -> parameters.Parameters:

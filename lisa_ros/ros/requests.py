@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 MAX_SESSION_LENGTH = 256
 SHOWN_LENGTH = 80
+REMEMBERED_LATENCIES = 100
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ FINALIZED = NodeState(State.FINALIZED, "the node was shut down; start it again",
 
 
 class WorkerLike(Protocol):
+    @property
+    def pid(self) -> int | None: ...
     def send(self, command: worker.Command | worker.Cancel | worker.ForgetSessions) -> None: ...
     def restart(self, reason: str) -> None: ...
 
@@ -185,6 +188,14 @@ class RequestQueue:
         self._waiting: deque[Request | worker.ForgetSessions] = deque()
         self._ready: worker.Ready | None = None
         self.state = UNCONFIGURED
+        self.latencies: deque[float] = deque(maxlen=REMEMBERED_LATENCIES)  # [s] of the last commands with an answer
+        self.restarts = 0
+        self.gpu_bytes = 0
+
+    @property
+    def worker_pid(self) -> int | None:
+        """Process id of the worker while it runs."""
+        return self._worker.pid if self._worker is not None else None
 
     # --- from the lifecycle
 
@@ -210,6 +221,7 @@ class RequestQueue:
     def cleanup(self, state: NodeState = UNCONFIGURED) -> None:
         """There is no worker any more: answer every open command NOT_READY. ``state`` is shown from now on."""
         self._worker, self._ready, self._active = None, None, False
+        self.gpu_bytes = 0
         requests, self._work = self._open(), None
         self._waiting.clear()
         self._show(state)
@@ -294,6 +306,7 @@ class RequestQueue:
             self._show(NodeState(State.LOADING, "the model is being loaded", event.progress, model=path))
         elif isinstance(event, worker.Ready):
             self._ready = event
+            self.gpu_bytes = event.gpu_bytes
             what = f"{event.name} on {event.device} in {event.precision}"
             logger.info("ready: %s, loaded in %.1f s", what, event.load_s)
         elif isinstance(event, worker.LoadFailed):
@@ -302,6 +315,8 @@ class RequestQueue:
             self._show(NodeState(State.ERROR, text, 0.0, model=path))
             self._drop_everything()
         elif isinstance(event, worker.Died):
+            self.restarts += 1
+            self.gpu_bytes = 0
             text = f"the worker process died {event.cause}; it is started again in {event.pause_s:g} s"
             logger.error("%s", text)
             self._show(NodeState(State.RESTARTING, text, model=path))
@@ -358,6 +373,7 @@ class RequestQueue:
                 self._refuse(first, error)
 
     def _succeed(self, work: Work, done: worker.Done) -> None:
+        self.gpu_bytes = done.gpu_bytes
         crops = work.crops + [crop for crop in done.crops if crop.area]
         status = Status.SUCCESS if crops else Status.NOT_FOUND
         message = "" if crops else "there is nothing like that in the image; the answer may say more"
@@ -419,6 +435,8 @@ class RequestQueue:
             model=self._ready.name if self._ready is not None else "",
             precision=self._ready.precision if self._ready is not None else "",
         )
+        if answered:
+            self.latencies.append(answer.timings.total_s)
         log = logger.info if answered else logger.warning
         log("%s %r: %s %s", request.request_id, shorten(request.command), status.name, message or text)
         _safely(self._outlet.publish_answer, answer)

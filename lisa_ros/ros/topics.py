@@ -7,7 +7,7 @@ from typing import Any
 
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import String
@@ -16,20 +16,30 @@ from lisa_ros.msg import Segmentation
 from lisa_ros.msg import Status as StatusMessage
 from lisa_ros.overlay import draw_overlay
 from lisa_ros.ros.cameras import Cameras
+from lisa_ros.ros.diagnostics import Mismatches
 from lisa_ros.ros.messages import cloud_message, image_message, segmentation_message, status_message
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.requests import Answer, Frame, NodeState
 from lisa_ros.segmentation import MaskCrop, labels_image, union_image
 
 OUTPUT = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+OVERRIDABLE = (
+    QoSPolicyKind.HISTORY,
+    QoSPolicyKind.DEPTH,
+    QoSPolicyKind.RELIABILITY,
+    QoSPolicyKind.DURABILITY,
+)
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class Topics:
     """Every image goes out under the header of the frame that it is about."""
 
-    def __init__(self, node: Node, cameras: Cameras, parameters: Callable[[], Parameters]) -> None:
+    def __init__(
+        self, node: Node, cameras: Cameras, parameters: Callable[[], Parameters], mismatches: Mismatches
+    ) -> None:
         self._node = node
+        self._mismatches = mismatches
         self._cameras = cameras
         self._parameters = parameters
         self._early: tuple[Frame, int] | None = None
@@ -75,5 +85,9 @@ class Topics:
 
     def _publisher(self, kind: Any, topic: str, qos: QoSProfile = OUTPUT) -> Publisher:
         return self._node.create_publisher(
-            kind, topic, qos, qos_overriding_options=QoSOverridingOptions.with_default_policies()
+            kind,
+            topic,
+            qos,
+            qos_overriding_options=QoSOverridingOptions(OVERRIDABLE),
+            event_callbacks=self._mismatches.of_publisher(topic),
         )
