@@ -24,8 +24,10 @@ sizes:
   {image_size: 64, channels: 16, decoder_mlp: 16, grid: 4, mm_hidden: 16,
    hidden: 32, intermediate: 48, layers: 2, heads: 4}
 vision: {phases: [{size: 64, batch: 2, steps: 4, lr: 1.0e-3, lr_end: 0.0}], prompts: 3, warmup: 2}
-speech: {steps: 3, pictures: 2, conversations: 2, warmup: 2}
-sight: {steps: 3, pictures: 2, conversations: 2, drawn: 1, warmup: 2}
+speech: [{steps: 3, pictures: 2, conversations: 2, warmup: 2}]
+sight:
+  - {steps: 3, pictures: 2, conversations: 2, drawn: 1, warmup: 2}
+  - {steps: 2, pictures: 2, conversations: 2, drawn: 1, warmup: 2, empty_cells: 16}
 """
 
 

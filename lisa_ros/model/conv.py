@@ -148,8 +148,12 @@ class SharedTower(nn.Module):
         tokens = self.merge(image_embedding).flatten(2).transpose(1, 2) + self.position
         if self.recognition is None or self.words is None:
             return tokens
-        shares = F.avg_pool2d(self.recognition(image_embedding), self.side)  # of a token that each covers
-        return tokens + self.words(shares.flatten(2).transpose(1, 2))
+        return tokens + self.words(self.shares(image_embedding))
+
+    def shares(self, image_embedding: Tensor) -> Tensor:
+        """(B, C, g, g) -> (B, grid * grid, classes + colours) in [0, 1]: of a token that each covers."""
+        assert self.recognition is not None
+        return F.avg_pool2d(self.recognition(image_embedding), self.side).flatten(2).transpose(1, 2)
 
 
 class Recognition(nn.Module):

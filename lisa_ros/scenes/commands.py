@@ -77,9 +77,6 @@ def answer_without(name: str, many: bool = False) -> str:
     return f"There are no {name} here." if many else f"There is no {name} here."
 
 
-NOTHING = "There is nothing like that here."
-
-
 def offset(a: dict, b: dict, scene: dict) -> tuple[float, float]:
     """From b to a in the picture, in image widths and heights: x right, y down."""
     camera = scene["camera"]
@@ -378,14 +375,16 @@ class Speaker:
             options = self.missing(phrases)
             if not options:
                 return None
-            command, answer = self.say(intention, x=rng.choice(options).text), NOTHING
+            phrase = rng.choice(options)
+            wanted = next(thing for label, thing in WORLD.things.items() if label in phrase.fits)
+            command, answer = self.say(intention, x=phrase.text), answer_without(wanted.label, wanted.many)
         else:
             groups = [group for group in WORLD.groups if not (group.members | group.unsure) & self.present]
             if not groups:
                 return None
             group = rng.choice(groups)
             command = self.whole(rng.choice(group.phrases if self.split == "train" else group.held))
-            answer = NOTHING
+            answer = answer_without(group.label, many=group.label.endswith("s"))
         explain = rng.random() < EXPLAINED / 2
         return self.conversation("absent", self.turn(command, [], answer, explain))
 
@@ -551,6 +550,7 @@ def sentences(seed: int = 0) -> Iterator[str]:
     for group in WORLD.groups:
         yield from group.phrases
         yield group.because
+        yield answer_without(group.label)
     for name in WORLD.never["train"]:
         yield say("NAME", x=name)
         yield answer_without(name)
@@ -560,6 +560,6 @@ def sentences(seed: int = 0) -> Iterator[str]:
             text = text.format(x=things[0], a=things[1], b=things[2], n=things[0], p=things[0], o="object", r="left of")
             yield from (text, contract(text))
     yield from COLOURS
-    yield from (NOTHING, "Please output segmentation mask.", "Please output segmentation mask and explain why.")
+    yield from ("Please output segmentation mask.", "Please output segmentation mask and explain why.")
     for a, b in itertools.pairwise(sorted(WORLD.things)):
         yield answer_with([{"class": a}, {"class": b}])

@@ -245,7 +245,8 @@ class LanguageConfig:
 
     pictures: a step. conversations: behind each. absent: share of them at least that ask for what is not there, where
     the supply has so many (the model that seldom hears of absence never refuses). drawn: masks decoded for each picture
-    (stage 3). draw_weight: of their loss.
+    (stage 3). draw_weight: of their loss. empty_cells: of a picture that become image tokens too; a model in use sees
+    them all, but fewer cost less.
     """
 
     steps: int
@@ -258,6 +259,7 @@ class LanguageConfig:
     weight_decay: float = 0.02
     drawn: int = 3
     draw_weight: float = 1.0
+    empty_cells: int = 12
     seed: int = 0
 
 
@@ -319,7 +321,7 @@ def train_language(
     lisa: Lisa,
     library: Library,
     config: LanguageConfig,
-    parameters: Callable[[], list[dict]],
+    groups: list[dict],
     picture: Callable[[int, random.Random], tuple[Tensor, Tensor]],
     extra_loss: Callable[[Tensor, Packed, list[int], random.Random], tuple[Tensor, dict[str, float]]],
     on_report: Callable[[int, dict[str, float]], None],
@@ -327,11 +329,11 @@ def train_language(
 ) -> None:
     """The loop of stages 2 and 3.
 
-    parameters: AdamW groups, each with a ``factor`` of the learning rate. picture: a scene's cells and their token
+    groups: of AdamW, each with a ``factor`` of the learning rate. picture: a scene's cells and their token
     vectors. extra_loss: given hidden states, the packed batch and scene numbers. on_report: every 50 steps.
     checkpoint: a file from which a stopped run goes on exactly where it was; gone at the end.
     """
-    optimizer = torch.optim.AdamW(parameters(), lr=config.lr, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     sums: dict[str, float] = {}
     since, denial = 0, library.speech.tokenizer.encode("that")[0]

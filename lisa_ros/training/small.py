@@ -15,9 +15,6 @@ from lisa_ros.model.lisa import Lisa
 from lisa_ros.prompt import QuestionForms
 from lisa_ros.training.scenes import COLOURS
 
-EMBEDDING_STD = 0.08
-"""Scale of word vectors at the start: at unit scale a small language model hardly learns."""
-
 
 def build_sam(channels: int, image_size: int, stride: int, decoder_mlp: int) -> SamModel:
     """SAM's prompt encoder and mask decoder at a small width, for another image encoder.
@@ -107,11 +104,8 @@ def build_lisa(sizes: Sizes, vocabulary: int, sam: SamModel, encoder: ConvImageE
     )
     nn.init.zeros_(lisa.vision_tower.merge.weight)  # the words come first, what else a cell shows is added to them
     nn.init.zeros_(lisa.vision_tower.merge.bias)
-    nn.init.normal_(lisa.vision_tower.words.weight, std=EMBEDDING_STD)
-    lisa.vision_tower.position.data.mul_(EMBEDDING_STD)
-    if sizes.mm_hidden == sizes.hidden:
-        nn.init.eye_(lisa.image_projector.weight)
-    nn.init.normal_(lisa.llama.embed_tokens.weight, std=EMBEDDING_STD)
+    nn.init.normal_(lisa.vision_tower.words.weight)
+    nn.init.normal_(lisa.llama.embed_tokens.weight, std=0.08)
     nn.init.normal_(lisa.lm_head.weight, std=0.02)
     return lisa
 

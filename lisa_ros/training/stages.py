@@ -26,7 +26,7 @@ from lisa_ros.model.conv import ConvImageEncoder
 from lisa_ros.model.lisa import Lisa
 from lisa_ros.prompt import template
 from lisa_ros.tokenizer import Tokenizer
-from lisa_ros.training.augment import letterbox
+from lisa_ros.training.augment import camera, letterbox
 from lisa_ros.training.language import (
     LanguageConfig,
     Library,
@@ -36,16 +36,15 @@ from lisa_ros.training.language import (
     train_language,
 )
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
-from lisa_ros.training.scenes import COLOURS, Scene, read_scenes
-from lisa_ros.training.small import EMBEDDING_STD, QUESTIONS, Sizes, build_lisa, build_sam, checkpoint_config
+from lisa_ros.training.scenes import Scene, read_scenes
+from lisa_ros.training.small import QUESTIONS, Sizes, build_lisa, build_sam, checkpoint_config
 from lisa_ros.training.vision import Phase, VisionConfig, VisionModel, normalise, train_vision
 from lisa_ros.training.vocabulary import train_tokenizer
-from lisa_ros.training.word_vectors import common_words, word_vectors
 
 log = logging.getLogger(__name__)
 
-EMPTY_CELLS = 12
-"""Cells without an object that stage 2 shows of a picture: stage 3 shows them all."""
+COVERED = 0.1
+"""Share of an image token from which stage 3 takes it for covered by a thing."""
 
 STAGES = ("vision", "speech", "sight", "export")
 
@@ -54,19 +53,16 @@ STAGES = ("vision", "speech", "sight", "export")
 class Recipe:
     """A training run, as its yaml says. conversations, sentences: ``module:function`` of the supply of commands.
 
-    common_words: so many English words are known beside those of training, by the word vectors of
-    ``lisa_ros.training.word_vectors``; 0: none, and no vectors.
-    """
+    speech, sight: rounds, one after the other, each with its own learning rate."""
 
     name: str
     sizes: Sizes
     vision: VisionConfig
-    speech: LanguageConfig
-    sight: LanguageConfig
+    speech: tuple[LanguageConfig, ...]
+    sight: tuple[LanguageConfig, ...]
     conversations: str
     sentences: str
     vocabulary: int = 1800
-    common_words: int = 0
     threads: int = 1
     seed: int = 0
     validation: int = 120
@@ -103,8 +99,8 @@ def read_recipe(told: dict[str, Any]) -> Recipe:
         made = {
             "sizes": Sizes(**told["sizes"]),
             "vision": VisionConfig(**vision),
-            "speech": LanguageConfig(**told["speech"]),
-            "sight": LanguageConfig(**told["sight"]),
+            "speech": tuple(LanguageConfig(**round) for round in told["speech"]),
+            "sight": tuple(LanguageConfig(**round) for round in told["sight"]),
         }
         return Recipe(**(told | made))
     except (KeyError, TypeError) as error:
@@ -177,8 +173,7 @@ class Run:
 
     def tokenizer(self) -> Tokenizer:
         if not (self.folder / "tokenizer.model").exists():
-            words = common_words(self.recipe.common_words) if self.recipe.common_words else []
-            train_tokenizer(self._texts(), self.recipe.vocabulary, self.folder, words)
+            train_tokenizer(self._texts(), self.recipe.vocabulary, self.folder)
         return Tokenizer.from_folder(self.folder)
 
     def _texts(self):
@@ -197,52 +192,58 @@ class Run:
         supply = _function(self.recipe.conversations)
         return Library(scenes, self.index, speech, supply, sizes.image_size, sizes.grid)
 
-    def lisa(self, vision: VisionModel, tokenizer: Tokenizer) -> Lisa:
+    def lisa(self, vision: VisionModel, vocabulary: int) -> Lisa:
         torch.manual_seed(self.recipe.seed)
-        lisa = build_lisa(self.recipe.sizes, len(tokenizer), vision.sam, vision.encoder, len(self.classes))
+        lisa = build_lisa(self.recipe.sizes, vocabulary, vision.sam, vision.encoder, len(self.classes))
         lisa.vision_tower.recognition.load_state_dict(vision.recognition.state_dict())
-        # Training would move its own words away from their likes.
-        lisa.llama.embed_tokens.requires_grad_(not self.recipe.common_words)
         return lisa
 
     def speech(self) -> None:
         """The language model over pictures made of words, and the way from its state to the mask decoder's prompts."""
+        rounds = self._rounds_left("speech", self.recipe.speech)
+        if not rounds:
+            return
         vision = self.vision_model(True)
         library = self.library(self.split[0])
-        lisa = self.lisa(vision, library.speech.tokenizer)
-        if (self.folder / "speech.pt").exists():  # another round
+        lisa = self.lisa(vision, len(library.speech.tokenizer))
+        if rounds[0][0] > 0:
             lisa.load_state_dict(torch.load(self.folder / "speech.pt", weights_only=True)["lisa"], strict=False)
-        elif self.recipe.common_words:
-            self._give_words(lisa, library.speech.tokenizer)
-        tower, grid = lisa.vision_tower, self.recipe.sizes.grid
-
-        def picture(number: int, rng: random.Random) -> tuple[Tensor, Tensor]:
-            cells = library.cells[number]
-            empty = sorted(set(range(grid * grid)) - set(cells.index.tolist()))
-            empty = rng.sample(empty, min(EMPTY_CELLS, len(empty)))
-            index = torch.cat([cells.index, torch.tensor(empty, dtype=torch.long)])
-            share = F.pad(cells.share, (0, 0, 0, len(empty)))
-            return index, lisa.image_projector(tower.words(share) + tower.position[index])
-
-        def parameters() -> list[dict]:
-            language = [tower.position, *tower.words.parameters(), *_language(lisa)]
-            return _groups(language, 1.0, self.recipe.speech.weight_decay)
+        tower = lisa.vision_tower
 
         def prompt_loss(hidden: Tensor, packed: Packed, numbers: list[int], rng: random.Random):
             loss = self._prompt_loss(lisa, vision, library, hidden, packed, numbers)
             return loss, {"prompt": float(loss.detach())}
 
-        report, going_on = Report(self.folder / "speech.json"), self.folder / "speech-run.pt"
-        train_language(lisa, library, self.recipe.speech, parameters, picture, prompt_loss, report, going_on)
-        torch.save({"lisa": _language_state(lisa)}, self.folder / "speech.pt")
+        for number, config in rounds:
 
-    @torch.no_grad()
-    def _give_words(self, lisa: Lisa, tokenizer: Tokenizer) -> None:
-        """Word vectors for the text, and for what the image tokens name the same ones."""
-        vectors = word_vectors(tokenizer, self.recipe.sizes.hidden, EMBEDDING_STD)
-        lisa.llama.embed_tokens.weight.copy_(vectors)
-        said = [vectors[tokenizer.encode(name)].mean(0) for name in (*self.classes, *COLOURS)]
-        lisa.vision_tower.words.weight.copy_(torch.stack(said, dim=1))
+            def picture(number: int, rng: random.Random, config=config) -> tuple[Tensor, Tensor]:
+                cells = library.cells[number]
+                index = self._shown(cells.index, config.empty_cells, rng)
+                share = F.pad(cells.share, (0, 0, 0, len(index) - len(cells.index)))
+                return index, lisa.image_projector(tower.words(share) + tower.position[index])
+
+            groups = _groups([tower.position, *tower.words.parameters(), *_language(lisa)], 1.0, config.weight_decay)
+            report, going_on = self._traces("speech", number)
+            train_language(lisa, library, config, groups, picture, prompt_loss, report, going_on)
+            torch.save({"lisa": _language_state(lisa), "rounds": number + 1}, self.folder / "speech.pt")
+
+    def _rounds_left(self, stage: str, rounds: tuple[LanguageConfig, ...]) -> list[tuple[int, LanguageConfig]]:
+        """Numbers and settings of the rounds that are still to be done."""
+        path = self.folder / f"{stage}.pt"
+        done = torch.load(path, weights_only=True)["rounds"] if path.exists() else 0
+        if done == len(rounds):
+            log.info("%s is done; remove %s to repeat it", stage, path)
+        return list(enumerate(rounds))[done:]
+
+    def _traces(self, stage: str, number: int) -> tuple[Report, Path]:
+        """Where a round writes its losses, and what it needs to go on after a stop."""
+        return Report(self.folder / f"{stage}-{number}.json"), self.folder / f"{stage}-{number}-run.pt"
+
+    def _shown(self, covered: Tensor, empty_cells: int, rng: random.Random) -> Tensor:
+        """(n,) the covered cells of the grid, then ``empty_cells`` of the others."""
+        empty = sorted(set(range(self.recipe.sizes.grid**2)) - set(covered.tolist()))
+        shown = rng.sample(empty, min(empty_cells, len(empty)))
+        return torch.cat([covered, torch.tensor(shown, dtype=torch.long)])
 
     def _prompt_loss(
         self, lisa: Lisa, vision: VisionModel, library: Library, hidden: Tensor, packed: Packed, numbers: list[int]
@@ -261,49 +262,58 @@ class Run:
 
     @torch.no_grad()
     def embeddings(self, vision: VisionModel, scenes: list[Scene]) -> Tensor:
-        """(n, C, g, g) float16 of the frozen encoder: pictures are not augmented here, so each is seen once."""
+        """(n, C, g, g) float16 of the frozen encoder, each picture once, every other one as a bad camera sees it."""
         vision.eval()
         size, found = self.recipe.sizes.image_size, []
-        for scene in scenes:
+        for number, scene in enumerate(scenes):
             rgb, _, _ = letterbox(scene.rgb, scene.ids, size)
+            if number % 2:
+                rgb = camera(rgb, random.Random(f"{self.recipe.seed}/{number}"))
             found.append(vision.embed(normalise(rgb[None]))[0].half())
         return torch.stack(found)
 
     def sight(self) -> None:
         """Real image tokens for the language model, and masks at the end of its answers."""
+        rounds = self._rounds_left("sight", self.recipe.sight)
+        if not rounds:
+            return
         vision = self.vision_model(True)
         scenes = self.split[0][: self.recipe.sight_scenes]
         library = self.library(scenes)
-        lisa = self.lisa(vision, library.speech.tokenizer)
+        lisa = self.lisa(vision, len(library.speech.tokenizer))
+        before = torch.load(self.folder / ("sight.pt" if rounds[0][0] > 0 else "speech.pt"), weights_only=True)
+        # What recognises cells is the vision stage's, which may have gone on since.
+        state = {key: value for key, value in before["lisa"].items() if "recognition" not in key}
+        lisa.load_state_dict(state, strict=False)
+        if "decoder" in before:
+            lisa.sam.mask_decoder.load_state_dict(before["decoder"])
         log.info("encoding %d pictures", len(scenes))
         embeddings = self.embeddings(vision, scenes)
-        before = next(path for path in (self.folder / "sight.pt", self.folder / "speech.pt") if path.exists())
-        state = torch.load(before, weights_only=True)["lisa"]
-        recognition = {key: value for key, value in state.items() if "recognition" in key}
-        lisa.load_state_dict({key: value for key, value in state.items() if key not in recognition}, strict=False)
-        config, everywhere = self.recipe.sight, torch.arange(self.recipe.sizes.grid**2)
 
-        def picture(number: int, rng: random.Random) -> tuple[Tensor, Tensor]:
-            return everywhere, lisa.image_tokens(embeddings[number][None].float())[0]
+        for number, config in rounds:
 
-        def parameters() -> list[dict]:
+            def picture(number: int, rng: random.Random, config=config) -> tuple[Tensor, Tensor]:
+                embedding = embeddings[number][None].float()
+                with torch.no_grad():
+                    seen = lisa.vision_tower.shares(embedding)[0, :, : len(self.classes)].sum(1) > COVERED
+                index = self._shown(seen.nonzero()[:, 0], config.empty_cells, rng)
+                return index, lisa.image_tokens(embedding)[0, index]
+
+            def losses(hidden: Tensor, packed: Packed, numbers: list[int], rng: random.Random, config=config):
+                prompt = self._prompt_loss(lisa, vision, library, hidden, packed, numbers)
+                drawn = rng.sample(packed.segs, min(config.drawn * len(numbers), len(packed.segs)))
+                bce, dice = self._draw(lisa, vision, library, embeddings, hidden, drawn, numbers)
+                parts = {"prompt": float(prompt.detach()), "bce": float(bce.detach()), "dice": float(dice.detach())}
+                return prompt + config.draw_weight * (2 * bce + 0.5 * dice), parts
+
             tower = [p for name, p in lisa.vision_tower.named_parameters() if "recognition" not in name]
-            language = [*tower, *_language(lisa)]
-            decoder = _groups(list(lisa.sam.mask_decoder.parameters()), 0.3, config.weight_decay)
-            return _groups(language, 1.0, config.weight_decay) + decoder
-
-        def losses(hidden: Tensor, packed: Packed, numbers: list[int], rng: random.Random):
-            prompt = self._prompt_loss(lisa, vision, library, hidden, packed, numbers)
-            drawn = rng.sample(packed.segs, min(config.drawn * len(numbers), len(packed.segs)))
-            bce, dice = self._draw(lisa, vision, library, embeddings, hidden, drawn, numbers)
-            parts = {"prompt": float(prompt.detach()), "bce": float(bce.detach()), "dice": float(dice.detach())}
-            return prompt + config.draw_weight * (2 * bce + 0.5 * dice), parts
-
-        report, going_on = Report(self.folder / "sight.json"), self.folder / "sight-run.pt"
-        train_language(lisa, library, config, parameters, picture, losses, report, going_on)
-        torch.save(
-            {"lisa": _language_state(lisa), "decoder": lisa.sam.mask_decoder.state_dict()}, self.folder / "sight.pt"
-        )
+            groups = _groups([*tower, *_language(lisa)], 1.0, config.weight_decay)
+            groups += _groups(list(lisa.sam.mask_decoder.parameters()), 0.3, config.weight_decay)
+            report, going_on = self._traces("sight", number)
+            train_language(lisa, library, config, groups, picture, losses, report, going_on)
+            decoder = lisa.sam.mask_decoder.state_dict()
+            state = {"lisa": _language_state(lisa), "decoder": decoder, "rounds": number + 1}
+            torch.save(state, self.folder / "sight.pt")
 
     def _draw(self, lisa, vision, library, embeddings, hidden, drawn, numbers) -> tuple[Tensor, Tensor]:
         """BCE and Dice of some of the masks, drawn from the states that predict ``[SEG]``."""
@@ -328,7 +338,7 @@ class Run:
         into = into or self.folder / "model"
         vision = self.vision_model(True)
         tokenizer = self.tokenizer()
-        lisa = self.lisa(vision, tokenizer)
+        lisa = self.lisa(vision, len(tokenizer))
         state = torch.load(self.folder / "sight.pt", weights_only=True)
         lisa.load_state_dict(state["lisa"], strict=False)
         lisa.sam.mask_decoder.load_state_dict(state["decoder"])
@@ -357,7 +367,7 @@ class Report:
 def _language(lisa: Lisa) -> list[nn.Parameter]:
     """What is trained of the language model and of the ways into it and out of it."""
     parts = (lisa.image_projector, lisa.llama, lisa.lm_head, lisa.seg_projector)
-    return [p for part in parts for p in part.parameters() if p.requires_grad]
+    return [p for part in parts for p in part.parameters()]
 
 
 def _groups(parameters: list[nn.Parameter], factor: float, decay: float) -> list[dict]:
