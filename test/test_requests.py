@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from lisa_ros import worker
 from lisa_ros.errors import Cancelled, CheckpointError, CommandError, ImageError, LisaError, OutOfMemory
 from lisa_ros.ros.parameters import Parameters
-from lisa_ros.ros.requests import Frame, Request, RequestQueue, clean_command
+from lisa_ros.ros.requests import Frame, Measured, Request, RequestQueue, clean_command
 from lisa_ros.ros.status import NoImage, NotReady, Stage, State, Status
 from lisa_ros.segmentation import Timings, crop_mask
 
@@ -136,6 +136,54 @@ def test_an_empty_mask_is_not_found(robot):
     key = robot.submit()
     robot.done(key, [replace(crop(), area=0)])
     assert robot.status(key) is Status.NOT_FOUND
+
+
+class TestMeasuring:
+    """Masks are measured elsewhere; the answer waits, and the next command with it."""
+
+    @pytest.fixture
+    def running(self, robot):
+        robot.queue._measure = lambda key, frame, crops: True
+        key = robot.submit()
+        waiting = robot.submit()
+        robot.done(key, [crop()])
+        assert not robot.answers[key]
+        assert robot.at_worker == [key]
+        return robot, key, waiting
+
+    def test_the_answer_has_the_objects_and_the_next_starts(self, running):
+        robot, key, waiting = running
+        robot.queue.handle(Measured(key, ["an object"]))
+        assert (robot.status(key), robot.answers[key][0].objects) == (Status.SUCCESS, ["an object"])
+        assert robot.at_worker == [key, waiting]
+
+    def test_a_cancel_meanwhile_is_answered_once(self, running):
+        robot, key, waiting = running
+        robot.queue.cancel(key)
+        robot.queue.handle(Measured(key, ["an object"]))
+        assert (robot.status(key), robot.at_worker) == (Status.CANCELED, [key, waiting])
+
+    def test_a_death_meanwhile_does_not_cost_the_answer(self, running):
+        robot, key, waiting = running
+        robot.queue.handle(worker.Died("of SIGKILL", 1.0))
+        assert robot.status(waiting) is Status.NOT_READY
+        robot.queue.handle(Measured(key, []))
+        assert robot.status(key) is Status.SUCCESS
+
+    def test_a_cleanup_meanwhile_answers_and_what_comes_later_is_dropped(self, running):
+        robot, key, waiting = running
+        robot.queue.cleanup()
+        robot.queue.handle(Measured(key, []))
+        assert [robot.status(k) for k in (key, waiting)] == [Status.NOT_READY] * 2
+
+    def test_what_goes_wrong_with_depth_does_not_cost_the_masks(self, robot):
+        def fail(*_):
+            raise ZeroDivisionError("a bug")
+
+        robot.queue._measure = fail
+        key = robot.submit()
+        robot.done(key, [crop()])
+        assert (robot.status(key), robot.answers[key][0].objects) == (Status.SUCCESS, [])
 
 
 def test_before_ready_and_after_a_failed_load_commands_are_not_ready():

@@ -12,8 +12,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from lisa_ros.errors import CommandError
 from lisa_ros.frame_memory import FrameMemory
-from lisa_ros.geometry import Object3D
-from lisa_ros.ros.depths import Depths
+from lisa_ros.ros.depths import Depths, Measurement
 from lisa_ros.ros.frames import Frames
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.requests import Frame
@@ -120,9 +119,9 @@ class Cameras:
         chosen.depths.hold(frame)
         return frame
 
-    def locate(self, frame: Frame, crops: list[MaskCrop]) -> list[Object3D]:
-        """Every mask in metres, in the same order; none where there is no depth for the frame."""
-        return self._cameras[frame.camera].depths.locate(frame, crops)
+    def measurement(self, frame: Frame, crops: list[MaskCrop]) -> Measurement | None:
+        """What gives every mask in metres, to be called on any thread; None where there is no depth for the frame."""
+        return self._cameras[frame.camera].depths.measurement(frame, crops)
 
     def pixels(self, frame: Frame) -> NDArray[Any]:
         """(H, W, 3) uint8 of the frame that was taken last."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +19,8 @@ from lisa_ros.ros.serialized_image import SerializedImage, read_image
 from lisa_ros.segmentation import MaskCrop
 
 logger = logging.getLogger(__name__)
+
+Measurement = Callable[[], list[Object3D]]
 
 KEPT = 10  # depth images: a third of a second at 30 Hz. What a running command needs is held beside them
 MOST_BYTES_PER_PIXEL = 4  # 32FC1
@@ -56,19 +60,30 @@ class Depths:
             if self._nearer(depth):
                 self._nearest = depth
 
-    def locate(self, frame: Frame, crops: list[MaskCrop]) -> list[Object3D]:
-        """Every mask in metres, in the same order; none, and a warning once, where depth cannot be used."""
+    def measurement(self, frame: Frame, crops: list[MaskCrop]) -> Measurement | None:
+        """What gives every mask in metres, in the same order: a call for another thread, which keeps what it needs.
+
+        None, and a warning once, where depth cannot be used.
+        """
         try:
-            depth, camera = self._depth_of(frame), self._camera_of(frame)
-            if depth is None or camera is None:
-                return []
+            depth = self._depth_of(frame)
+            return functools.partial(self._locate, depth, self._camera_of(frame), crops) if depth is not None else None
+        except ImageError as error:
+            self._warn_once(str(error))
+            return None
+
+    def _locate(self, depth: SerializedImage, camera: Camera, crops: list[MaskCrop]) -> list[Object3D]:
+        """None of them whatever goes wrong with depth: the masks themselves are answered."""
+        try:
             pixels = depth_image(
                 depth.data, depth.encoding, depth.height, depth.width, depth.step, bool(depth.is_bigendian)
             )
             return [locate(crop, pixels, camera) for crop in crops]
         except ImageError as error:
             self._warn_once(str(error))
-            return []
+        except Exception:
+            logger.error("%s", traceback.format_exc())
+        return []
 
     def _depth_of(self, frame: Frame) -> SerializedImage | None:
         depth, slop_s = self._nearest, self._parameters().depth_slop_s
@@ -87,7 +102,7 @@ class Depths:
             )
         return depth
 
-    def _camera_of(self, frame: Frame) -> Camera | None:
+    def _camera_of(self, frame: Frame) -> Camera:
         info = self._camera_info(frame)
         if info is None:
             raise ImageError("there is depth, but no camera_info of the image's size and frame; remap camera_info:=")

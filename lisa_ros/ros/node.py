@@ -16,6 +16,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import rclpy
@@ -39,9 +40,10 @@ from lisa_ros.ros.cameras import Cameras
 from lisa_ros.ros.diagnostics import PERIOD_S, Diagnostics, Mismatches
 from lisa_ros.ros.doors import Doors
 from lisa_ros.ros.logs import RosHandler
-from lisa_ros.ros.requests import FINALIZED, UNCONFIGURED, NodeState, RequestQueue
+from lisa_ros.ros.requests import FINALIZED, UNCONFIGURED, Frame, Measured, NodeState, RequestQueue
 from lisa_ros.ros.status import State
 from lisa_ros.ros.topics import OVERRIDABLE, Topics
+from lisa_ros.segmentation import MaskCrop
 
 COMMANDS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 PARTING_S = 0.3  # for the last answers to be sent before the node ends
@@ -67,12 +69,16 @@ class LisaNode(LifecycleNode):
         self._closing.callback(logging.getLogger().removeHandler, log_handler)
         logging.getLogger("lisa_ros").setLevel(logging.INFO)
 
-        self._events: deque[worker.Event] = deque()
+        self._events: deque[worker.Event | Measured] = deque()
         self._events_came = self.create_guard_condition(self._guarded(self._drain))
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._alarm = self.create_timer(3600.0, self._guarded(self._ring), clock=self._steady)
         self._alarm.cancel()
         self._alarm_at: float | None = None
+
+        # Numpy and OpenCV let go of Python's lock: callbacks are served while masks are measured.
+        self._geometry = ThreadPoolExecutor(1, thread_name_prefix="lisa-geometry")
+        self._closing.callback(self._geometry.shutdown, wait=False)
 
         current = self._current_parameters
         self._held = contextlib.ExitStack()  # what configure made and cleanup frees
@@ -81,7 +87,7 @@ class LisaNode(LifecycleNode):
         self._mismatches = Mismatches(self)
         topics = Topics(self, self._cameras, current, self._mismatches)
         self._requests = RequestQueue(
-            self._cameras.take, self._cameras.check, topics, current, self._wake_at, locate=self._cameras.locate
+            self._cameras.take, self._cameras.check, topics, current, self._wake_at, measure=self._measure
         )
         diagnostics = Diagnostics(self, self._requests, self._cameras, self._mismatches)
         self.create_timer(PERIOD_S, self._guarded(diagnostics.publish), clock=self._steady)
@@ -195,8 +201,17 @@ class LisaNode(LifecycleNode):
     def _current_parameters(self) -> parameters.Parameters:
         return self.parameters
 
-    def _event_came(self, event: worker.Event) -> None:
-        """On the worker's thread: leave the event for the executor's, and wake it."""
+    def _measure(self, request_id: str, frame: Frame, crops: list[MaskCrop]) -> bool:
+        """Measure on a thread of its own; what comes of it is an event. False where there is no depth."""
+        measurement = self._cameras.measurement(frame, crops)
+        if measurement is None:
+            return False
+        measured = self._geometry.submit(measurement)
+        measured.add_done_callback(lambda done: self._event_came(Measured(request_id, done.result())))
+        return True
+
+    def _event_came(self, event: worker.Event | Measured) -> None:
+        """On another thread: leave the event for the executor's, and wake it."""
         self._events.append(event)
         self._events_came.trigger()
 

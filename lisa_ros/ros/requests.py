@@ -78,8 +78,16 @@ def _ignore(_: Progress) -> None:
     pass
 
 
-def _without_depth(_: Frame, __: list[MaskCrop]) -> list[Object3D]:
-    return []
+def _without_depth(_: str, __: Frame, ___: list[MaskCrop]) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """objects: the masks of a command in metres, in the same order, or none of them."""
+
+    request_id: str
+    objects: list[Object3D]
 
 
 @dataclass(eq=False)
@@ -114,6 +122,7 @@ class Work:
     partial_answer: str = ""
     crops: list[MaskCrop] = field(default_factory=list)
     given_up: float | None = None
+    done: worker.Done | None = None  # while the masks are measured
 
     def progress(self) -> Progress:
         return Progress(self.stage, self.partial_answer, self.crops, self.frame)
@@ -162,7 +171,8 @@ class RequestQueue:
     take_frame: puts the pixels of a request's image, or of its camera's newest frame, into the shared memory; raises
     ImageError or NoImage. check_image: of an image that a caller sent and of the camera's name, what can be said
     without pixels; raises ImageError or CommandError. wake_at: asks to be called
-    (``tick``) at that time of ``clock``, or not at all (None). locate: the masks of a frame in metres.
+    (``tick``) at that time of ``clock``, or not at all (None). measure: begins to
+    measure a command's masks in metres, which end in ``Measured``; False where there is nothing to measure with.
     """
 
     def __init__(
@@ -173,7 +183,7 @@ class RequestQueue:
         parameters: Callable[[], Parameters],
         wake_at: Callable[[float | None], None],
         clock: Callable[[], float] = time.monotonic,
-        locate: Callable[[Frame, list[MaskCrop]], list[Object3D]] = _without_depth,
+        measure: Callable[[str, Frame, list[MaskCrop]], bool] = _without_depth,
     ) -> None:
         self._worker: WorkerLike | None = None
         self._active = False
@@ -183,7 +193,7 @@ class RequestQueue:
         self._parameters = parameters
         self._wake_at = wake_at
         self._clock = clock
-        self._locate = locate
+        self._measure = measure
         self._work: Work | None = None
         self._waiting: deque[Request | worker.ForgetSessions] = deque()
         self._ready: worker.Ready | None = None
@@ -270,22 +280,25 @@ class RequestQueue:
             self._work.given_up = now
         self._settle()
 
-    def handle(self, event: worker.Event) -> None:
-        """Take in what the worker says."""
-        if isinstance(event, worker.Staged | worker.Answering | worker.Found | worker.Done | worker.Failed):
+    def handle(self, event: worker.Event | Measured) -> None:
+        """Take in what the worker says, and what was measured."""
+        if isinstance(event, worker.Staged | worker.Answering | worker.Found | worker.Done | worker.Failed | Measured):
             if self._work is not None and self._work.request.request_id == event.request_id:
                 self._follow(self._work, event)
         else:
             self._follow_life(event)
         self._settle()
 
-    def _follow(self, work: Work, event: worker.Event) -> None:
-        if isinstance(event, worker.Done | worker.Failed):
+    def _follow(self, work: Work, event: worker.Event | Measured) -> None:
+        if isinstance(event, worker.Done):
+            self._take_answer(work, event)
+            return
+        if isinstance(event, Measured | worker.Failed):
             self._work = None
-            if isinstance(event, worker.Done):
-                self._succeed(work, event)
-            else:
+            if isinstance(event, worker.Failed):
                 self._refuse(work.request, event.error, work.frame)
+            elif work.done is not None:
+                self._succeed(work, work.done, event.objects)
             return
         if isinstance(event, worker.Staged):
             work.stage = Stage.__members__.get(event.name.upper(), work.stage)
@@ -372,12 +385,29 @@ class RequestQueue:
             except Exception as error:
                 self._refuse(first, error)
 
-    def _succeed(self, work: Work, done: worker.Done) -> None:
+    def _take_answer(self, work: Work, done: worker.Done) -> None:
+        """The model is done; the command keeps its place, and the frame its memory, until the masks are measured."""
         self.gpu_bytes = done.gpu_bytes
-        crops = work.crops + [crop for crop in done.crops if crop.area]
+        work.crops = work.crops + [crop for crop in done.crops if crop.area]
+        if work.crops and not work.request.answered and self._measures(work):
+            work.done = done
+        else:
+            self._work = None
+            self._succeed(work, done, [])
+
+    def _measures(self, work: Work) -> bool:
+        """Begin to; whatever goes wrong with depth, the masks themselves are answered."""
+        try:
+            return self._measure(work.request.request_id, work.frame, work.crops)
+        except Exception:
+            logger.error("%s", traceback.format_exc())
+            return False
+
+    def _succeed(self, work: Work, done: worker.Done, objects: list[Object3D]) -> None:
+        crops = work.crops
         status = Status.SUCCESS if crops else Status.NOT_FOUND
         message = "" if crops else "there is nothing like that in the image; the answer may say more"
-        self._finish(work.request, status, message, work.frame, done.answer, crops, done.timings)
+        self._finish(work.request, status, message, work.frame, done.answer, crops, objects, done.timings)
 
     def _refuse(self, request: Request, error: Exception, frame: Frame | None = None) -> None:
         status = status_of(error)
@@ -399,7 +429,7 @@ class RequestQueue:
     def _drop_everything(self) -> None:
         """There is no worker: the running command fails, the waiting ones are not kept for one that may never come."""
         self._ready = None
-        if self._work is not None:
+        if self._work is not None and self._work.done is None:  # a model that is done has left us its answer
             work, self._work = self._work, None
             self._refuse(work.request, LisaError(f"{self.state.message}; ask again then"), work.frame)
         queued = self._queued()
@@ -415,6 +445,7 @@ class RequestQueue:
         frame: Frame | None,
         text: str = "",
         crops: list[MaskCrop] | None = None,
+        objects: list[Object3D] | None = None,
         timings: Timings | None = None,
     ) -> None:
         if request.answered:
@@ -430,7 +461,7 @@ class RequestQueue:
             frame=frame if answered else None,
             text=text,
             crops=crops or [],
-            objects=self._measure(frame, crops) if frame is not None and crops else [],
+            objects=objects or [],
             timings=replace(timings or Timings(), total_s=self._clock() - request.received),
             model=self._ready.name if self._ready is not None else "",
             precision=self._ready.precision if self._ready is not None else "",
@@ -441,14 +472,6 @@ class RequestQueue:
         log("%s %r: %s %s", request.request_id, shorten(request.command), status.name, message or text)
         _safely(self._outlet.publish_answer, answer)
         _safely(request.on_answer, answer)
-
-    def _measure(self, frame: Frame, crops: list[MaskCrop]) -> list[Object3D]:
-        """The masks in metres; whatever goes wrong with depth, the masks themselves are answered."""
-        try:
-            return self._locate(frame, crops)
-        except Exception:
-            logger.error("%s", traceback.format_exc())
-            return []
 
     # --- after every change
 
