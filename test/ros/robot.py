@@ -49,22 +49,29 @@ def stamped(node, pixels, encoding="rgb8", frame_id="camera_optical") -> Image:
 
 
 class NodeProcess:
-    """``lisa_node`` with the stand-in for a model. model: words in it tell the stand-in how to load."""
+    """``lisa_node`` with the stand-in for a model. model: words in it tell the stand-in how to load.
 
-    def __init__(self, folder: Path, **parameters) -> None:
-        self.namespace = f"/robot{os.getpid()}_{next(_numbers)}"
-        self.name = f"{self.namespace}/lisa"
+    beside: a node whose namespace this one shares. remap: names of topics by the names that the node gives them.
+    """
+
+    def __init__(
+        self, folder: Path, beside: NodeProcess | None = None, name: str = "lisa", remap=None, **parameters
+    ) -> None:
+        self.namespace = beside.namespace if beside else f"/robot{os.getpid()}_{next(_numbers)}"
+        self.name = f"{self.namespace}/{name}"
         self.log = folder / f"{self.namespace[1:]}.log"
+        rules = {"__ns": self.namespace, "__node": name, **(remap or {})}
         settings = {"segmenter": "standin:load", "model": "/models/standin", "restart_pause_s": 0.2, **parameters}
         arguments = itertools.chain.from_iterable(
             ("-p", f"{name.replace('~', self.name)}:={value}") for name, value in settings.items()
         )
+        remaps = itertools.chain.from_iterable(("-r", f"{old}:={new}") for old, new in rules.items())
         # A sourced ROS installation is on PYTHONPATH too.
         paths = [str(REPOSITORY), str(REPOSITORY / "test"), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths))
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "lisa_ros.ros.node", "--ros-args", "-r", f"__ns:={self.namespace}", *arguments],
+                [sys.executable, "-m", "lisa_ros.ros.node", "--ros-args", *remaps, *arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
