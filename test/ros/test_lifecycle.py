@@ -36,7 +36,17 @@ class Manager:
 
     @property
     def state(self):
-        return self.client.done(self.asker.call_async(GetState.Request())).current_state.id
+        """Asked until there is a reply: a server that has just been discovered may not know its client yet."""
+        asked = []
+
+        def reply():
+            asked.append(self.asker.call_async(GetState.Request()))
+            end = time.monotonic() + 2.0
+            while time.monotonic() < end and not any(future.done() for future in asked):
+                self.client.spin()
+            return next((future for future in asked if future.done()), None)
+
+        return self.client.wait(reply, "state").result().current_state.id
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +204,7 @@ def test_parameters_are_read_at_configure_and_fixed_from_then_on(manager):
     client.works()
 
 
-def test_memory_does_not_grow_over_many_cycles(manager):
+def test_nothing_is_left_over_from_many_cycles(manager):
     client = manager.client
     node = psutil.Process(client.lisa.process.pid)
 
@@ -206,9 +216,10 @@ def test_memory_does_not_grow_over_many_cycles(manager):
 
     cycle()
     files, threads = node.num_fds(), node.num_threads()
-    for _ in range(4):
+    for _ in range(5):
         cycle()
-    assert (node.num_fds(), node.num_threads()) == (files, threads)
+    assert node.num_fds() < files + 5  # one that is left of every cycle would be seen
+    assert node.num_threads() < threads + 5
     assert not node.children()
 
 
