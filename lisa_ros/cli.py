@@ -13,6 +13,7 @@ from lisa_ros.errors import LisaError
 
 COMMANDS = {
     "segment": ("lisa_ros.segment", "find what a command means in a picture"),
+    "bag": ("lisa_ros.bag.cli", "annotate a recording (rosbag2) with masks and answers"),
     "fetch": ("lisa_ros.fetch", "get a model, pin its revision, convert its pickles to safetensors"),
     "inspect": ("lisa_ros.inspection", "say what a checkpoint is, whether it is whole and what memory it takes"),
     "scenes": ("lisa_ros.scenes.cli", "make pictures of tables with exact masks and commands, to train and test with"),
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.name is None or error.name.startswith("lisa_ros"):
             raise
         return _fail(
-            f"the Python module '{error.name}' is missing; pip install 'lisa_ros[scenes,train,quant]' brings all"
+            f"the Python module '{error.name}' is missing; pip install 'lisa_ros[bag,scenes,train,quant]' brings all"
         )
     except BrokenPipeError:
         # Whoever read the output has seen enough, as in `lisa inspect ... | head -1`.

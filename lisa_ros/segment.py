@@ -41,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asking.add_argument("--follow-up", action="store_true", help="each command goes on from the one before")
     asking.add_argument("--interactive", action="store_true", help="go on asking for commands, as one conversation")
     asking.add_argument("--verbatim", action="store_true", help="send the command as it is, without LISA's sentences")
+    add_model_arguments(parser)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model answers: what :func:`load` reads."""
     model = parser.add_argument_group("model")
     model.add_argument("--model", type=Path, metavar="DIR", help="checkpoint (default: the small model in the package)")
     model.add_argument("--vision-tower", metavar="DIR", help="CLIP tower, where the checkpoint's own is not found")
@@ -53,7 +58,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Answer every command about one picture, which is encoded once."""
     _check(arguments)
     rgb = read_photo(arguments.image)
-    segmenter = _load(arguments)
+    segmenter = load(arguments)
     encoded = segmenter.encode(rgb)
     quiet = arguments.json == "-"
     history = _new_history() if arguments.follow_up or arguments.interactive else None
@@ -115,7 +120,8 @@ def _check_folder(option: str, path: Path) -> None:
 # --- asking ---
 
 
-def _load(arguments: argparse.Namespace) -> Segmenter:
+def load(arguments: argparse.Namespace) -> Segmenter:
+    """The model that the arguments name, with a progress bar."""
     from lisa_ros.segmenter import Segmenter
 
     with tqdm(

@@ -69,6 +69,8 @@ def test_siblings_do_not_see_each_other(file: Path) -> None:
             continue  # it trains on scenes, and keeps the model that evaluates best
         if own == ["evaluation"] and other == "scenes":
             continue
+        if own == ["bag"]:
+            seen -= {n for n in seen if n.startswith("lisa_ros.ros.image_codec")} | {"lisa_ros.ros"}  # it knows no ROS
         if own == ["cli"]:
             continue  # the command line offers them all
         assert not seen

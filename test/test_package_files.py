@@ -57,11 +57,11 @@ def test_statuses_are_the_same_in_message_action_and_service(repository: Path) -
 
 
 def test_library_is_importable_from_a_wheel_without_ros(repository: Path, tmp_path: Path) -> None:
-    """What `pip install .` installs: modules, models and assets; no messages, which only a ROS build can make."""
+    """What `pip install .` installs: modules, models, assets; of the messages, which only ROS can build, their text."""
     source = tmp_path / "source"
     source.mkdir()
     # A copy: setuptools would take files of an earlier build along, and leave its own behind.
-    for name in ("lisa_ros", "pyproject.toml", "LICENSE", "README.md"):
+    for name in ("lisa_ros", "msg", "pyproject.toml", "LICENSE", "README.md"):
         if (repository / name).exists():
             subprocess.run(["cp", "-rL", str(repository / name), str(source / name)], check=True)
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
@@ -76,6 +76,8 @@ def test_library_is_importable_from_a_wheel_without_ros(repository: Path, tmp_pa
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert tree <= names
+    texts = {f"share/lisa_ros/msg/{file.name}" for file in (repository / "msg").iterdir()}
+    assert {name.split(".data/data/")[1] for name in names if ".data/data/" in name} == texts
     script = "import lisa_ros.segmentation, lisa_ros.errors, sys; assert not {'rclpy', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path / "site")
 

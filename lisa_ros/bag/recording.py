@@ -1,0 +1,248 @@
+"""A recording (rosbag2: MCAP or sqlite3, a file or a folder): its image topics, its frames, and writing another one."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.interfaces import (
+    Connection,
+    MessageDefinitionFormat,
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
+
+from lisa_ros.bag.messages import COMPRESSED, IMAGE, typestore
+from lisa_ros.errors import ConfigError, ImageError, LisaError
+from lisa_ros.ros.image_codec import decode, decode_compressed
+
+MOST_PIXELS = 50_000_000  # as the node's max_image_pixels
+FOREVER = QosTime(2147483647, 4294967295)
+RELIABLE = Qos(  # what the node's own publishers offer
+    QosHistory.KEEP_LAST,
+    5,
+    QosReliability.RELIABLE,
+    QosDurability.VOLATILE,
+    FOREVER,
+    FOREVER,
+    QosLiveliness.AUTOMATIC,
+    FOREVER,
+    False,
+)
+
+Message = tuple[str, str, int, Any]  # topic, type, time of recording in ns, serialized
+
+
+class RecordingError(LisaError):
+    """A recording is missing, broken, or has nothing to annotate."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image message. number: its place among the topic's, from 0 on. time_ns: when it was recorded."""
+
+    number: int
+    time_ns: int
+    kind: str
+    serialized: bytes
+
+    def read(self) -> tuple[Any, NDArray[np.uint8]]:
+        """Header and RGB pixels (H, W, 3) uint8. Raises ImageError."""
+        try:
+            message: Any = typestore().deserialize_cdr(self.serialized, self.kind)
+        except Exception as error:  # bytes of any kind come in, errors of any kind come out
+            raise ImageError(f"the message is no {self.kind}: {error}") from error
+        return message.header, (decode_compressed if self.kind == COMPRESSED else decode)(message, MOST_PIXELS)
+
+
+class Recording:
+    """Made by :func:`open_recording`."""
+
+    def __init__(self, path: Path, reader: Reader) -> None:
+        self.path = path
+        self._reader = reader
+
+    @property
+    def topics(self) -> set[str]:
+        return {connection.topic for connection in self._reader.connections}
+
+    @property
+    def message_count(self) -> int:
+        return self._reader.message_count
+
+    def image_topic(self, wanted: str | None) -> str:
+        """``wanted``, else the only topic with images that can be used. Raises ConfigError with what there is."""
+        images = {c.topic: c for c in self._reader.connections if c.msgtype in (IMAGE, COMPRESSED) and c.msgcount}
+        if not images:
+            raise RecordingError(
+                f"{self.path} has no images; its topics are: {', '.join(sorted(self.topics)) or 'none'}"
+            )
+        if wanted is not None:
+            if wanted not in images:
+                raise ConfigError(f"--topic {wanted} has no images; choose one of {self._listed(images)}")
+            return wanted
+        # Depth is an Image too: where several topics are left, the first frame of each tells.
+        usable = images if len(images) == 1 else {topic: c for topic, c in images.items() if self._usable(topic)}
+        if len(usable) != 1:
+            raise ConfigError(f"{self.path} has several image topics; choose with --topic: {self._listed(images)}")
+        return next(iter(usable))
+
+    def frame_count(self, topic: str) -> int:
+        return sum(connection.msgcount for connection in self._on(topic))
+
+    def frames(self, topic: str, first: int = 0) -> Iterator[Frame]:
+        """The topic's images in the order of recording, from number ``first`` on."""
+        messages = enumerate(self._messages(self._on(topic)))
+        for number, (connection, time_ns, serialized) in itertools.islice(messages, first, None):
+            yield Frame(number, time_ns, connection.msgtype, serialized)
+
+    def messages(self) -> Iterator[Message]:
+        """Everything in it, in the order of recording."""
+        for connection, time_ns, serialized in self._messages(self._reader.connections):
+            yield connection.topic, connection.msgtype, time_ns, serialized
+
+    def define(self, writer: BagWriter) -> list[str]:
+        """Add its topics, as they are, to a recording that is written. Returns those without a definition."""
+        left_out = []
+        for connection in self._reader.connections:
+            try:
+                definition = _definition(connection)
+            except Exception:  # of a type that is unknown to rosbags, where the recording does not define it
+                left_out.append(f"{connection.topic} ({connection.msgtype})")
+                continue
+            writer.define(connection.topic, connection.msgtype, definition, connection.digest, _qos(connection))
+        return left_out
+
+    def _on(self, topic: str) -> list[Connection]:
+        return [c for c in self._reader.connections if c.topic == topic and c.msgtype in (IMAGE, COMPRESSED)]
+
+    def _messages(self, connections: Sequence[Connection]) -> Iterator[tuple[Connection, int, bytes]]:
+        with _readable(self.path):
+            yield from self._reader.messages(connections)
+
+    def _usable(self, topic: str) -> bool:
+        with suppress(ImageError):
+            next(self.frames(topic)).read()
+            return True
+        return False
+
+    def _listed(self, images: dict[str, Connection]) -> str:
+        return ", ".join(f"{topic} ({c.msgtype.split('/')[-1]}, {c.msgcount} frames)" for topic, c in images.items())
+
+
+@contextmanager
+def open_recording(path: Path) -> Iterator[Recording]:
+    """Raises RecordingError for what is no recording, or a broken one."""
+    if not path.exists():
+        raise RecordingError(
+            f"there is no recording {path}; give an .mcap or .db3 file, or a folder with metadata.yaml"
+        )
+    if path.is_dir() and not (path / "metadata.yaml").is_file():
+        raise RecordingError(f"the folder {path} has no metadata.yaml; name the .mcap or .db3 file in it instead")
+    with _readable(path):
+        reader = Reader(path)
+        reader.open()
+    try:
+        yield Recording(path, reader)
+    finally:
+        reader.close()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever the library meets in broken bytes is a RecordingError that says what to do."""
+    try:
+        yield
+    except (LisaError, GeneratorExit, MemoryError):
+        raise
+    except Exception as error:
+        raise RecordingError(
+            f"{path} cannot be read: {error or type(error).__name__}; is it whole? 'mcap recover' or 'ros2 bag "
+            "reindex' may mend it"
+        ) from error
+
+
+class BagWriter:
+    """A recording that is written. ``define`` each topic once, then ``write``."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._connections: dict[tuple[str, str], Connection] = {}
+
+    def define(self, topic: str, kind: str, definition: str, digest: str, qos: Sequence[Qos]) -> None:
+        """A topic with the text of its message definition. A second one of that name and type is the same topic."""
+        if (topic, kind) in self._connections:
+            return
+        connection = self._writer.add_connection(
+            topic, kind, msgdef=definition, rihs01=digest or "unknown", offered_qos_profiles=qos
+        )
+        if not digest:  # an MCAP file has none; rosbags wants one, other readers take an empty one for unknown
+            connection = self._writer.connections[-1] = connection._replace(digest="")
+        self._connections[topic, kind] = connection
+
+    def define_own(self, topic: str, kind: str) -> None:
+        """A topic of ours."""
+        definition, _ = typestore().generate_msgdef(kind, ros_version=2)
+        self.define(topic, kind, definition, typestore().hash_rihs01(kind), [RELIABLE])
+
+    def write(self, message: Message) -> None:
+        """Topics that were not defined are left out."""
+        topic, kind, time_ns, serialized = message
+        if connection := self._connections.get((topic, kind)):
+            self._writer.write(connection, time_ns, serialized)
+
+
+def write_recording(path: Path, workshop: Path, fill: Callable[[BagWriter], None]) -> None:
+    """``fill`` a new recording at ``path``, which appears there only when it is whole.
+
+    path: a file where it ends in .mcap, else a folder with metadata.yaml. workshop: a folder on the same disk to write
+    in; what an earlier try left there is removed.
+    """
+    unfinished = workshop / path.stem
+    shutil.rmtree(unfinished, ignore_errors=True)
+    writer = Writer(unfinished, version=8, storage_plugin=StoragePlugin.MCAP)  # 8: Humble reads it too
+    writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+    with writer:
+        fill(BagWriter(writer))
+    written = unfinished / f"{unfinished.name}.mcap"
+    with open(written, "rb") as file:
+        os.fsync(file.fileno())
+    if path.suffix == ".mcap":
+        written.replace(path)
+        shutil.rmtree(unfinished)
+    else:
+        unfinished.replace(path)
+
+
+def merged(*streams: Iterable[Message]) -> Iterator[Message]:
+    """Messages of several streams by time; of one moment, those of the first stream come first."""
+    return heapq.merge(*streams, key=lambda message: message[2])
+
+
+def _definition(connection: Connection) -> str:
+    """Text of a topic's message definition. Old recordings have none: ROS's own types are known.
+
+    It is copied, never registered: rosbags makes Python code of a definition and runs it, and nobody vouches for a
+    recording.
+    """
+    if connection.msgdef.format == MessageDefinitionFormat.NONE:
+        return typestore().generate_msgdef(connection.msgtype, ros_version=2)[0]
+    return connection.msgdef.data
+
+
+def _qos(connection: Connection) -> Sequence[Qos]:
+    return getattr(connection.ext, "offered_qos_profiles", ())

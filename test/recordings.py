@@ -1,0 +1,95 @@
+"""Recordings for tests: a bright box that moves over a textured ground, and a model that finds what is bright."""
+
+from __future__ import annotations
+
+import numpy as np
+from rosbags.rosbag2 import StoragePlugin, Writer
+
+from lisa_ros.bag import messages
+from lisa_ros.bag.messages import typestore
+from lisa_ros.bag.recording import RELIABLE
+from lisa_ros.segmentation import Segmentation
+
+SIZE = (120, 160)
+BEGIN_NS = 1_700_000_000_000_000_000
+RATE_HZ = 10
+BEHIND_NS = 40_000_000  # of a frame's stamp behind its recording: the two must not be mixed up
+
+
+def truth(number: int) -> np.ndarray:
+    """Where the box is, (H, W) bool."""
+    mask = np.zeros(SIZE, bool)
+    mask[40:75, 20 + number : 60 + number] = True
+    return mask
+
+
+def picture(number: int) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    noise = np.random.default_rng(1).integers(0, 100, (*SIZE, 3), np.uint8)
+    boxed = np.random.default_rng(2).integers(150, 250, (35, 40, 3), np.uint8)
+    noise[truth(number)] = boxed.reshape(-1, 3)
+    return noise
+
+
+def header(number: int, frame_id: str = "camera_optical"):
+    stamp_ns = recorded_ns(number) - BEHIND_NS
+    store = typestore().types
+    stamp = store["builtin_interfaces/msg/Time"](sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+    return store["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)
+
+
+def recorded_ns(number: int) -> int:
+    return BEGIN_NS + number * 10**9 // RATE_HZ
+
+
+def raw(number: int):
+    return messages.image(header(number), picture(number), "rgb8")
+
+
+def compressed(number: int):
+    return messages.jpeg(header(number), picture(number))
+
+
+def unknown(number: int):
+    message = raw(number)
+    message.encoding = "bayer_rggb12"
+    return message
+
+
+def record(path, topics, storage=StoragePlugin.MCAP):
+    """topics: name -> list of messages (None: nothing then), one every 1/RATE_HZ s. Returns the folder."""
+    with Writer(path, version=8, storage_plugin=storage) as writer:
+        for topic, said in topics.items():
+            kind = next(message for message in said if message is not None).__msgtype__
+            connection = writer.add_connection(topic, kind, typestore=typestore(), offered_qos_profiles=[RELIABLE])
+            for number, message in enumerate(said):
+                if message is not None:
+                    writer.write(connection, recorded_ns(number), typestore().serialize_cdr(message, kind))
+    return path
+
+
+class Bright:
+    """A segmenter that finds the bright pixels."""
+
+    name = "bright"
+    precision = "fp32"
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+
+    def encode(self, rgb):
+        return rgb
+
+    def segment(self, encoded, command, **options):
+        self.commands.append(command)
+        found = "nothing" not in command
+        mask = encoded.min(axis=2) >= 128
+        return Segmentation(
+            answer="It is the box, [SEG]." if found else "There is none.",
+            answer_ids=[],
+            masks=mask[None] if found else np.zeros((0, *mask.shape), bool),
+            mask_logits=np.zeros((int(found), *mask.shape), np.float32),
+            low_res_logits=np.zeros((int(found), 1, 8, 8), np.float32),
+            seg_probabilities=np.full(int(found), 0.9, np.float32),
+            scores=np.full(int(found), 0.9, np.float32),
+        )
