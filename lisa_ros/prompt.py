@@ -147,7 +147,10 @@ def phrase_command(command: str, forms: QuestionForms, *, explain: bool = False,
 
 
 def check_words(command: str) -> None:
-    """Raise CommandError unless the command has a letter or a digit."""
+    """Raise CommandError unless the command is text with a letter or a digit."""
+    for position, character in enumerate(command):
+        if "\ud800" <= character <= "\udfff":  # what Python makes of bytes that are no UTF-8
+            raise CommandError(f"the command is no text at position {position} (U+{ord(character):04X}); send UTF-8")
     if not any(character.isalnum() for character in command):
         said = f"is {command.strip()!r}: it has no words" if command.strip() else "is empty"
         raise CommandError(f"the command {said}; say what to find, for example 'the thing to drink from'")

@@ -17,7 +17,7 @@ pytest.importorskip("rosbags", reason="lisa bag needs rosbags: pip install 'lisa
 
 from recordings import RATE_HZ, SIZE, Bright, compressed, header, raw, record, recorded_ns, truth, unknown
 from rosbags.highlevel import AnyReader
-from rosbags.rosbag2 import Reader, StoragePlugin
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
 from lisa_ros import cli
 from lisa_ros.bag import cli as bag_cli
@@ -241,6 +241,20 @@ def test_damage_inside_a_recording_is_one_line(recording, tmp_path, bright, caps
         source.write_bytes(damaged)
         assert annotate(source, tmp_path / f"out{number}.mcap", "--overlay", "none", "--every", 0) in (0, 1)
         capsys.readouterr()
+
+
+def test_a_definition_in_a_recording_is_not_compiled(tmp_path, bright):
+    """rosbags makes Python code of a definition that it registers: this one would not even parse."""
+    source = tmp_path / "in"
+    with Writer(source, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        camera = writer.add_connection("/camera", messages.IMAGE, typestore=messages.typestore())
+        strange = writer.add_connection("/strange", "a/msg/B", msgdef="int8 x=__import__('os')\n}{", rihs01="unknown")
+        writer.write(camera, recorded_ns(0), messages.typestore().serialize_cdr(raw(0), messages.IMAGE))
+        writer.write(strange, recorded_ns(0), b"\0\1\0\0")
+    assert annotate(source, tmp_path / "out.mcap") == 0
+    with Reader(tmp_path / "out.mcap") as reader:
+        (copied,) = [c for c in reader.connections if c.topic == "/strange"]
+    assert copied.msgdef.data.endswith("}{")
 
 
 def test_topics_that_are_taken_need_another_name(recording, tmp_path, bright, capsys):
