@@ -31,6 +31,7 @@ FITTED = 800  # points, at most, that a box's orientation is fitted to; its side
 RING_PX = 12  # around a mask, where its surroundings are looked at
 MISFIT_WEIGHT = 4.0  # of the points' mean distance to the faces, against the sum of the sides
 TAIL = 0.002  # share of the points that may lie outside each side of a box
+MOST_PX = 1e6  # of a focal length and of where the image's centre may lie
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Camera:
         """k: the nine numbers of camera_info, row by row. Raises ImageError where it is not calibrated (all 0)."""
         if len(k) != 9 or not (k[0] > 0 and k[4] > 0):
             raise ImageError(f"camera_info's K {[float(v) for v in k]} has no focal length; calibrate the camera")
+        if not all(0.1 < k[i] < MOST_PX for i in (0, 4)) or not all(abs(k[i]) < MOST_PX for i in (2, 5)):
+            raise ImageError(f"camera_info's K {[float(v) for v in k]} is of no camera; calibrate it again")
         return cls(width, height, float(k[0]), float(k[4]), float(k[2]), float(k[5]))
 
 

@@ -12,6 +12,12 @@ os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
 import domain
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The long form of test/ros/test_fuzz.py: its tests make 100,000 cases together.
+settings.register_profile("fuzz", max_examples=8_400, deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile("suite", deadline=None)  # a shared machine may stand still in any case
+settings.load_profile("suite")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from lisa_ros.errors import ImageError
@@ -14,7 +13,7 @@ from lisa_ros.frame_memory import FrameMemory
 from lisa_ros.ros.image_codec import check_image, decode, decode_compressed
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.requests import Frame
-from lisa_ros.ros.serialized_image import read_image
+from lisa_ros.ros.serialized_image import read_image, read_message
 from lisa_ros.ros.status import NoImage
 
 MOST_BYTES_PER_PIXEL = 4  # of the encodings that are known
@@ -90,7 +89,10 @@ class Frames:
         """The camera's newest info under the header of ``frame``; None where it is not about this camera or size."""
         if self._info is None:
             return None
-        info = deserialize_message(self._info, CameraInfo)
+        try:
+            info = read_message(self._info, CameraInfo)
+        except ImageError:
+            return None
         if info.header.frame_id != frame.header.frame_id or (info.height, info.width) != frame.size:
             return None
         info.header = frame.header
@@ -112,7 +114,7 @@ class Frames:
                 f"the newest image on {self._topic()} has {self._newest_bytes} bytes, more than any image of "
                 f"max_image_pixels = {self._parameters().max_image_pixels}; publish a smaller one, or raise it"
             )
-        return deserialize_message(self._newest, CompressedImage) if self._compressed else read_image(self._newest)
+        return read_message(self._newest, CompressedImage) if self._compressed else read_image(self._newest)
 
     def _most_bytes(self) -> int:
         return MOST_BYTES_PER_PIXEL * self._parameters().max_image_pixels + 65536

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 from builtin_interfaces.msg import Time
+from rclpy.serialization import deserialize_message
 from std_msgs.msg import Header
 
 from lisa_ros.errors import ImageError
@@ -52,6 +54,16 @@ def read_image(serialized: bytes) -> SerializedImage:
         raise ImageError(f"the image message is cut off after {len(serialized)} bytes; publish it whole") from error
     header = Header(stamp=Time(sec=sec, nanosec=nanosec), frame_id=frame_id)
     return SerializedImage(header, height, width, encoding, is_bigendian, step, data)
+
+
+def read_message(serialized: bytes, kind: type) -> Any:
+    """A message of another kind, by the typesupport. Raises ImageError for bytes that it cannot read."""
+    try:
+        return deserialize_message(serialized, kind)
+    except Exception as error:
+        raise ImageError(
+            f"{len(serialized)} bytes are no {kind.__name__}; is the publisher's message definition the same?"
+        ) from error
 
 
 class _Reader:
