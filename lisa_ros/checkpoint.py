@@ -23,7 +23,7 @@ from lisa_ros.atomic import replacing
 from lisa_ros.errors import CheckpointError, ConfigError
 from lisa_ros.image import ClipPreprocessing
 from lisa_ros.model.conv import ConvImageEncoder, SharedTower
-from lisa_ros.model.lisa import ClipTower, Lisa
+from lisa_ros.model.lisa import ClipTower, Lisa, Presence
 from lisa_ros.model.precision import Precision, restore_constants, set_tensor
 from lisa_ros.model.sam import infer_sam_config, sam_without_encoder
 from lisa_ros.prompt import QuestionForms
@@ -71,6 +71,7 @@ model.mm_projector.{rest}                                  | image_projector.{re
 model.text_hidden_fcs.0.{rest}                             | seg_projector.{rest}
 model.vision_tower.vision_tower.vision_model.{rest}        | vision_tower.clip.{rest}
 model.vision_tower.{rest}                                  | vision_tower.{rest}
+model.presence.{rest}                                      | presence.{rest}
 lm_head.{rest}                                             | lm_head.{rest}
 model.{rest}                                               | llama.{rest}
 """
@@ -170,6 +171,7 @@ class Spec:
     image_size: int | None = None
     image_encoder: dict[str, Any] | None = None
     shared_tower: dict[str, Any] | None = None
+    presence: bool = False
     questions: QuestionForms = field(default_factory=QuestionForms)
 
 
@@ -193,6 +195,7 @@ def read_spec(folder: Path) -> Spec:
             image_size=own.get("image_size"),
             image_encoder=own.get("image_encoder"),
             shared_tower=own.get("vision_tower"),
+            presence=bool(own.get("presence", False)),
             questions=QuestionForms(**own.get("questions", {})),
         )
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
@@ -299,6 +302,7 @@ def build_lisa(spec: Spec, shapes: Mapping[str, Shape], clip: ClipFolder | None 
         lm_head=nn.Linear(hidden, spec.llama.vocab_size, bias=False),
         seg_projector=nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, spec.out_dim)),
         sam=sam,
+        presence=Presence(hidden, spec.llama.vocab_size) if spec.presence else None,
     )
 
 

@@ -317,7 +317,7 @@ def _size(files: Iterable[Path]) -> int:
 
 
 _PARTS = {
-    "language model": r"llama\..*|lm_head\..*",
+    "language model": r"llama\..*|lm_head\..*|presence\..*",
     "vision tower": r"vision_tower\..*",
     "image encoder": r"sam\.vision_encoder\..*",
     "mask decoder": r"sam\..*",

@@ -265,7 +265,7 @@ class Segmenter:
             proposed = self._drafts.continuation(answer)[: limit - len(answer) - 1] if draft else []
             pending = (prompt + answer)[len(cache.tokens) :] + proposed
             hidden = self._read(pending, encoded.tokens, cache)[-len(proposed) - 1 :]  # (P + 1, H)
-            logits = self.lisa.lm_head(hidden)  # (P + 1, V)
+            logits = self.lisa.predict(hidden, encoded.tokens[0])  # (P + 1, V)
             settled = []
             for position, token in enumerate(logits.argmax(-1).tolist()):
                 answer.append(token)

@@ -40,6 +40,27 @@ class ClipTower(nn.Module):
         return self.clip(pixels).last_hidden_state[:, 1:]
 
 
+class Presence(nn.Module):
+    """Whether what a state is about can be seen: its best match among the image tokens, for the next token's logits.
+
+    Plain attention averages over the picture, and a small language model learns from averages only slowly that a thing
+    is nowhere. The largest match does not average. Released LISAs have no such part.
+    """
+
+    def __init__(self, hidden_size: int, vocabulary: int):
+        super().__init__()
+        self.query = nn.Sequential(
+            nn.Linear(hidden_size, hidden_size), nn.ReLU(inplace=True), nn.Linear(hidden_size, hidden_size)
+        )
+        self.threshold = nn.Parameter(torch.zeros(1))
+        self.tokens = nn.Parameter(torch.zeros(vocabulary))
+
+    def forward(self, hidden: Tensor, image_tokens: Tensor) -> Tensor:
+        """States (L, H) about an image (K, H) to (L,): the more above 0, the surer that it is there."""
+        match = self.query(hidden) @ image_tokens.to(hidden.dtype).T
+        return match.amax(dim=1) / hidden.shape[1] ** 0.5 - self.threshold
+
+
 class Lisa(nn.Module):
     """The parts of LISA and what they do to tensors; what to do when is the Segmenter's business.
 
@@ -55,6 +76,7 @@ class Lisa(nn.Module):
         lm_head: nn.Linear,
         seg_projector: nn.Sequential,
         sam: SamModel,
+        presence: Presence | None = None,
     ):
         super().__init__()
         self.vision_tower = vision_tower
@@ -63,6 +85,7 @@ class Lisa(nn.Module):
         self.lm_head = lm_head
         self.seg_projector = seg_projector
         self.sam = sam
+        self.presence = presence
         self._positions: Tensor | None = None
 
     @property
@@ -111,6 +134,13 @@ class Lisa(nn.Module):
         No attention mask: rows are padded on the right, where a causal model never looks.
         """
         return self.llama(inputs_embeds=embedded, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+
+    def predict(self, hidden: Tensor, image_tokens: Tensor) -> Tensor:
+        """Logits of the next token: states (L, H) about one image, tokens (K, H), to (L, V)."""
+        logits = self.lm_head(hidden)
+        if self.presence is None:
+            return logits
+        return logits + self.presence(hidden, image_tokens)[:, None] * self.presence.tokens
 
     def seg_positions(self, ids: Tensor, seg_token_id: int, num_image_tokens: int) -> Tensor:
         """(N, L) bool: the positions that PREDICT ``[SEG]``, one before it, with K image tokens before them."""

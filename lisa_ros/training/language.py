@@ -39,13 +39,15 @@ class Suffix:
     """One conversation after the image: ids (T,), the weight of each in the loss, and the masks its ``[SEG]`` ask for.
 
     weights: 0 for what a person said, 1 for answers, VERDICT where an answer turns to "here it is" or "it is not here".
-    segs: position (in ids) of each ``[SEG]``; targets: the object ids of each.
+    segs: position (in ids) of each ``[SEG]``; targets: the object ids of each. presence: position (in ids) of a token
+    that says whether what was named is there, and whether it is.
     """
 
     ids: list[int]
     weights: list[float]
     segs: list[int] = field(default_factory=list)
     targets: list[list[int]] = field(default_factory=list)
+    presence: list[tuple[int, bool]] = field(default_factory=list)
     kind: str = ""
 
 
@@ -99,7 +101,10 @@ class Speech:
             result.weights += [1.0] * (len(ids) - begin)
             segs = [i for i in range(begin, len(ids)) if ids[i] == self.tokenizer.id_of("[SEG]")]
             if at := segs or self._denials(ids, begin):
-                result.weights[at[0] - 1 if segs else at[0]] = VERDICT
+                verdict = at[0] - 1 if segs else at[0]
+                result.weights[verdict] = VERDICT
+                if conversation.get("kind") != "false_premise":  # there the thing is seen, but not as it was said
+                    result.presence.append((verdict, bool(segs)))
             wanted = [list(turn["targets"])] if turn["targets"] else []
             if len(segs) != len(wanted):
                 raise ValueError(f"{len(segs)} [SEG] for {len(wanted)} masks in {turn['answer']!r}")
@@ -162,7 +167,10 @@ def cells_of(scene: Scene, class_index: dict[str, int], size: int, grid: int) ->
 
 @dataclass
 class Packed:
-    """B rows of L positions. segs: (row, position that PREDICTS ``[SEG]``, object ids of its mask)."""
+    """B rows of L positions. segs: (row, position that PREDICTS ``[SEG]``, object ids of its mask).
+
+    images: the image tokens (n, H) of each row. presence: (row, position, whether what is named there is there).
+    """
 
     embedded: Tensor
     positions: Tensor
@@ -172,6 +180,8 @@ class Packed:
     answer_ids: Tensor
     answer_weights: Tensor
     segs: list[tuple[int, int, list[int]]]
+    images: list[Tensor]
+    presence: list[tuple[int, int, bool]]
 
 
 def pack(
@@ -185,7 +195,7 @@ def pack(
     before, after = speech.prefix()
     head = len(before) + num_cells + len(after)  # the position where every conversation begins
     embed = lisa.llama.embed_tokens
-    rows, positions, groups, segs, answers = [], [], [], [], []
+    rows, positions, groups, segs, answers, presence = [], [], [], [], [], []
     for row, ((cells, tokens), conversations) in enumerate(zip(images, suffixes, strict=True)):
         text = torch.tensor([i for suffix in conversations for i in suffix.ids])
         rows.append(torch.cat([embed(torch.tensor(before)), tokens, embed(torch.tensor(after)), embed(text)]))
@@ -198,6 +208,7 @@ def pack(
             answers += [
                 (row, at + t - 1, i, w) for t, (i, w) in enumerate(zip(suffix.ids, suffix.weights, strict=True)) if w
             ]
+            presence += [(row, at + t - 1, there) for t, there in suffix.presence]
             segs += [(row, at + t - 1, wanted) for t, wanted in zip(suffix.segs, suffix.targets, strict=True)]
             at += len(suffix.ids)
         positions.append(torch.cat(place))
@@ -210,7 +221,8 @@ def pack(
     same = (member[:, :, None] == member[:, None]) | (member[:, None] == 0)
     answer = torch.tensor([entry[:3] for entry in answers])
     weights = torch.tensor([entry[3] for entry in answers])
-    return Packed(embedded, where, (same & causal)[:, None], *answer.unbind(1), weights, segs)
+    tokens = [tokens for _, tokens in images]
+    return Packed(embedded, where, (same & causal)[:, None], *answer.unbind(1), weights, segs, tokens, presence)
 
 
 def read_packed(lisa: Lisa, packed: Packed) -> Tensor:
@@ -218,6 +230,22 @@ def read_packed(lisa: Lisa, packed: Packed) -> Tensor:
     return lisa.llama(
         inputs_embeds=packed.embedded, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
     ).last_hidden_state
+
+
+def predict_packed(lisa: Lisa, packed: Packed, hidden: Tensor) -> Tensor:
+    """Logits (A, V) of the answers' tokens, each with its own image."""
+    answers = [packed.answer_at[packed.answer_rows == row] for row in range(len(packed.images))]
+    rows = zip(hidden, answers, packed.images, strict=True)
+    return torch.cat([lisa.predict(states[at], tokens) for states, at, tokens in rows])
+
+
+def presence_loss(lisa: Lisa, packed: Packed, hidden: Tensor) -> Tensor:
+    """How well the states that name a thing know whether it is there: BCE, or 0 for a model without that part."""
+    if lisa.presence is None or not packed.presence:
+        return hidden.sum() * 0.0
+    scores = [lisa.presence(hidden[row, at][None], packed.images[row]) for row, at, _ in packed.presence]
+    there = torch.tensor([float(there) for _, _, there in packed.presence])
+    return F.binary_cross_entropy_with_logits(torch.cat(scores), there)
 
 
 def seg_truth(
@@ -343,7 +371,8 @@ def train_language(
         images = [picture(number, rng) for number in numbers]
         packed = pack(lisa, library.speech, images, suffixes, library.grid**2)
         hidden = read_packed(lisa, packed)
-        logits = lisa.lm_head(hidden[packed.answer_rows, packed.answer_at])
+        logits = predict_packed(lisa, packed, hidden)
+        presence = presence_loss(lisa, packed, hidden)
         answer = F.cross_entropy(logits, packed.answer_ids, reduction="none")
         answer = (answer * packed.answer_weights).sum() / packed.answer_weights.sum()
         extra, parts = extra_loss(hidden, packed, numbers, rng)
@@ -351,7 +380,7 @@ def train_language(
         right, verdicts = correct.mean(), packed.answer_weights == VERDICT
         denials = verdicts & (packed.answer_ids == denial)
         optimizer.zero_grad(set_to_none=True)
-        (answer + extra).backward()
+        (answer + presence + extra).backward()
         share = step / config.steps
         rate = config.lr_end + 0.5 * (config.lr - config.lr_end) * (1 + np.cos(np.pi * share))
         for group in optimizer.param_groups:
@@ -367,6 +396,7 @@ def train_language(
             "right": float(right),
             "verdict": _share(correct[verdicts]),
             "denied": _share(correct[denials]),
+            "presence": float(presence.detach()),
             **parts,
         }.items():
             sums[key] = sums.get(key, 0.0) + value

@@ -47,22 +47,23 @@ class Objective(nn.Module):
         count = tokens.shape[1]
         embedded = lisa.embed_prompt(batch.ids, tokens[list(batch.image_of)])  # (N, L, H)
         hidden = lisa.read(embedded.to(frozen))
-        ce = self.weights.ce * self._answers(hidden, batch, count)
+        ce = self.weights.ce * self._answers(hidden, batch, tokens[list(batch.image_of)])
         bce, dice = mask_losses(self._masks(hidden, embeddings, batch, count), [mask.float() for mask in batch.masks])
         bce, dice = self.weights.bce * bce, self.weights.dice * dice
         return {"loss": ce + bce + dice, "ce": ce, "bce": bce, "dice": dice}
 
-    def _answers(self, hidden: Tensor, batch: Batch, count: int) -> Tensor:
+    def _answers(self, hidden: Tensor, batch: Batch, tokens: Tensor) -> Tensor:
         """Cross-entropy of the answers. The head sees only the positions that are trained: its logits are the largest
         tensor of all."""
         labels = torch.stack(
             [
-                torch.cat([row[:at], row.new_full((count - 1,), IGNORE), row[at:]])
+                torch.cat([row[:at], row.new_full((tokens.shape[1] - 1,), IGNORE), row[at:]])
                 for row, at in zip(batch.labels, _image_places(batch.ids), strict=True)
             ]
         )  # (N, L)
         trained = labels[:, 1:] != IGNORE
-        logits = self.lisa.lm_head(hidden[:, :-1][trained])  # (M, V)
+        rows = zip(hidden[:, :-1], trained, tokens, strict=True)
+        logits = torch.cat([self.lisa.predict(states[at], image) for states, at, image in rows])  # (M, V)
         # answer_loss looks one ahead, so the ids stand one later than their logits.
         return answer_loss(F.pad(logits, (0, 0, 0, 1))[None], F.pad(labels[:, 1:][trained], (1, 0), value=IGNORE)[None])
 

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaModel, SamConfig, SamModel, SamVision
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig
 
 from lisa_ros.model.conv import ConvImageEncoder, SharedTower
-from lisa_ros.model.lisa import Lisa
+from lisa_ros.model.lisa import Lisa, Presence
 from lisa_ros.prompt import QuestionForms
 from lisa_ros.training.scenes import COLOURS
 
@@ -101,6 +101,7 @@ def build_lisa(sizes: Sizes, vocabulary: int, sam: SamModel, encoder: ConvImageE
             nn.Linear(sizes.hidden, sizes.hidden), nn.ReLU(inplace=True), nn.Linear(sizes.hidden, sizes.channels)
         ),
         sam=sam,
+        presence=Presence(sizes.hidden, vocabulary),
     )
     nn.init.zeros_(lisa.vision_tower.merge.weight)  # the words come first, what else a cell shows is added to them
     nn.init.zeros_(lisa.vision_tower.merge.bias)
@@ -131,6 +132,7 @@ def checkpoint_config(sizes: Sizes, vocabulary: int, name: str, classes: int) ->
                 "classes": classes,
                 "colours": len(COLOURS),
             },
+            "presence": True,
             "questions": asdict(QUESTIONS),
         },
     }

@@ -223,6 +223,7 @@ class Run:
                 return index, lisa.image_projector(tower.words(share) + tower.position[index])
 
             groups = _groups([tower.position, *tower.words.parameters(), *_language(lisa)], 1.0, config.weight_decay)
+            groups += _presence_groups(lisa)
             report, going_on = self._traces("speech", number)
             train_language(lisa, library, config, groups, picture, prompt_loss, report, going_on)
             torch.save({"lisa": _language_state(lisa), "rounds": number + 1}, self.folder / "speech.pt")
@@ -309,6 +310,7 @@ class Run:
             tower = [p for name, p in lisa.vision_tower.named_parameters() if "recognition" not in name]
             groups = _groups([*tower, *_language(lisa)], 1.0, config.weight_decay)
             groups += _groups(list(lisa.sam.mask_decoder.parameters()), 0.3, config.weight_decay)
+            groups += _presence_groups(lisa)
             report, going_on = self._traces("sight", number)
             train_language(lisa, library, config, groups, picture, losses, report, going_on)
             decoder = lisa.sam.mask_decoder.state_dict()
@@ -377,6 +379,12 @@ def _groups(parameters: list[nn.Parameter], factor: float, decay: float) -> list
         {"params": matrices, "factor": factor, "weight_decay": decay},
         {"params": vectors, "factor": factor, "weight_decay": 0.0},
     ]
+
+
+def _presence_groups(lisa: Lisa) -> list[dict]:
+    """What it adds to the logits starts at 0 and has far to go, in steps as long as the learning rate."""
+    others = [lisa.presence.threshold, *lisa.presence.query.parameters()]
+    return [*_groups(others, 1.0, 0.0), {"params": [lisa.presence.tokens], "factor": 10.0, "weight_decay": 0.0}]
 
 
 def _language_state(lisa: Lisa) -> dict[str, Tensor]:
