@@ -78,6 +78,7 @@ model.{rest}                                               | llama.{rest}
 _SAM_PREFIX = "model.visual_model."
 # Before LoRA is merged, and in files that trainers write, the whole model is inside PEFT's wrapper.
 PEFT_PREFIX = "base_model.model."
+MOST_LAYERS, MOST_SIDE = 1000, 8192  # far above any model's; pixels
 # Buffers that older releases saved and nobody reads: a rotary table (recomputed in fp32) and CLIP's position counter.
 _IGNORED = re.compile(r".*(rotary_emb\.inv_freq|embeddings\.position_ids)$")
 
@@ -271,7 +272,11 @@ def resolve_tower(tower: str | Path | None, spec: Spec, checkpoint: Path) -> Pat
 
 
 def build_lisa(spec: Spec, shapes: Mapping[str, Shape], clip: ClipFolder | None = None) -> Lisa:
-    """LISA of the sizes that ``spec``, the tensors' ``shapes`` (reference names) and ``clip`` give, weights unset."""
+    """LISA of the sizes that ``spec``, the tensors' ``shapes`` (reference names) and ``clip`` give, weights unset.
+
+    Raises CheckpointError, and what a torch module raises for sizes that fit no model.
+    """
+    _check_sizes(spec, clip)
     llama = LlamaModel(spec.llama)
     sam = _build_sam(spec, shapes)
     if spec.shared_tower is not None:
@@ -304,6 +309,23 @@ def build_lisa(spec: Spec, shapes: Mapping[str, Shape], clip: ClipFolder | None 
         sam=sam,
         presence=Presence(hidden, spec.llama.vocab_size) if spec.presence else None,
     )
+
+
+def _check_sizes(spec: Spec, clip: ClipFolder | None) -> None:
+    """Raise CheckpointError for layers and pixels that no file could fill but a machine would drown in.
+
+    Wide tensors need no check: nothing has memory before it was compared with the file's shapes.
+    """
+    encoder = spec.image_encoder or {}
+    blocks = sum(int(count) for _, _, count, _ in encoder.get("stages", [])) + int(encoder.get("neck_blocks", 0))
+    for what, value, most in (
+        ("num_hidden_layers", spec.llama.num_hidden_layers, MOST_LAYERS),
+        ("num_hidden_layers of the CLIP tower", clip.config.num_hidden_layers if clip else 0, MOST_LAYERS),
+        ("layers of the image encoder", blocks, MOST_LAYERS),
+        ("image_size", spec.image_size or 0, MOST_SIDE),
+    ):
+        if value > most:
+            raise CheckpointError(f"config.json of {spec.name}: {what} is {value}; at most {most} is believed")
 
 
 def _build_sam(spec: Spec, shapes: Mapping[str, Shape]) -> SamModel:
@@ -339,7 +361,7 @@ def load_lisa(
     try:
         with torch.device("meta"):
             lisa = build_lisa(spec, shapes, clip)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, ZeroDivisionError) as error:
         raise CheckpointError(f"{folder}: config.json and the tensors' shapes make no LISA: {error}") from error
     sources: list[tuple[list[Path], Callable[[str], str | None]]] = [(files, partial(our_name, lisa))]
     if clip is not None and not any(name.startswith("model.vision_tower.") for name in shapes):

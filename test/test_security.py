@@ -118,6 +118,12 @@ def checkpoint(tmp_path_factory) -> Path:
         {"intermediate_size": 2**40},
         {"out_dim": 2**40},
         {"head_dim": 2**40},
+        {"num_hidden_layers": 10**9},
+        {"mm_vision_select_layer": -1000},
+        {"lisa": {"image_size": 2**30}},
+        {"lisa": {"image_encoder": {"stages": [[1, 8, 10**9, 2]]}}},
+        {"lisa": {"image_encoder": {"neck_blocks": 10**9}}},
+        {"lisa": {"image_encoder": {"stages": "many"}}},
     ],
     ids=str,
 )
