@@ -66,6 +66,7 @@ class Answer:
     command: str
     header: Any = None
     frame: Frame | None = None
+    session: str = ""
     text: str = ""
     crops: list[MaskCrop] = field(default_factory=list)
     objects: list[Object3D] = field(default_factory=list)
@@ -95,7 +96,8 @@ class Request:
     """One command, by whichever door it came.
 
     image: the caller's own sensor_msgs/Image; None: the newest frame of ``camera``, empty: of the first one.
-    timeout_s: 0 takes the node's limit. on_answer is called exactly once.
+    timeout_s: 0 takes the node's limit. on_answer is called exactly once. own: the node's own question, not a person's
+    command (see ``look_again``).
     """
 
     request_id: str
@@ -107,6 +109,7 @@ class Request:
     image: Any = None
     camera: str = ""
     timeout_s: float = 0.0
+    own: bool = False
     received: float = 0.0
     deadline: float = 0.0
     answered: bool = False
@@ -250,6 +253,22 @@ class RequestQueue:
             self._refuse(request, error)
         self._settle()
 
+    def look_again(self, request: Request) -> bool:
+        """Put a question of the node's own to a worker that has nothing to do; False where it is not so.
+
+        Nobody hears of it but ``request.on_answer``. It is given up as soon as a person's command comes.
+        """
+        if self._ready is None or not self._active or self._work is not None or self._waiting:
+            return False
+        request.own, request.received = True, self._clock()
+        request.deadline = request.received + self._parameters().timeout_s
+        try:
+            self._start(request)
+        except Exception as error:
+            self._refuse(request, error)
+        self._settle()
+        return True
+
     def cancel(self, request_id: str) -> None:
         """Answer CANCELED now; the worker stops at the next token. Nothing happens where the answer is out already."""
         for request in self._open():
@@ -308,7 +327,7 @@ class RequestQueue:
             work.crops = work.crops + [crop for crop in event.crops if crop.area]
         if work.request.answered:
             return
-        if isinstance(event, worker.Found) and self._parameters().early_mask:
+        if isinstance(event, worker.Found) and self._parameters().early_mask and not work.request.own:
             _safely(self._outlet.publish_early, work.frame, work.crops)
         _safely(work.request.on_progress, work.progress())
 
@@ -349,9 +368,12 @@ class RequestQueue:
         if self._ready is None or not self._active:
             raise NotReady(f"{self.state.message}; see ~/status")
         self._check_image(request.image, request.camera)
+        own = self._work is not None and self._work.request.own  # takes no place in the queue
+        if self._work is not None and own and not self._work.request.answered:
+            self._give_up(self._work.request, Cancelled("a person's command comes first"))
         if self._work is None:
             self._start(request)
-        elif len(self._queued()) < parameters.queue_size:
+        elif len(self._queued()) < parameters.queue_size + own:
             self._waiting.append(request)
             _safely(request.on_progress, Progress(Stage.QUEUED))
         else:
@@ -389,7 +411,7 @@ class RequestQueue:
         """The model is done; the command keeps its place, and the frame its memory, until the masks are measured."""
         self.gpu_bytes = done.gpu_bytes
         work.crops = work.crops + [crop for crop in done.crops if crop.area]
-        if work.crops and not work.request.answered and self._measures(work):
+        if work.crops and not work.request.answered and not work.request.own and self._measures(work):
             work.done = done
         else:
             self._work = None
@@ -459,6 +481,7 @@ class RequestQueue:
             request.command,
             header=frame.header if frame is not None else getattr(request.image, "header", None),
             frame=frame if answered else None,
+            session=request.session,
             text=text,
             crops=crops or [],
             objects=objects or [],
@@ -466,11 +489,12 @@ class RequestQueue:
             model=self._ready.name if self._ready is not None else "",
             precision=self._ready.precision if self._ready is not None else "",
         )
-        if answered:
-            self.latencies.append(answer.timings.total_s)
-        log = logger.info if answered else logger.warning
-        log("%s %r: %s %s", request.request_id, shorten(request.command), status.name, message or text)
-        _safely(self._outlet.publish_answer, answer)
+        if not request.own:
+            if answered:
+                self.latencies.append(answer.timings.total_s)
+            log = logger.info if answered else logger.warning
+            log("%s %r: %s %s", request.request_id, shorten(request.command), status.name, message or text)
+            _safely(self._outlet.publish_answer, answer)
         _safely(request.on_answer, answer)
 
     # --- after every change
@@ -492,7 +516,7 @@ class RequestQueue:
         """Of a node whose model is loaded."""
         if not self._active:
             return State.INACTIVE, "the node is inactive: the model is loaded, commands are not taken; activate it"
-        if self._work is not None:
+        if self._work is not None and (self._waiting or not self._work.request.own):
             return State.BUSY, "working on a command"
         return State.READY, "waiting for a command"
 
