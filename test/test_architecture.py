@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,3 +109,17 @@ def test_the_core_imports_no_program_above_it() -> None:
 
 def test_no_module_is_a_drawer_for_anything() -> None:
     assert not {file.stem for file in MODULES} & {"utils", "util", "common", "helpers", "misc"}
+
+
+def test_the_node_has_no_threads_for_small_matrices_and_tells_the_model_nothing() -> None:
+    script = """
+import os
+import lisa_ros.ros
+import numpy
+numpy.ones((500, 500)) @ numpy.ones((500, 500))
+print(len(os.listdir("/proc/self/task")), os.environ.get("OPENBLAS_NUM_THREADS"))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    command = [sys.executable, "-c", script]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=PACKAGE.parent)
+    assert said.stdout.split() == ["1", "None"], said
