@@ -102,7 +102,11 @@ class FlowTracker:
         ids = match([target.tracked for target in self._targets], crops)
         fresh = iter(range(self._next_id, self._next_id + len(crops)))
         named = [replace(crop, label=number or next(fresh)) for crop, number in zip(crops, ids, strict=True)]
-        self._targets = [t for t in self._targets if t.id not in ids and t.tracked.state is not State.LOST]
+        # What is lost stays so, unless the model names something else in its place.
+        replaced = None in ids
+        self._targets = [
+            t for t in self._targets if t.id not in ids and not (replaced and t.tracked.state is State.LOST)
+        ]
         self._follow(rgb, named, time_s)
 
     def _follow(self, rgb: NDArray[np.uint8], crops: Sequence[MaskCrop], time_s: float) -> None:

@@ -48,8 +48,10 @@ class Camera:
         memory: FrameMemory,
         parameters: Callable[[], Parameters],
         ros_now_s: Callable[[], float],
+        on_frame: OnFrame,
     ) -> None:
         self._node = node
+        self._on_frame = on_frame
         self.name = name
         self.lost = 0  # images, on the way here
         self.frames = Frames(memory, parameters, lambda: self.image.topic_name, ros_now_s)
@@ -57,7 +59,7 @@ class Camera:
         prefix = f"{name}/" if name else ""
         # raw: the bytes as they came, turned into a message only when a command needs the frame.
         self.image = node.subscribe(
-            self.frames.message_type, f"{prefix}image", self.frames.keep, SENSOR, raw=True, on_lost=self._lose
+            self.frames.message_type, f"{prefix}image", self._see, SENSOR, raw=True, on_lost=self._lose
         )
         self._subscriptions = [
             self.image,
@@ -69,16 +71,33 @@ class Camera:
     def _lose(self, event: Any) -> None:
         self.lost = event.total_count
 
+    def _see(self, serialized: bytes) -> None:
+        self.frames.keep(serialized)
+        self._on_frame(self, serialized)
+
     def close(self) -> None:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
 
 
-class Cameras:
-    """One command at a time looks at one frame of one of them; its pixels are in the memory shared with the worker."""
+OnFrame = Callable[[Camera, bytes], None]
 
-    def __init__(self, node: Subscriber, parameters: Callable[[], Parameters], ros_now_s: Callable[[], float]) -> None:
+
+class Cameras:
+    """One command at a time looks at one frame of one of them; its pixels are in the memory shared with the worker.
+
+    on_frame: told of every frame as it came.
+    """
+
+    def __init__(
+        self,
+        node: Subscriber,
+        parameters: Callable[[], Parameters],
+        ros_now_s: Callable[[], float],
+        on_frame: OnFrame,
+    ) -> None:
         self._node = node
+        self._on_frame = on_frame
         self._parameters = parameters
         self._ros_now_s = ros_now_s
         self._memory: FrameMemory | None = None
@@ -92,7 +111,9 @@ class Cameras:
         """Subscribe to every camera."""
         assert self._memory is not None
         for name in self._parameters().camera_names:
-            self._cameras[name] = Camera(name, self._node, self._memory, self._parameters, self._ros_now_s)
+            self._cameras[name] = Camera(
+                name, self._node, self._memory, self._parameters, self._ros_now_s, self._on_frame
+            )
 
     def deactivate(self) -> None:
         """Unsubscribe, and forget what was seen."""

@@ -24,6 +24,7 @@ Measurement = Callable[[], list[Object3D]]
 
 KEPT = 10  # depth images: a third of a second at 30 Hz. What a running command needs is held beside them
 MOST_BYTES_PER_PIXEL = 4  # 32FC1
+LATEST_S = 0.2  # so far behind its image depth may come
 
 
 class Depths:
@@ -65,9 +66,28 @@ class Depths:
 
         None, and a warning once, where depth cannot be used.
         """
+        return self._measurement(frame, crops, self._nearest if self._wanted_ns == moment_of(frame) else None)
+
+    def locate_now(self, frame: Frame, crops: list[MaskCrop]) -> list[Object3D]:
+        """Every mask in metres with a depth image that is here by now; none where there is none. On any thread."""
+        away = {abs(nanoseconds(depth.header.stamp) - moment_of(frame)): depth for depth in self._kept.copy()}
+        if not away or min(away) / 1e9 > self._parameters().depth_slop_s:
+            return []
+        measurement = self._measurement(frame, crops, away[min(away)])
+        return measurement() if measurement is not None else []
+
+    def awaits(self, header: Any) -> bool:
+        """Whether the depth image of this moment may be on its way: the newest one is a little older. On any thread."""
+        newest = [nanoseconds(depth.header.stamp) for depth in self._kept.copy()][-1:]
+        slop_s = self._parameters().depth_slop_s
+        return any(slop_s < (nanoseconds(header.stamp) - ns) / 1e9 < LATEST_S for ns in newest)
+
+    def _measurement(self, frame: Frame, crops: list[MaskCrop], depth: SerializedImage | None) -> Measurement | None:
+        if depth is None:
+            return None
         try:
-            depth = self._depth_of(frame)
-            return functools.partial(self._locate, depth, self._camera_of(frame), crops) if depth is not None else None
+            self._check(frame, depth)
+            return functools.partial(self._locate, depth, self._camera_of(frame), crops)
         except ImageError as error:
             self._warn_once(str(error))
             return None
@@ -85,11 +105,10 @@ class Depths:
             logger.error("%s", traceback.format_exc())
         return []
 
-    def _depth_of(self, frame: Frame) -> SerializedImage | None:
-        depth, slop_s = self._nearest, self._parameters().depth_slop_s
-        if depth is None or self._wanted_ns != nanoseconds(frame.header.stamp):
-            return None
-        away_s = abs(nanoseconds(depth.header.stamp) - self._wanted_ns) / 1e9
+    def _check(self, frame: Frame, depth: SerializedImage) -> None:
+        """Raise ImageError unless they belong together."""
+        slop_s = self._parameters().depth_slop_s
+        away_s = abs(nanoseconds(depth.header.stamp) - moment_of(frame)) / 1e9
         if away_s > slop_s:
             raise ImageError(
                 f"the nearest depth image is {away_s:.3f} s from the frame, more than depth_slop_s = {slop_s:g}; "
@@ -100,7 +119,6 @@ class Depths:
                 f"depth is in the frame {depth.header.frame_id!r}, the image in {frame.header.frame_id!r}; "
                 "publish depth aligned to the colour image"
             )
-        return depth
 
     def _camera_of(self, frame: Frame) -> Camera:
         info = self._camera_info(frame)
@@ -122,6 +140,11 @@ class Depths:
         if kind not in self._said:
             self._said.add(kind)
             logger.warning("no 3-D results: %s", text)
+
+
+def moment_of(frame: Frame) -> int:
+    """Its stamp in nanoseconds."""
+    return nanoseconds(frame.header.stamp)
 
 
 def nanoseconds(stamp: Any) -> int:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from lisa_ros.errors import ImageError
@@ -81,6 +83,13 @@ class Frames:
             pixels = (decode_compressed if self._compressed else decode)(image, most, self._memory.pixels)
         return Frame(image.header, pixels.shape[:2], self._age_s(image.header))
 
+    def decode(self, serialized: bytes) -> tuple[Any, NDArray[np.uint8]]:
+        """Header and pixels (H, W, 3), to read only, of a frame as it came. Raises ImageError. On any thread."""
+        image = self._message(serialized)
+        return image.header, (decode_compressed if self._compressed else decode)(
+            image, self._parameters().max_image_pixels
+        )
+
     def pixels(self, frame: Frame) -> Any:
         """(H, W, 3) uint8 of the frame that was taken last."""
         return self._memory.pixels(frame.size)
@@ -114,7 +123,10 @@ class Frames:
                 f"the newest image on {self._topic()} has {self._newest_bytes} bytes, more than any image of "
                 f"max_image_pixels = {self._parameters().max_image_pixels}; publish a smaller one, or raise it"
             )
-        return read_message(self._newest, CompressedImage) if self._compressed else read_image(self._newest)
+        return self._message(self._newest)
+
+    def _message(self, serialized: bytes) -> Any:
+        return read_message(serialized, CompressedImage) if self._compressed else read_image(serialized)
 
     def _most_bytes(self) -> int:
         return MOST_BYTES_PER_PIXEL * self._parameters().max_image_pixels + 65536

@@ -13,9 +13,10 @@ from std_msgs.msg import Header
 
 from lisa_ros.action import Segment
 from lisa_ros.geometry import Object3D
-from lisa_ros.msg import Mask, Segmentation
+from lisa_ros.msg import Mask, Segmentation, TrackedMask, TrackedMasks
 from lisa_ros.msg import Object3D as Object3DMessage
 from lisa_ros.msg import Status as StatusMessage
+from lisa_ros.ros.follower import Sighting
 from lisa_ros.ros.requests import Answer, NodeState, Progress
 from lisa_ros.segmentation import MaskCrop
 
@@ -112,6 +113,21 @@ def segmentation_message(answer: Answer) -> Segmentation:
         total_s=float(answer.timings.total_s),
         model=answer.model,
         precision=answer.precision,
+    )
+
+
+def tracked_message(sighting: Sighting) -> TrackedMasks:
+    followed, header = sighting.followed, sighting.header
+    return TrackedMasks(
+        header=header,
+        request_id=followed.request_id,
+        command=followed.command,
+        camera=followed.camera,
+        masks=[
+            TrackedMask(state=int(one.state), confidence=float(one.confidence), mask=mask_message(header, one.crop))
+            for one in sighting.tracked
+        ],
+        objects=[object_message(thing) for thing in sighting.objects],
     )
 
 

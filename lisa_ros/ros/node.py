@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import logging
 import signal
 import sys
@@ -30,6 +31,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
 from lisa_ros import worker
 from lisa_ros.errors import ConfigError, LisaError
@@ -39,11 +41,14 @@ from lisa_ros.ros import parameters
 from lisa_ros.ros.cameras import Cameras
 from lisa_ros.ros.diagnostics import PERIOD_S, Diagnostics, Mismatches
 from lisa_ros.ros.doors import Doors
+from lisa_ros.ros.follower import Sighting
 from lisa_ros.ros.logs import RosHandler
 from lisa_ros.ros.requests import FINALIZED, UNCONFIGURED, Frame, Measured, NodeState, RequestQueue
 from lisa_ros.ros.status import State
 from lisa_ros.ros.topics import OVERRIDABLE, Topics
+from lisa_ros.ros.tracks import Tracks
 from lisa_ros.segmentation import MaskCrop
+from lisa_ros.tracking import Tracker
 
 COMMANDS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 PARTING_S = 0.3  # for the last answers to be sent before the node ends
@@ -69,7 +74,7 @@ class LisaNode(LifecycleNode):
         self._closing.callback(logging.getLogger().removeHandler, log_handler)
         logging.getLogger("lisa_ros").setLevel(logging.INFO)
 
-        self._events: deque[worker.Event | Measured] = deque()
+        self._events: deque[worker.Event | Measured | Sighting] = deque()
         self._events_came = self.create_guard_condition(self._guarded(self._drain))
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._alarm = self.create_timer(3600.0, self._guarded(self._ring), clock=self._steady)
@@ -83,14 +88,20 @@ class LisaNode(LifecycleNode):
         current = self._current_parameters
         self._held = contextlib.ExitStack()  # what configure made and cleanup frees
         self._closing.callback(self._free)
-        self._cameras = Cameras(self, current, self._now_s)
+        self._cameras = Cameras(self, current, self._now_s, lambda camera, frame: self._tracks.see(camera, frame))
         self._mismatches = Mismatches(self)
         topics = Topics(self, self._cameras, current, self._mismatches)
         self._requests = RequestQueue(
-            self._cameras.take, self._cameras.check, topics, current, self._wake_at, measure=self._measure
+            self._take, self._cameras.check, topics, current, self._wake_at, measure=self._measure
         )
         diagnostics = Diagnostics(self, self._requests, self._cameras, self._mismatches)
         self.create_timer(PERIOD_S, self._guarded(diagnostics.publish), clock=self._steady)
+        self._tracks = Tracks(
+            topics.tracked, self._cameras.pixels, current, self._event_came, self._requests.look_again, topics.markers
+        )
+        topics.listeners.append(self._tracks.answered)
+        tracker_of(self.parameters)  # a wrong name ends the node at once, as other wrong parameters do
+        self._clear = self.create_service(Trigger, "~/clear", self._tracks.clear)
         doors = Doors(self, self._requests, current)
         self._command = self.subscribe(String, "~/command", doors.command, COMMANDS)
 
@@ -122,6 +133,7 @@ class LisaNode(LifecycleNode):
         def deactivate() -> None:
             self._requests.deactivate()
             self._cameras.deactivate()
+            self._tracks.deactivate()
 
         return self._passing(deactivate)
 
@@ -155,6 +167,8 @@ class LisaNode(LifecycleNode):
             made.callback(model.close)
             self._cameras.configure(memory)
             self._requests.configure(model)
+            self._tracks.configure(tracker_of(self.parameters))
+            made.callback(self._tracks.cleanup)
             model.start()
             self._held = made.pop_all()
 
@@ -162,7 +176,7 @@ class LisaNode(LifecycleNode):
         self._requests.cleanup(state)
         self._cameras.cleanup()
         self._held.close()
-        self._events.clear()  # of a worker that is no more
+        self._events.clear()  # of a worker and a follower that are no more
 
     def _passing(self, step: Callable[[], None]) -> TransitionCallbackReturn:
         """What became of a transition's step; rclpy would take an exception for an ERROR and not say which."""
@@ -201,6 +215,12 @@ class LisaNode(LifecycleNode):
     def _current_parameters(self) -> parameters.Parameters:
         return self.parameters
 
+    def _take(self, image: Any, camera: str) -> Frame:
+        frame = self._cameras.take(image, camera)
+        if image is None:
+            self._tracks.take_up(frame)
+        return frame
+
     def _measure(self, request_id: str, frame: Frame, crops: list[MaskCrop]) -> bool:
         """Measure on a thread of its own; what comes of it is an event. False where there is no depth."""
         measurement = self._cameras.measurement(frame, crops)
@@ -210,19 +230,25 @@ class LisaNode(LifecycleNode):
         measured.add_done_callback(lambda done: self._event_came(Measured(request_id, done.result())))
         return True
 
-    def _event_came(self, event: worker.Event | Measured) -> None:
+    def _event_came(self, event: worker.Event | Measured | Sighting) -> None:
         """On another thread: leave the event for the executor's, and wake it."""
         self._events.append(event)
         self._events_came.trigger()
 
     def _drain(self) -> None:
-        handle = self._guarded(self._requests.handle)  # one by one: an event that fails does not hold up the next
+        handle = self._guarded(self._handle)  # one by one: an event that fails does not hold up the next
         while self._events:
             event = self._events.popleft()
             newer = self._events[0] if self._events else None
             if isinstance(event, worker.Answering) and isinstance(newer, worker.Answering):
                 continue  # tokens came faster than they are passed on: the newest one says it all
             handle(event)
+
+    def _handle(self, event: worker.Event | Measured | Sighting) -> None:
+        if isinstance(event, Sighting):
+            self._tracks.handle(event)
+        else:
+            self._requests.handle(event)
 
     def _wake_at(self, when: float | None) -> None:
         """Ring at ``when`` (time.monotonic), or not at all."""
@@ -294,6 +320,16 @@ def answer_bad_transitions(node: LifecycleNode) -> None:
             return response
 
     service.callback = answered
+
+
+def tracker_of(values: parameters.Parameters) -> Callable[[], Tracker]:
+    """The callable that the parameter names. Raises ConfigError."""
+    module, _, name = values.tracker.partition(":")
+    try:
+        tracker: Callable[[], Tracker] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"tracker is {values.tracker!r}: {error}; give module:callable") from error
+    return tracker
 
 
 def main(args: list[str] | None = None) -> int:

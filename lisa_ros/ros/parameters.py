@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Value = bool | int | float | str | tuple[str, ...]
 NOT_LIVE = "read-only once the node is configured"
 CAMERA = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
+TRACKER = "lisa_ros.tracking:FlowTracker"
 
 
 def _parameter(
@@ -114,6 +115,27 @@ class Parameters:
     )
     overlay_opacity: float = _parameter(
         0.5, "of the masks' colours on ~/overlay; 0 invisible, 1 opaque", between=(0.0, 1.0), live=True
+    )
+    use_tracking: bool = _parameter(
+        True, "masks of an answer follow the camera on ~/tracked, while somebody subscribes to it", live=True
+    )
+    redetect_period_s: float = _parameter(
+        2.0,
+        "[s] at least, between two questions to the model about what tracking is in doubt of; 0: it is never asked",
+        between=(0.0, 3600.0),
+        live=True,
+    )
+    search_s: float = _parameter(
+        10.0,
+        "[s] after everything that is followed was lost it is looked for so long, and then given up",
+        between=(0.0, 86400.0),
+        live=True,
+    )
+    tracker: str = _parameter(
+        TRACKER, "module:callable that makes what follows masks (lisa_ros.tracking.Tracker); another one brings another"
+    )
+    marker_lifetime_s: float = _parameter(
+        0.0, "[s] boxes on ~/markers vanish after; 0: with the next answer", between=(0.0, 86400.0), live=True
     )
     kept_frames: int = _parameter(2, "encoded frames kept for follow-up commands", between=(0, 64))
     max_sessions: int = _parameter(

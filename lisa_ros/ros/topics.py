@@ -11,12 +11,15 @@ from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPo
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import String
+from visualization_msgs.msg import MarkerArray
 
-from lisa_ros.msg import Segmentation
+from lisa_ros.msg import Segmentation, TrackedMasks
 from lisa_ros.msg import Status as StatusMessage
 from lisa_ros.overlay import draw_overlay
 from lisa_ros.ros.cameras import Cameras
+from lisa_ros.ros.detections import Detections, vision_msgs
 from lisa_ros.ros.diagnostics import Mismatches
+from lisa_ros.ros.markers import Markers
 from lisa_ros.ros.messages import cloud_message, image_message, segmentation_message, status_message
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.requests import Answer, Frame, NodeState
@@ -51,6 +54,11 @@ class Topics:
         self._points = self._publisher(PointCloud2, "~/points")
         self._overlay = self._publisher(Image, "~/overlay")
         self._status = self._publisher(StatusMessage, "~/status", LATCHED)
+        self.tracked = self._publisher(TrackedMasks, "~/tracked")
+        self.markers = Markers(self._publisher(MarkerArray, "~/markers"), parameters)
+        self.listeners: list[Callable[[Answer], None]] = [self.markers.answered]  # told of every answer, last
+        if (vision := vision_msgs()) is not None:
+            self.listeners.append(Detections(self._publisher, LATCHED, vision).answered)
 
     def publish_answer(self, answer: Answer) -> None:
         """A refusal is a result too; images and words are published only where the model answered."""
@@ -67,6 +75,8 @@ class Topics:
         if answer.frame is not None and answer.objects and self._points.get_subscription_count() > 0:
             rgb, organized = self._cameras.pixels(answer.frame), self._parameters().organized_points
             self._points.publish(cloud_message(answer.frame.header, answer.objects, rgb, organized))
+        for listener in self.listeners:
+            listener(answer)
 
     def publish_early(self, frame: Frame, crops: list[MaskCrop]) -> None:
         """Masks of an answer that still grows."""

@@ -1,0 +1,24 @@
+"""Trackers for tests of the door that a learned one comes in by: one that says when it works, one that breaks."""
+
+from __future__ import annotations
+
+import logging
+
+from lisa_ros.tracking import FlowTracker
+
+logger = logging.getLogger("lisa_ros.standin_tracker")
+
+
+class Talking(FlowTracker):
+    def start(self, rgb, crops, time_s):
+        logger.info("tracker: start")
+        super().start(rgb, crops, time_s)
+
+    def redetect(self, rgb, crops, time_s):
+        logger.info("tracker: redetect")
+        super().redetect(rgb, crops, time_s)
+
+
+class Broken(FlowTracker):
+    def update(self, rgb, time_s):
+        raise RuntimeError("this tracker is broken")
