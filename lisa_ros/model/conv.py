@@ -129,8 +129,8 @@ class SharedTower(nn.Module):
         self, channels: int, grid: int, embedding_grid: int, out_channels: int, classes: int = 0, colours: int = 0
     ):
         super().__init__()
-        if embedding_grid % grid:
-            raise ValueError(f"a grid of {grid} tokens does not divide the {embedding_grid} cells of the embedding")
+        if embedding_grid < grid:
+            raise ValueError(f"{embedding_grid} cells of the embedding are too few for a grid of {grid} tokens")
         self.grid = grid
         self.side = embedding_grid // grid
         self.merge = nn.Conv2d(channels, out_channels, self.side, self.side)
@@ -145,7 +145,8 @@ class SharedTower(nn.Module):
 
     def forward(self, image_embedding: Tensor) -> Tensor:
         """(B, C, g, g) -> (B, grid * grid, out_channels), row by row."""
-        tokens = self.merge(image_embedding).flatten(2).transpose(1, 2) + self.position
+        cells = F.adaptive_avg_pool2d(image_embedding, self.grid * self.side)  # as it is, where the grid divides it
+        tokens = self.merge(cells).flatten(2).transpose(1, 2) + self.position
         if self.recognition is None or self.words is None:
             return tokens
         return tokens + self.words(self.shares(image_embedding))
@@ -153,7 +154,7 @@ class SharedTower(nn.Module):
     def shares(self, image_embedding: Tensor) -> Tensor:
         """(B, C, g, g) -> (B, grid * grid, classes + colours) in [0, 1]: of a token that each covers."""
         assert self.recognition is not None
-        return F.avg_pool2d(self.recognition(image_embedding), self.side).flatten(2).transpose(1, 2)
+        return F.adaptive_avg_pool2d(self.recognition(image_embedding), self.grid).flatten(2).transpose(1, 2)
 
 
 class Recognition(nn.Module):
