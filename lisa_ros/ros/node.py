@@ -81,16 +81,16 @@ class LisaNode(LifecycleNode):
         self._alarm.cancel()
         self._alarm_at: float | None = None
 
-        # Numpy and OpenCV let go of Python's lock: callbacks are served while masks are measured.
-        self._geometry = ThreadPoolExecutor(1, thread_name_prefix="lisa-geometry")
-        self._closing.callback(self._geometry.shutdown, wait=False)
+        # Numpy and OpenCV let go of Python's lock: callbacks are served while masks are measured and drawn.
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="lisa-aside")
+        self._closing.callback(self._aside.shutdown)  # after its last picture: publishers are there until then
 
         current = self._current_parameters
         self._held = contextlib.ExitStack()  # what configure made and cleanup frees
         self._closing.callback(self._free)
         self._cameras = Cameras(self, current, self._now_s, lambda camera, frame: self._tracks.see(camera, frame))
         self._mismatches = Mismatches(self)
-        topics = Topics(self, self._cameras, current, self._mismatches)
+        topics = Topics(self, self._cameras, current, self._mismatches, self._aside.submit)
         self._requests = RequestQueue(
             self._take, self._cameras.check, topics, current, self._wake_at, measure=self._measure
         )
@@ -108,8 +108,7 @@ class LisaNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._parameters_set)
         topics.publish_state(self._requests.state)
         answer_bad_transitions(self)
-        if self.parameters.autostart:
-            self.trigger_configure()
+        if self.parameters.autostart and self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
 
     # --- lifecycle
@@ -151,8 +150,10 @@ class LisaNode(LifecycleNode):
 
     def stop(self) -> None:
         """Answer what is open, free everything, and have ``ended`` done soon."""
-        self.create_timer(PARTING_S, lambda: self.ended.set_result(True), clock=self._steady)
-        self._free(FINALIZED)
+        try:
+            self._free(FINALIZED)  # may take two seconds, and nothing is sent meanwhile
+        finally:
+            self.create_timer(PARTING_S, lambda: self.ended.set_result(True), clock=self._steady)
 
     def destroy_node(self) -> None:
         self._closing.close()
@@ -226,7 +227,7 @@ class LisaNode(LifecycleNode):
         measurement = self._cameras.measurement(frame, crops)
         if measurement is None:
             return False
-        measured = self._geometry.submit(measurement)
+        measured = self._aside.submit(measurement)
         measured.add_done_callback(lambda done: self._event_came(Measured(request_id, done.result())))
         return True
 

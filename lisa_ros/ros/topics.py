@@ -15,13 +15,13 @@ from visualization_msgs.msg import MarkerArray
 
 from lisa_ros.msg import Segmentation, TrackedMasks
 from lisa_ros.msg import Status as StatusMessage
-from lisa_ros.overlay import draw_overlay
 from lisa_ros.ros.cameras import Cameras
 from lisa_ros.ros.detections import Detections, vision_msgs
 from lisa_ros.ros.diagnostics import Mismatches
 from lisa_ros.ros.markers import Markers
-from lisa_ros.ros.messages import cloud_message, image_message, segmentation_message, status_message
+from lisa_ros.ros.messages import image_message, segmentation_message, status_message
 from lisa_ros.ros.parameters import Parameters
+from lisa_ros.ros.pictures import Pictures
 from lisa_ros.ros.requests import Answer, Frame, NodeState
 from lisa_ros.segmentation import MaskCrop, labels_image, union_image
 
@@ -36,27 +36,35 @@ LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability
 
 
 class Topics:
-    """Every image goes out under the header of the frame that it is about."""
+    """Every image goes out under the header of the frame that it is about.
+
+    aside: has a call made on another thread, one at a time.
+    """
 
     def __init__(
-        self, node: Node, cameras: Cameras, parameters: Callable[[], Parameters], mismatches: Mismatches
+        self,
+        node: Node,
+        cameras: Cameras,
+        parameters: Callable[[], Parameters],
+        mismatches: Mismatches,
+        aside: Callable[[Callable[[], None]], object],
     ) -> None:
         self._node = node
         self._mismatches = mismatches
         self._cameras = cameras
-        self._parameters = parameters
         self._early: tuple[Frame, int] | None = None
         self._result = self._publisher(Segmentation, "~/result")
         self._mask = self._publisher(Image, "~/mask")
         self._labels = self._publisher(Image, "~/labels")
         self._camera_info = self._publisher(CameraInfo, "~/camera_info")
         self._answer = self._publisher(String, "~/answer")
-        self._points = self._publisher(PointCloud2, "~/points")
-        self._overlay = self._publisher(Image, "~/overlay")
+        points, overlay = self._publisher(PointCloud2, "~/points"), self._publisher(Image, "~/overlay")
+        pictures = Pictures(overlay, points, cameras.pixels, parameters, aside)
         self._status = self._publisher(StatusMessage, "~/status", LATCHED)
         self.tracked = self._publisher(TrackedMasks, "~/tracked")
         self.markers = Markers(self._publisher(MarkerArray, "~/markers"), parameters)
-        self.listeners: list[Callable[[Answer], None]] = [self.markers.answered]  # told of every answer, last
+        # Told of every answer, last: nobody computes with what they publish.
+        self.listeners: list[Callable[[Answer], None]] = [pictures.answered, self.markers.answered]
         if (vision := vision_msgs()) is not None:
             self.listeners.append(Detections(self._publisher, LATCHED, vision).answered)
 
@@ -68,13 +76,6 @@ class Topics:
             self._early = None
             self._answer.publish(String(data=answer.text))
         self._result.publish(segmentation_message(answer))
-        # Last, since nobody computes with it, and only where somebody looks: it costs more than the rest.
-        if answer.frame is not None and self._overlay.get_subscription_count() > 0:
-            picture = draw_overlay(self._cameras.pixels(answer.frame), answer.crops, self._parameters().overlay_opacity)
-            self._overlay.publish(image_message(answer.frame.header, picture, "rgb8"))
-        if answer.frame is not None and answer.objects and self._points.get_subscription_count() > 0:
-            rgb, organized = self._cameras.pixels(answer.frame), self._parameters().organized_points
-            self._points.publish(cloud_message(answer.frame.header, answer.objects, rgb, organized))
         for listener in self.listeners:
             listener(answer)
 

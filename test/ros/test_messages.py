@@ -1,20 +1,17 @@
 """Codes, messages and topics agree with the interface files."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
-import rclpy
-from robot import scene, wait_for
-from sensor_msgs.msg import Image
+from robot import scene
 from std_msgs.msg import Header
 
 from lisa_ros.action import Segment
+from lisa_ros.geometry import Camera, locate
 from lisa_ros.msg import Segmentation
 from lisa_ros.msg import Status as StatusMessage
-from lisa_ros.ros import topics
 from lisa_ros.ros.messages import image_message, segmentation_message
 from lisa_ros.ros.parameters import Parameters
+from lisa_ros.ros.pictures import Pictures
 from lisa_ros.ros.requests import Answer, Frame
 from lisa_ros.ros.status import Stage, State, Status
 from lisa_ros.segmentation import crop_mask
@@ -48,21 +45,77 @@ def test_a_refusal_without_an_image_has_an_empty_header():
     assert (message.header, message.status, message.message) == (Header(), Segmentation.BUSY, "later")
 
 
-def test_the_overlay_is_not_drawn_for_nobody(context, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(topics, "draw_overlay", lambda *values: drawn.append(values) or scene())
-    node = rclpy.create_node("overlay_test", context=context)
-    frames = SimpleNamespace(pixels=lambda frame: scene(), camera_info=lambda frame: None)
-    out = topics.Topics(node, frames, Parameters)
-    frame = Frame(Header(), scene().shape[:2], 0.0)
-    crops = [crop_mask(scene()[:, :, 0] > 100, 1, 0.5)]
-    answer = Answer(Status.SUCCESS, "", "id", "the box", header=frame.header, frame=frame, crops=crops)
-    out.publish_answer(answer)
-    assert not drawn
-    listener = rclpy.create_node("overlay_listener", context=context)
-    listener.create_subscription(Image, "/overlay_test/overlay", lambda message: None, 1)
-    wait_for(out._overlay.get_subscription_count, "listener to the overlay")
-    out.publish_answer(answer)
-    assert len(drawn) == 1
-    node.destroy_node()
-    listener.destroy_node()
+class Publisher:
+    """Of pictures, to so many."""
+
+    def __init__(self, subscribers):
+        self.subscribers, self.published = subscribers, []
+        self.publish = self.published.append
+
+    def get_subscription_count(self):
+        return self.subscribers
+
+
+class Album:
+    """Pictures with everything around them made up. later: what is to be done on the other thread."""
+
+    def __init__(self, overlay=1, points=1):
+        self.overlay, self.points = Publisher(overlay), Publisher(points)
+        self.memory = scene()
+        self.later = []
+        self.pictures = Pictures(self.overlay, self.points, lambda _: self.memory, Parameters, self.later.append)
+
+    def answer(self, **fields):
+        header = Header(frame_id=f"frame {len(self.later)}")
+        crops = [crop_mask(scene()[:, :, 0] > 100, 1, 0.5)]
+        usual = {"header": header, "frame": Frame(header, scene().shape[:2], 0.0), "crops": crops}
+        self.pictures.answered(Answer(Status.SUCCESS, "", "id", "the box", **{**usual, **fields}))
+
+    def draw(self):
+        while self.later:
+            self.later.pop(0)()
+
+
+def test_pictures_are_drawn_elsewhere_and_of_the_frame_that_the_answer_is_about():
+    album = Album()
+    depth = np.ones(scene().shape[:2], np.float32)
+    crop = crop_mask(scene()[:, :, 0] > 100, 1, 0.5)
+    thing = locate(crop, depth, Camera.from_matrix([300, 0, 160, 0, 300, 120, 0, 0, 1], 320, 240))
+    album.answer(objects=[thing])
+    assert not album.overlay.published
+    album.memory[:] = 0  # the next command's frame
+    album.draw()
+    [overlay], [cloud] = album.overlay.published, album.points.published
+    assert overlay.header == cloud.header == Header(frame_id="frame 0")
+    assert np.frombuffer(overlay.data, np.uint8).reshape(scene().shape)[0, 0].tolist() == [20, 20, 20]
+    assert cloud.width == len(thing.points)
+
+
+def test_nothing_is_drawn_for_nobody_of_no_answer_and_without_depth():
+    album = Album(overlay=0, points=1)
+    album.answer()
+    album.answer(frame=None)
+    assert not album.later
+    album = Album(overlay=1)
+    album.answer(frame=None)
+    assert not album.later
+
+
+def test_older_pictures_are_left_out_where_drawing_does_not_keep_up():
+    album = Album(points=0)
+    for _ in range(5):
+        album.answer()
+    album.draw()
+    assert [picture.header.frame_id for picture in album.overlay.published] == ["frame 3", "frame 4"]
+    album.answer()
+    album.draw()
+    assert len(album.overlay.published) == 3
+
+
+def test_a_picture_that_fails_keeps_no_other_back(caplog):
+    album = Album(points=0)
+    album.answer(crops=["no mask"])
+    album.answer()
+    album.draw()
+    assert len(album.overlay.published) == 1
+    assert "Traceback" in caplog.text
