@@ -133,6 +133,7 @@ class Client:
         self.setter = self.node.create_client(SetParameters, f"{lisa.name}/set_parameters")
         self.shown: dict[tuple[int, int], Image] = {}  # frames by stamp
         self.view: np.ndarray | Image | None = None
+        self._met = False
         self.node.create_timer(0.05, self._shoot)
 
     def listen(self, topic: str, kind, qos=10) -> list:
@@ -185,7 +186,31 @@ class Client:
         self.wait(self.action.server_is_ready, "action server")
         self.wait(self.service.service_is_ready, "service")
         self.wait(lambda: self.commands.get_subscription_count() > 0, "subscription to command")
+        self.meet()
         return self.heard["status"][-1]
+
+    def meet(self) -> None:
+        """Wait until the node knows this client: Fast DDS drops the reply to one that it has not discovered in 0.1 s.
+
+        Endpoints are told in the order they were made: a reply to this one says that those before it are known, too.
+        """
+        if self._met:
+            return
+        self.wait(self.getter.service_is_ready, "parameter service")
+        self._met = bool(self.insist(lambda: self.getter.call_async(GetParameters.Request(names=["model"])), "reply"))
+
+    def insist(self, ask, what: str):
+        """The reply to a question that does no harm, asked again every two seconds."""
+        asked = []
+
+        def reply():
+            asked.append(ask())
+            end = time.monotonic() + 2.0
+            while time.monotonic() < end and not any(future.done() for future in asked):
+                self.spin()
+            return next((future for future in asked if future.done()), None)
+
+        return self.wait(reply, what).result()
 
     def state(self, wanted: int, what: str, limit_s: float = LIMIT_S) -> Status:
         self.wait(lambda: self.heard["status"] and self.heard["status"][-1].state == wanted, what, limit_s)

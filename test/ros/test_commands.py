@@ -166,6 +166,7 @@ def test_loading_is_shown_and_commands_meanwhile_are_not_ready(launch, tmp_path)
     gate = tmp_path / "gated-standin"
     client = launch(model=gate)
     client.wait(client.service.service_is_ready, "service")
+    client.meet()
     for answer in (
         client.call("the box", stamped(client.node, scene())),
         client.goal("the box", stamped(client.node, scene())).result()[1],
