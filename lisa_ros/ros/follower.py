@@ -42,6 +42,11 @@ class Arrived:
     serialized: bytes
     at_s: float
 
+    @property
+    def header(self) -> Any:
+        """Raises ImageError."""
+        return self.camera.frames.header(self.serialized)
+
     def awaits_depth(self, header: Any) -> bool:
         return self.camera.depths.awaits(header)
 

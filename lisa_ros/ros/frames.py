@@ -83,6 +83,10 @@ class Frames:
             pixels = (decode_compressed if self._compressed else decode)(image, most, self._memory.pixels)
         return Frame(image.header, pixels.shape[:2], self._age_s(image.header))
 
+    def header(self, serialized: bytes) -> Any:
+        """Of a frame as it came, its pixels left alone. Raises ImageError."""
+        return self._message(serialized).header
+
     def decode(self, serialized: bytes) -> tuple[Any, NDArray[np.uint8]]:
         """Header and pixels (H, W, 3), to read only, of a frame as it came. Raises ImageError. On any thread."""
         image = self._message(serialized)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from std_srvs.srv import Trigger
 
+from lisa_ros.errors import ImageError
 from lisa_ros.ros.cameras import Camera
 from lisa_ros.ros.follower import Arrived, Followed, Follower, Masks, Pursuit, Sighting, Trail
 from lisa_ros.ros.markers import Markers
@@ -193,8 +194,11 @@ class Tracks:
 
     def _say_farewell(self, followed: Followed, frame: Arrived) -> None:
         """A last message without masks, under the header of the first frame that has none."""
+        try:
+            header = frame.header
+        except ImageError:
+            return  # the next one may be an image again
         self._farewell = None
-        header, _ = frame.read()
         sighting = Sighting(followed, header, [], ended="cleared")
         self._publisher.publish(tracked_message(sighting))
         self._markers.seen(sighting)

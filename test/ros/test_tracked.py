@@ -155,6 +155,20 @@ def test_clear_stops_with_one_empty_message_and_says_how_many(film: Film) -> Non
     assert clear(client) == "0 masks are no longer followed"
 
 
+def test_the_last_message_needs_a_header_and_no_pixels(film: Film) -> None:
+    client = film.client
+    say(client)
+    film.close()
+    clear(client)
+    heard(client).clear()
+    client.images.publish(b"\0\1\0\0no message")
+    broken = stamped(client.node, scene())
+    broken.encoding = "nonsense"
+    client.wait(lambda: client.images.publish(broken) or heard(client), "last message")
+    assert (heard(client)[0].header, list(heard(client)[0].masks)) == (broken.header, [])
+    assert "Traceback" not in client.lisa.said()
+
+
 def test_a_new_answer_replaces_what_was_followed_and_none_ends_it(film: Film) -> None:
     client = film.client
     first, second = say(client), say(client, "the thing twice")
