@@ -13,6 +13,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible, qos_policy_name_from_kind
+from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from lisa_ros.ros.cameras import Camera, Cameras
 from lisa_ros.ros.requests import RequestQueue
@@ -68,12 +69,17 @@ class Mismatches:
         self._node.get_logger().warning(text)
 
     def _is_mismatched(self, topic: str) -> bool:
-        """Ours and theirs, each with each."""
+        """Ours with theirs; what two others cannot agree on is not for us to say."""
         return any(
             qos_check_compatible(compared(offer.qos_profile), compared(asked.qos_profile))[0] == QoSCompatibility.ERROR
             for offer in self._node.get_publishers_info_by_topic(topic)
             for asked in self._node.get_subscriptions_info_by_topic(topic)
+            if self._is_ours(offer) or self._is_ours(asked)
         )
+
+    def _is_ours(self, endpoint: Any) -> bool:
+        own = self._node.get_name(), self._node.get_namespace()
+        return (endpoint.node_name, endpoint.node_namespace) == own
 
 
 class Diagnostics:
@@ -86,7 +92,9 @@ class Diagnostics:
         self._mismatches = mismatches
         self._counts: dict[Camera, deque[tuple[float, int]]] = {}
         self._hinted: set[Camera] = set()
-        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._publisher = node.create_publisher(
+            DiagnosticArray, "/diagnostics", 10, qos_overriding_options=QoSOverridingOptions.with_default_policies()
+        )
 
     def publish(self) -> None:
         """To be called every ``PERIOD_S``."""

@@ -109,6 +109,9 @@ def test_qos_that_does_not_match_is_a_warning_with_the_cure(launch):
     asking = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
     late = client.node.create_subscription(Segmentation, f"{client.lisa.name}/result", lambda _: None, asking)
     diagnostics.until("node", lambda s, _: "/result" in s.message, "second mismatch")
+    # What two others cannot agree on there is not told: with us, both of them do.
+    offering = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    client.node.create_publisher(Segmentation, f"{client.lisa.name}/result", offering)
     client.node.destroy_subscription(late)
     diagnostics.until("node", lambda s, _: "/result" not in s.message and "/mask" in s.message, "end of it")
 
