@@ -32,11 +32,12 @@ def _parameter(
     between: tuple[float, float] | None = None,
     choices: tuple[str, ...] = (),
     live: bool = False,
+    fixed: bool = False,
 ) -> Any:
-    """A field. between: smallest and largest value. live: may change while the node runs."""
+    """A field. between: smallest and largest value. live: may change while the node runs. fixed: set at its start."""
     return field(
         default=default,
-        metadata={"description": description, "between": between, "choices": choices, "live": live},
+        metadata={"description": description, "between": between, "choices": choices, "live": live, "fixed": fixed},
     )
 
 
@@ -132,7 +133,9 @@ class Parameters:
         live=True,
     )
     tracker: str = _parameter(
-        TRACKER, "module:callable that makes what follows masks (lisa_ros.tracking.Tracker); another one brings another"
+        TRACKER,
+        "module:callable that makes what follows masks (lisa_ros.tracking.Tracker); set at the node's start only",
+        fixed=True,
     )
     marker_lifetime_s: float = _parameter(
         0.0, "[s] boxes on ~/markers vanish after; 0: with the next answer", between=(0.0, 86400.0), live=True
@@ -151,14 +154,18 @@ class Parameters:
         between=(0.1, 3600.0),
         live=True,
     )
-    segmenter: str = _parameter(SEGMENTER, "module:callable that loads the model; another one brings another model")
+    segmenter: str = _parameter(
+        SEGMENTER, "module:callable that loads the model; set at the node's start only", fixed=True
+    )
     cameras: tuple[str, ...] = _parameter(
         ("",),
         "names of cameras: each is subscribed to as NAME/image, NAME/camera_info and NAME/depth, and chosen by its "
         "name; without names: one camera, on image, camera_info and depth",
     )
     autostart: bool = _parameter(
-        True, "configure and activate the node at the start; false: wait for a lifecycle manager (read at the start)"
+        True,
+        "configure and activate the node; false: wait for a lifecycle manager; set at the node's start only",
+        fixed=True,
     )
 
     def __post_init__(self) -> None:
@@ -242,7 +249,9 @@ def _descriptor(parameter: Field[Any]) -> Any:
     number = isinstance(parameter.default, float)
     descriptor = ParameterDescriptor(
         description=metadata["description"],
-        # Not `read_only`, which would be for good: one that is not live may change until the node is configured.
+        # One that is not live may change until the node is configured. Those that choose code never: who may call a
+        # service of the node is not meant to choose what it runs.
+        read_only=metadata["fixed"],
         additional_constraints="; ".join(filter(None, [_choices(parameter), "" if metadata["live"] else NOT_LIVE])),
         dynamic_typing=number,  # so that `timeout_s:=5` is a number too, as everybody writes it
     )

@@ -82,10 +82,21 @@ def test_every_parameter_is_declared_with_its_description_range_and_mutability(c
     for parameter, descriptor in zip(fields(Parameters), described, strict=True):
         metadata = parameter.metadata
         assert descriptor.description == metadata["description"]
+        assert descriptor.read_only is metadata["fixed"]
         assert ("read-only once" in descriptor.additional_constraints) is not metadata["live"]
         ranges = [*descriptor.integer_range, *descriptor.floating_point_range]
         assert [(r.from_value, r.to_value) for r in ranges] == ([metadata["between"]] if metadata["between"] else [])
         assert all(choice in descriptor.additional_constraints for choice in metadata["choices"])
+
+
+def test_who_may_call_a_service_may_not_choose_the_code_that_runs(launch):
+    client = launch(autostart="false")
+    client.state(Status.UNCONFIGURED, "unconfigured node")
+    client.meet()
+    assert put(client, "model", "/models/other-standin") == (True, "")
+    for name in ("segmenter", "tracker"):
+        successful, reason = put(client, name, "os:abort")
+        assert (successful, "read-only" in reason) == (False, True)
 
 
 def test_a_live_parameter_changes_at_once(client):
