@@ -1,7 +1,6 @@
 """A managed node: transitions, what they free, and that no command is lost in one."""
 
 import signal
-import time
 
 import psutil
 import pytest
@@ -113,10 +112,8 @@ def test_configure_returns_at_once_and_loading_goes_on_while_active(launch, tmp_
     gate = tmp_path / "gated-standin"
     client = launch(autostart="false", model=gate)
     manager = Manager(client)
-    before = time.monotonic()
-    assert manager.change(Transition.TRANSITION_CONFIGURE)
+    assert manager.change(Transition.TRANSITION_CONFIGURE)  # while nothing can be loaded: it did not wait for that
     assert manager.change(Transition.TRANSITION_ACTIVATE)
-    assert time.monotonic() - before < 1.0
     client.state(Status.LOADING, "loading")
     gate.touch()
     client.works()
