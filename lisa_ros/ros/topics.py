@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -77,7 +78,10 @@ class Topics:
             self._answer.publish(String(data=answer.text))
         self._result.publish(segmentation_message(answer))
         for listener in self.listeners:
-            listener(answer)
+            try:
+                listener(answer)
+            except Exception:  # the others are told all the same
+                self._node.get_logger().error(traceback.format_exc())
 
     def publish_early(self, frame: Frame, crops: list[MaskCrop]) -> None:
         """Masks of an answer that still grows."""

@@ -1,7 +1,10 @@
 """Codes, messages and topics agree with the interface files."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import rclpy
 from robot import scene
 from std_msgs.msg import Header
 
@@ -9,11 +12,13 @@ from lisa_ros.action import Segment
 from lisa_ros.geometry import Camera, locate
 from lisa_ros.msg import Segmentation
 from lisa_ros.msg import Status as StatusMessage
+from lisa_ros.ros.diagnostics import Mismatches
 from lisa_ros.ros.messages import image_message, segmentation_message
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.pictures import Pictures
 from lisa_ros.ros.requests import Answer, Frame
 from lisa_ros.ros.status import Stage, State, Status
+from lisa_ros.ros.topics import Topics
 from lisa_ros.segmentation import crop_mask
 from lisa_ros.srv import SegmentImage
 
@@ -43,6 +48,17 @@ def test_an_image_message_holds_the_pixels_row_by_row():
 def test_a_refusal_without_an_image_has_an_empty_header():
     message = segmentation_message(Answer(Status.BUSY, "later", "id", "the box"))
     assert (message.header, message.status, message.message) == (Header(), Segmentation.BUSY, "later")
+
+
+def test_a_listener_that_fails_keeps_no_other_from_the_answer(context):
+    node = rclpy.create_node("topics_test", context=context)
+    cameras = SimpleNamespace(pixels=lambda frame: scene())
+    out = Topics(node, cameras, Parameters, Mismatches(node), lambda call: call())
+    told, refusal = [], Answer(Status.BUSY, "later", "id", "the box")
+    out.listeners[:] = [lambda answer: 1 / 0, told.append]
+    out.publish_answer(refusal)
+    assert told == [refusal]
+    node.destroy_node()
 
 
 class Publisher:
