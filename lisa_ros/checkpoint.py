@@ -173,6 +173,7 @@ class Spec:
     image_encoder: dict[str, Any] | None = None
     shared_tower: dict[str, Any] | None = None
     presence: bool = False
+    smallest_part: float = 0.0
     questions: QuestionForms = field(default_factory=QuestionForms)
 
 
@@ -197,6 +198,7 @@ def read_spec(folder: Path) -> Spec:
             image_encoder=own.get("image_encoder"),
             shared_tower=own.get("vision_tower"),
             presence=bool(own.get("presence", False)),
+            smallest_part=float(own.get("smallest_part", 0.0)),
             questions=QuestionForms(**own.get("questions", {})),
         )
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:

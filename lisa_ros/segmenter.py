@@ -27,7 +27,7 @@ from lisa_ros.model.cache import PrefixCache
 from lisa_ros.model.lisa import Lisa
 from lisa_ros.model.precision import Precision, pick_device
 from lisa_ros.prompt import Conversation, Prompt, Turn, build_prompt, check_words, phrase_command, template
-from lisa_ros.segmentation import MaskCrop, Segmentation, Timings, crop_mask, mask_score
+from lisa_ros.segmentation import MaskCrop, Segmentation, Timings, crop_mask, drop_specks, mask_score
 from lisa_ros.tokenizer import IMAGE_ID, Tokenizer
 
 SEG = "[SEG]"
@@ -331,6 +331,8 @@ class Segmenter:
         probabilities = torch.stack([logits for _, logits in chosen]).float().softmax(-1)[:, self._seg_id]
         answer.low_res.append(low_res)
         for logits, probability in zip(full.cpu().numpy(), probabilities.tolist(), strict=True):
+            if self.spec.smallest_part:
+                drop_specks(logits, self.spec.smallest_part)
             answer.logits.append(logits)
             answer.probabilities.append(probability)
             score = mask_score(probability, logits)

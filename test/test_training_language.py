@@ -98,3 +98,28 @@ def test_cells_know_what_covers_them(tmp_path):
     assert ball[0] < box[0]
     assert cells.share[:, :2].max() > 0.3
     assert len(cells.index) < 16
+
+
+def test_presence_is_the_best_match_and_changes_what_is_said(speech):
+    torch.manual_seed(0)
+    sizes = Sizes(
+        image_size=64, channels=16, decoder_mlp=16, grid=4, mm_hidden=16, hidden=32, intermediate=48, layers=2, heads=4
+    )
+    lisa = build_lisa(sizes, len(speech.tokenizer), build_sam(16, 64, 8, 16), ConvImageEncoder(16), len(CLASSES))
+    states, tokens = torch.randn(5, 32), torch.randn(16, 32)
+    with torch.no_grad():
+        lisa.presence.threshold.fill_(0.3)
+        query = lisa.presence.query(states)
+        best = torch.stack([max(q @ token for token in tokens) for q in query]) / 32**0.5 - 0.3
+        assert torch.allclose(lisa.presence(states, tokens), best, atol=1e-5)
+        assert torch.equal(lisa.predict(states, tokens), lisa.lm_head(states))  # it has learned nothing yet
+        lisa.presence.tokens[7] = 2.0
+        added = lisa.predict(states, tokens) - lisa.lm_head(states)
+    assert torch.allclose(added[:, 7], 2 * best, atol=1e-5)
+    assert not added[:, :7].any()
+
+
+def test_a_false_premise_teaches_no_absence(speech):
+    turn = {"command": "Find the red ball.", "targets": [], "answer": "There is no red ball here.", "explain": False}
+    assert [there for _, there in speech.suffix({"kind": "absent", "turns": [turn]}).presence] == [False]
+    assert speech.suffix({"kind": "false_premise", "turns": [turn]}).presence == []

@@ -19,8 +19,7 @@ from lisa_ros.training.scenes import COLOURS
 def build_sam(channels: int, image_size: int, stride: int, decoder_mlp: int) -> SamModel:
     """SAM's prompt encoder and mask decoder at a small width, for another image encoder.
 
-    One mask token: LISA never asks for SAM's three alternatives. The vision encoder inside is left as small as possible
-    for the caller to replace.
+    One mask token: LISA never asks for SAM's three alternatives.
     """
     vision = SamVisionConfig(
         hidden_size=8,
@@ -46,6 +45,7 @@ def build_sam(channels: int, image_size: int, stride: int, decoder_mlp: int) -> 
     with torch.no_grad():  # SAM's own scale is 1; transformers derives it from the vision encoder's width
         gaussian = torch.randn_like(sam.shared_image_embedding.positional_embedding)
         sam.shared_image_embedding.positional_embedding.copy_(gaussian)
+    sam.vision_encoder = nn.Identity()  # the caller's: an image encoder for any size of picture
     sam.prompt_encoder.shared_embedding = sam.shared_image_embedding  # one matrix serves the grid and the points
     return sam
 
@@ -133,6 +133,7 @@ def checkpoint_config(sizes: Sizes, vocabulary: int, name: str, classes: int) ->
                 "colours": len(COLOURS),
             },
             "presence": True,
+            "smallest_part": 0.02,
             "questions": asdict(QUESTIONS),
         },
     }

@@ -254,7 +254,7 @@ def parameter_groups(model: VisionModel, config: VisionConfig) -> list[dict]:
         module.requires_grad_(False)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad or "shared" in name or "vision_encoder" in name or "mask_embed" in name:
+        if not parameter.requires_grad or "shared" in name or "mask_embed" in name:
             continue
         factor = config.trunk_lr if name.startswith(("encoder.stem", "encoder.blocks")) else 1.0
         decay = config.weight_decay if parameter.ndim > 1 and "prompts" not in name else 0.0
