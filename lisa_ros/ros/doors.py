@@ -11,6 +11,7 @@ from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -23,6 +24,9 @@ from lisa_ros.ros.status import Status
 from lisa_ros.srv import SegmentImage
 
 RESULT_TIMEOUT_S = 10  # rclpy keeps results for 900 s otherwise, and ours hold images
+# ROS's default is a depth of 10: on a machine that lets the node wait for some seconds, the eleventh request pushes the
+# first one out, and nobody is told. What comes is taken and answered, by BUSY at least.
+REQUESTS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class Doors:
@@ -43,9 +47,14 @@ class Doors:
             self.execute,
             cancel_callback=self.cancel,
             callback_group=group,
+            goal_service_qos_profile=REQUESTS,
+            result_service_qos_profile=REQUESTS,
+            cancel_service_qos_profile=REQUESTS,
             result_timeout=RESULT_TIMEOUT_S,
         )
-        self._service = node.create_service(SegmentImage, "~/segment_image", self.segment_image, callback_group=group)
+        self._service = node.create_service(
+            SegmentImage, "~/segment_image", self.segment_image, qos_profile=REQUESTS, callback_group=group
+        )
         self._clear = node.create_service(Trigger, "~/clear_session", self.clear_session)
 
     def command(self, message: String) -> None:

@@ -26,7 +26,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
@@ -40,7 +40,7 @@ from lisa_ros.models import default_model
 from lisa_ros.ros import parameters
 from lisa_ros.ros.cameras import Cameras
 from lisa_ros.ros.diagnostics import PERIOD_S, Diagnostics, Mismatches
-from lisa_ros.ros.doors import Doors
+from lisa_ros.ros.doors import REQUESTS, Doors
 from lisa_ros.ros.follower import Sighting
 from lisa_ros.ros.logs import RosHandler
 from lisa_ros.ros.requests import FINALIZED, UNCONFIGURED, Frame, Measured, NodeState, RequestQueue
@@ -50,7 +50,6 @@ from lisa_ros.ros.tracks import Tracks
 from lisa_ros.segmentation import MaskCrop
 from lisa_ros.tracking import Tracker
 
-COMMANDS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 PARTING_S = 0.3  # for the last answers to be sent before the node ends
 
 
@@ -103,7 +102,7 @@ class LisaNode(LifecycleNode):
         tracker_of(self.parameters)  # a wrong name ends the node at once, as other wrong parameters do
         self._clear = self.create_service(Trigger, "~/clear", self._tracks.clear)
         doors = Doors(self, self._requests, current)
-        self._command = self.subscribe(String, "~/command", doors.command, COMMANDS)
+        self._command = self.subscribe(String, "~/command", doors.command, REQUESTS)
 
         self.add_on_set_parameters_callback(self._parameters_set)
         topics.publish_state(self._requests.state)
