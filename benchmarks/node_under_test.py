@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 import signal
@@ -20,21 +21,46 @@ import numpy as np  # noqa: E402
 SIZE = (720, 1280)
 
 
+PR_SET_PDEATHSIG = 1
+
+
+def stand_apart() -> None:
+    """In the child: Ctrl-C is for the parent, and the parent's end is the child's, too."""
+    os.setpgrp()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+
+
 @contextlib.contextmanager
-def lisa_node(**parameters: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A running node ``/lisa`` in a DDS domain of its own."""
+def lisa_node(
+    *,
+    log: Path | None = None,
+    log_level: str = "error",
+    environment: dict[str, str] | None = None,
+    **parameters: object,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A running node ``/lisa`` in a DDS domain of its own; it ends with us, however we end.
+
+    log: file for its console. environment: further variables.
+    """
     settings = {"segmenter": "standin:load", "model": "/models/standin", **parameters}
     arguments = [word for name, value in settings.items() for word in ("-p", f"{name}:={value}")]
     paths = [str(REPOSITORY), str(REPOSITORY / "test"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lisa_ros.ros.node", "--ros-args", "--log-level", "error", *arguments], env=environment
-    )
+    with log.open("wb") if log is not None else contextlib.nullcontext() as console:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lisa_ros.ros.node", "--ros-args", "--log-level", log_level, *arguments],
+            env=dict(os.environ, PYTHONPATH=os.pathsep.join(paths), **(environment or {})),
+            stdout=console,
+            stderr=console,
+            preexec_fn=stand_apart,
+        )
     try:
         yield process
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(10)
+        try:
+            process.wait(10)
+        finally:
+            process.kill()
 
 
 def claim_domain() -> object:

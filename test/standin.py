@@ -40,6 +40,10 @@ class Masks:
     crops: list
 
 
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
 def load(path, *, vision_tower, conversation, device, precision, progress):
     words = path.name.split("-")
     for step in range(5):
@@ -53,6 +57,16 @@ def load(path, *, vision_tower, conversation, device, precision, progress):
     if "mortal" in words:
         os.kill(os.getpid(), signal.SIGKILL)
     return Standin()
+
+
+def eat_real_memory(to_death):
+    """A gibibyte, untouched: costs nothing but under a limit (RLIMIT_AS). to_death: as in C++ that nobody catches."""
+    try:
+        bytearray(2**30)
+    except MemoryError:
+        if to_death:
+            os.abort()
+        raise
 
 
 class Standin:
@@ -91,6 +105,10 @@ class Standin:
             raise OutOfMemory("no memory for this image on cpu; use a smaller image")
         if "eat python memory" in command:
             raise MemoryError
+        if "eat gpu memory" in command:
+            raise OutOfMemoryError("CUDA out of memory")
+        if "eat real memory" in command:
+            eat_real_memory(to_death="to death" in command)
         if "raise" in command or command == os.environ.get("STANDIN_FAILS_ON"):
             raise RuntimeError("a fault")
         if "refuse" in command:
