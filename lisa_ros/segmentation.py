@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -88,23 +87,6 @@ def crop_mask(mask: NDArray[np.bool_], label: int, score: float) -> MaskCrop:
     centroid = (x + float(per_column @ np.arange(width)) / area, y + float(per_row @ np.arange(height)) / area)
     pixels = np.ascontiguousarray(crop).view(np.uint8) * np.uint8(255)
     return MaskCrop(label, x, y, width, height, pixels, score, area, centroid)
-
-
-def drop_specks(logits: NDArray[np.float32], share: float) -> None:
-    """Set to 0, in place, what is positive in parts of less than ``share`` of the largest part's pixels.
-
-    logits: (H, W) float32, C-contiguous. A part is what hangs together by sides or corners.
-    """
-    crop = crop_mask(logits > 0, 1, 0.0)
-    if not crop.area:
-        return
-    box = logits[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(crop.pixels)
-    if count > 2:  # more than background and one part
-        areas = stats[:, cv2.CC_STAT_AREA]
-        small = areas < share * areas[1:].max()
-        small[0] = False
-        box[small[parts]] = 0.0
 
 
 def mask_score(seg_probability: float, logits: NDArray[np.float32]) -> float:

@@ -27,7 +27,8 @@ from lisa_ros.model.cache import PrefixCache
 from lisa_ros.model.lisa import Lisa
 from lisa_ros.model.precision import Precision, pick_device
 from lisa_ros.prompt import Conversation, Prompt, Turn, build_prompt, check_words, phrase_command, template
-from lisa_ros.segmentation import MaskCrop, Segmentation, Timings, crop_mask, drop_specks, mask_score
+from lisa_ros.segmentation import MaskCrop, Segmentation, Timings, crop_mask, mask_score
+from lisa_ros.specks import drop_specks
 from lisa_ros.tokenizer import IMAGE_ID, Tokenizer
 
 SEG = "[SEG]"

@@ -52,7 +52,7 @@ _Loader.add_implicit_resolver(
 def read_config(file: Path) -> dict[str, Any]:
     """Raises ConfigError where the file is missing or not settings with names."""
     try:
-        content = yaml.load(file.read_text("utf-8"), _Loader)
+        content = _Loader(file.read_text("utf-8")).get_single_data()
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     if not isinstance(content, dict):

@@ -1,9 +1,9 @@
-"""Masks cut to their boxes, and the specks beside them."""
+"""What is left of a mask without its specks."""
 
 import numpy as np
 import pytest
 
-from lisa_ros.segmentation import drop_specks
+from lisa_ros.specks import drop_specks
 
 
 def drawn(*parts: tuple[int, int, int]) -> np.ndarray:
