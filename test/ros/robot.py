@@ -105,6 +105,9 @@ def wait_for(condition, what: str, limit_s: float = LIMIT_S, step=lambda: time.s
     return value
 
 
+MANY = QoSProfile(depth=100)
+
+
 class Client:
     """Camera, commander and listener in one: everything a robot has around the node."""
 
@@ -126,8 +129,15 @@ class Client:
         self.images = self.node.create_publisher(Image, "image", qos_profile_sensor_data)
         self.infos = self.node.create_publisher(CameraInfo, "camera_info", qos_profile_sensor_data)
         self.commands = self.node.create_publisher(String, f"{lisa.name}/command", 10)
-        self.action = ActionClient(self.node, Segment, f"{lisa.name}/segment")
-        self.service = self.node.create_client(SegmentImage, f"{lisa.name}/segment_image")
+        # ROS's usual ten places lose replies that come at once to a client that the machine lets wait.
+        self.action = ActionClient(
+            self.node,
+            Segment,
+            f"{lisa.name}/segment",
+            goal_service_qos_profile=MANY,
+            result_service_qos_profile=MANY,
+        )
+        self.service = self.node.create_client(SegmentImage, f"{lisa.name}/segment_image", qos_profile=MANY)
         self.clear = self.node.create_client(Trigger, f"{lisa.name}/clear_session")
         self.getter = self.node.create_client(GetParameters, f"{lisa.name}/get_parameters")
         self.setter = self.node.create_client(SetParameters, f"{lisa.name}/set_parameters")
@@ -136,7 +146,7 @@ class Client:
         self._met = False
         self.node.create_timer(0.05, self._shoot)
 
-    def listen(self, topic: str, kind, qos=10) -> list:
+    def listen(self, topic: str, kind, qos=MANY) -> list:
         heard = self.heard.setdefault(topic, [])
         self.node.create_subscription(kind, f"{self.lisa.name}/{topic}", heard.append, qos)
         return heard

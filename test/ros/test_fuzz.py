@@ -297,6 +297,8 @@ class Fuzzed:
 
 def fuzzed(monkeypatch_module, transport: str):
     """A node in the state ACTIVE, heard by a list."""
+    logger = logging.getLogger("lisa_ros")
+    level = logger.level
     context = rclpy.Context()
     rclpy.init(context=context)
     monkeypatch_module.setattr(node_module.worker, "Worker", FakeWorker)
@@ -312,7 +314,6 @@ def fuzzed(monkeypatch_module, transport: str):
         namespace=f"/fuzz_{transport}",
         parameter_overrides=[Parameter(name, value=value) for name, value in values.items()],
     )
-    logger = logging.getLogger("lisa_ros")
     logger.setLevel(logging.ERROR)
     logger.addHandler(faults)
     node._drain()
@@ -324,6 +325,7 @@ def fuzzed(monkeypatch_module, transport: str):
     monkeypatch_module.setattr(publishers["result"], "publish", lambda m: (lisa.results.append(m), publish(m)))
     yield lisa
     logger.removeHandler(faults)
+    logger.setLevel(level)
     node.destroy_node()
     rclpy.try_shutdown(context=context)
 

@@ -314,7 +314,7 @@ def test_a_node_that_is_deactivated_follows_nothing_and_follows_again_later(film
     before = threads(client)
     change(Transition.TRANSITION_DEACTIVATE)
     change(Transition.TRANSITION_CLEANUP)
-    assert threads(client) <= before - 2  # the worker's and the follower's
+    client.wait(lambda: threads(client) < before, "end of the worker's and the follower's threads")
     change(Transition.TRANSITION_CONFIGURE)
     change(Transition.TRANSITION_ACTIVATE)
     client.ready()
