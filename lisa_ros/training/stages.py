@@ -290,15 +290,13 @@ class Run:
             lisa.sam.mask_decoder.load_state_dict(before["decoder"])
         log.info("encoding %d pictures", len(scenes))
         embeddings = self.embeddings(vision, scenes)
+        covered = [self._covered(lisa, embedding) for embedding in embeddings]
 
         for number, config in rounds:
 
             def picture(number: int, rng: random.Random, config=config) -> tuple[Tensor, Tensor]:
-                embedding = embeddings[number][None].float()
-                with torch.no_grad():
-                    seen = lisa.vision_tower.shares(embedding)[0, :, : len(self.classes)].sum(1) > COVERED
-                index = self._shown(seen.nonzero()[:, 0], config.empty_cells, rng)
-                return index, lisa.image_tokens(embedding)[0, index]
+                index = self._shown(covered[number], config.empty_cells, rng)
+                return index, lisa.image_tokens(embeddings[number][None].float())[0, index]
 
             def losses(hidden: Tensor, packed: Packed, numbers: list[int], rng: random.Random, config=config):
                 prompt = self._prompt_loss(lisa, vision, library, hidden, packed, numbers)
@@ -316,6 +314,12 @@ class Run:
             decoder = lisa.sam.mask_decoder.state_dict()
             state = {"lisa": _language_state(lisa), "decoder": decoder, "rounds": number + 1}
             torch.save(state, self.folder / "sight.pt")
+
+    @torch.no_grad()
+    def _covered(self, lisa: Lisa, embedding: Tensor) -> Tensor:
+        """(n,) image tokens on which something is seen. What recognises it is frozen, so this is found once."""
+        shares = lisa.vision_tower.shares(embedding[None].float())[0, :, : len(self.classes)]
+        return (shares.sum(1) > COVERED).nonzero()[:, 0]
 
     def _draw(self, lisa, vision, library, embeddings, hidden, drawn, numbers) -> tuple[Tensor, Tensor]:
         """BCE and Dice of some of the masks, drawn from the states that predict ``[SEG]``."""
