@@ -148,7 +148,6 @@ def cells_of(scene: Scene, class_index: dict[str, int], size: int, grid: int) ->
     sample = scene.sample(class_index)
     _, ids, _ = letterbox(np.zeros((*sample.ids.shape, 3), np.uint8), sample.ids, size)
     share = np.zeros((grid * grid, len(class_index) + len(COLOURS)), np.float32)
-    paint = {o["id"]: o.get("color") for o in scene.record["objects"]}
     places = {}
     for i, c in sample.classes.items():
         mask = ids == i
@@ -157,8 +156,8 @@ def cells_of(scene: Scene, class_index: dict[str, int], size: int, grid: int) ->
             continue
         covered = mask.reshape(grid, size // grid, grid, size // grid).mean((1, 3)).ravel()
         share[:, c] += covered
-        if paint[i] in COLOURS:
-            share[:, len(class_index) + COLOURS.index(paint[i])] += covered
+        if colour := sample.colours[i]:
+            share[:, len(class_index) + colour - 1] += covered
         rows, columns = np.nonzero(mask)
         places[i] = (float(columns.mean() + 0.5) / size, float(rows.mean() + 0.5) / size, area / size**2)
     covered = np.flatnonzero(share.sum(1) > 0.02)
