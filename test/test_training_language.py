@@ -61,12 +61,12 @@ def test_packed_conversations_equal_single_ones(speech, tmp_path):
     images = [(library.cells[n].index, torch.randn(len(library.cells[n].index), 32)) for n in numbers]
     with torch.no_grad():
         packed = pack(lisa, speech, images, suffixes, 16)
-        together = read_packed(lisa, packed)[packed.answer_rows, packed.answer_at]
+        together = read_packed(lisa, packed)[-1][packed.answer_rows, packed.answer_at]
         alone = []
         for image, conversations in zip(images, suffixes, strict=True):
             for suffix in conversations:
                 one = pack(lisa, speech, [image], [[suffix]], 16)
-                alone.append(read_packed(lisa, one)[one.answer_rows, one.answer_at])
+                alone.append(read_packed(lisa, one)[-1][one.answer_rows, one.answer_at])
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)
 
 
@@ -84,7 +84,7 @@ def test_packed_with_all_cells_is_what_the_segmenter_reads(speech):
     ids = torch.tensor([speech.tokenizer.encode_prompt(text)])
     with torch.no_grad():
         packed = pack(lisa, speech, [(torch.arange(16), tokens)], [[suffix]], 16)
-        ours = read_packed(lisa, packed)[0]
+        ours = read_packed(lisa, packed)[-1][0]
         theirs = lisa.read(lisa.embed_prompt(ids, tokens[None]))[0]
     assert torch.allclose(ours, theirs, atol=1e-5)
     where = lisa.seg_positions(ids, speech.tokenizer.id_of("[SEG]"), 16)[0].nonzero().flatten().tolist()
@@ -119,7 +119,10 @@ def test_presence_is_the_best_match_and_changes_what_is_said(speech):
     assert not added[:, :7].any()
 
 
-def test_a_false_premise_teaches_no_absence(speech):
+def test_what_is_not_as_it_was_said_is_absent_too(speech):
     turn = {"command": "Find the red ball.", "targets": [], "answer": "There is no red ball here.", "explain": False}
     assert [there for _, there in speech.suffix({"kind": "absent", "turns": [turn]}).presence] == [False]
-    assert speech.suffix({"kind": "false_premise", "turns": [turn]}).presence == []
+    turn = turn | {"answer": "The balls are not left of the box."}
+    suffix = speech.suffix({"kind": "false_premise", "turns": [turn]})
+    assert [there for _, there in suffix.presence] == [False]
+    assert speech.tokenizer.decode(suffix.ids[suffix.presence[0][0] :]).lstrip().startswith("that are not left")

@@ -151,6 +151,11 @@ class SharedTower(nn.Module):
             return tokens
         return tokens + self.words(self.shares(image_embedding))
 
+    def spoken(self, shares: Tensor, index: Tensor) -> Tensor:
+        """Tokens (n, out_channels) of the cells ``index`` (n,) for a picture made of words alone: shares (n, words)."""
+        assert self.words is not None
+        return self.words(shares) + self.position[index]
+
     def shares(self, image_embedding: Tensor) -> Tensor:
         """(B, C, g, g) -> (B, grid * grid, classes + colours) in [0, 1]: of a token that each covers."""
         assert self.recognition is not None

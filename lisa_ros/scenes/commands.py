@@ -77,6 +77,11 @@ def answer_without(name: str, many: bool = False) -> str:
     return f"There are no {name} here." if many else f"There is no {name} here."
 
 
+def answer_denying(name: str, what: str, many: bool = False) -> str:
+    """ "The cup is not left of the book.": it is there, but what was said of it is not true."""
+    return f"The {name} {'are' if many else 'is'} not {what}."
+
+
 def offset(a: dict, b: dict, scene: dict) -> tuple[float, float]:
     """From b to a in the picture, in image widths and heights: x right, y down."""
     camera = scene["camera"]
@@ -402,8 +407,8 @@ class Speaker:
         if not true:
             return None
         relation = self.say(OPPOSITE[true[0]])
-        phrase = f"{a['class']} {relation} the {b['class']}"
-        return self.turn(self.whole(f"the {phrase}"), [], answer_without(phrase, WORLD.things[a["class"]].many))
+        denied = answer_denying(a["class"], f"{relation} the {b['class']}", WORLD.things[a["class"]].many)
+        return self.turn(self.whole(f"the {a['class']} {relation} the {b['class']}"), [], denied)
 
     def wrong_paint(self) -> dict | None:
         painted = [thing for thing in self.objects if thing.get("color")]
@@ -424,8 +429,8 @@ class Speaker:
         if not options:
             return None
         phrase = f"the {thing['class']} that {self.rng.choice(options).text}"
-        verb = "are" if WORLD.things[thing["class"]].many else "is"
-        return self.turn(self.whole(phrase), [], f"There {verb} no {thing['class']} like that here.")
+        denied = answer_denying(thing["class"], "like that", WORLD.things[thing["class"]].many)
+        return self.turn(self.whole(phrase), [], denied)
 
     # -- two turns
 
@@ -505,19 +510,21 @@ class Speaker:
         return self.first_turn(thing), self.turn(self.say("AGAIN"), [thing], answer_with([thing]))
 
 
-def conversations_for(scene: dict, rng: random.Random, count: int, split: str) -> list[dict]:
+def conversations_for(
+    scene: dict, rng: random.Random, count: int, split: str, kinds: dict[str, float] | None = None
+) -> list[dict]:
     """``count`` conversations about ``scene`` (a line of scenes.jsonl), fewer where the scene gives no more.
 
     split "train" uses the training phrasings; every other split only held-out phrasings, and for half of its needs
-    needs that training never names. Deterministic in ``rng``.
+    needs that training never names. kinds: share of each kind, KINDS where left out. Deterministic in ``rng``.
     """
     speaker = Speaker(scene, rng, split)
-    kinds, weights = list(KINDS), list(KINDS.values())
+    shares = kinds or KINDS
     made: list[dict] = []
     for _ in range(4 * count):
         if len(made) == count:
             break
-        kind = rng.choices(kinds, weights)[0]
+        kind = rng.choices(list(shares), list(shares.values()))[0]
         for _ in range(TRIES):  # a place or a comparison is often arguable: try others before giving up the kind
             conversation = getattr(speaker, f"make_{kind}")()
             if conversation is not None and conversation not in made:

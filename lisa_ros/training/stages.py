@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,16 @@ from lisa_ros.prompt import template
 from lisa_ros.tokenizer import Tokenizer
 from lisa_ros.training.augment import camera, letterbox
 from lisa_ros.training.language import (
+    Cells,
     LanguageConfig,
     Library,
     Packed,
+    Picture,
+    Pointing,
     Speech,
+    exactness,
     seg_truth,
+    states_at,
     train_language,
 )
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
@@ -40,6 +46,7 @@ from lisa_ros.training.scenes import Scene, read_scenes
 from lisa_ros.training.small import QUESTIONS, Sizes, build_lisa, build_sam, checkpoint_config
 from lisa_ros.training.vision import Phase, VisionConfig, VisionModel, normalise, train_vision
 from lisa_ros.training.vocabulary import train_tokenizer
+from lisa_ros.training.warm_start import load_finished, recover_prompts, recover_recognition
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +60,8 @@ STAGES = ("vision", "speech", "sight", "export")
 class Recipe:
     """A training run, as its yaml says. conversations, sentences: ``module:function`` of the supply of commands.
 
-    speech, sight: rounds, one after the other, each with its own learning rate."""
+    speech, sight: rounds, one after the other, each with its own learning rate. start: folder of a finished model to
+    go on from."""
 
     name: str
     sizes: Sizes
@@ -68,6 +76,7 @@ class Recipe:
     validation: int = 120
     sight_scenes: int = 4000
     trunk: str | None = None
+    start: str | None = None
 
 
 def train(configuration: dict[str, Any]) -> int:
@@ -148,21 +157,45 @@ class Run:
         """(train, validation): the first scenes validate."""
         return self.scenes[self.recipe.validation :], self.scenes[: self.recipe.validation]
 
+    def started(self) -> dict[str, dict[str, Tensor]]:
+        """What the model of ``start`` brings along: "vision" of stage 1, "lisa" of the language stages. Found once."""
+        path = self.folder / "start.pt"
+        if not path.exists():
+            assert self.recipe.start is not None
+            folder = Path(self.recipe.start)
+            for name in ("tokenizer.model", "added_tokens.json"):
+                (self.folder / name).write_bytes((folder / name).read_bytes())
+            vision = self._untrained_vision()
+            lisa = self.lisa(vision, len(self.tokenizer()))
+            load_finished(folder, lisa)
+            error = recover_prompts(lisa, self.library(self.split[1] + self.split[0][:400]), vision)
+            log.info("its prompts are got back but for a squared error of %.4f", error)
+            recover_recognition(lisa, vision)
+            # While a LISA is around them, SAM holds the encoder too: its tensors are there twice.
+            own = {name: t for name, t in vision.state_dict().items() if not name.startswith("sam.vision_encoder.")}
+            torch.save({"vision": own, "lisa": _language_state(lisa)}, path)
+        return torch.load(path, weights_only=True)
+
     # --- stage 1 ---
 
     def vision_model(self, trained: bool) -> VisionModel:
-        sizes = self.recipe.sizes
-        encoder = ConvImageEncoder(sizes.channels)
+        model = self._untrained_vision()
         if self.recipe.trunk and not trained:
-            encoder.load_state_dict(load_file(self.recipe.trunk), strict=False)
-        sam = build_sam(sizes.channels, sizes.image_size, encoder.stride, sizes.decoder_mlp)
-        model = VisionModel(encoder, sam, self.classes)
+            model.encoder.load_state_dict(load_file(self.recipe.trunk), strict=False)
+        if self.recipe.start and not trained:
+            model.load_state_dict(self.started()["vision"], strict=False)
         if trained:
             path = self.folder / "vision.pt"
             if not path.exists():
                 raise ConfigError(f"{path} does not exist; run the stage 'vision' first")
             model.load_state_dict(torch.load(path, weights_only=True)["model"])
         return model.to(memory_format=torch.channels_last)
+
+    def _untrained_vision(self) -> VisionModel:
+        sizes = self.recipe.sizes
+        encoder = ConvImageEncoder(sizes.channels)
+        sam = build_sam(sizes.channels, sizes.image_size, encoder.stride, sizes.decoder_mlp)
+        return VisionModel(encoder, sam, self.classes)
 
     def vision(self) -> None:
         train, validation = self.split
@@ -206,27 +239,45 @@ class Run:
         vision = self.vision_model(True)
         library = self.library(self.split[0])
         lisa = self.lisa(vision, len(library.speech.tokenizer))
+        if self.recipe.start:
+            lisa.load_state_dict(self.started()["lisa"], strict=False)
         if rounds[0][0] > 0:
             lisa.load_state_dict(torch.load(self.folder / "speech.pt", weights_only=True)["lisa"], strict=False)
-        tower = lisa.vision_tower
+        tower, pointing = lisa.vision_tower, self._pointing(rounds[0][0] > 0, "speech")
+        kept = self.library(self.split[1])
 
         def prompt_loss(hidden: Tensor, packed: Packed, numbers: list[int], rng: random.Random):
             loss = self._prompt_loss(lisa, vision, library, hidden, packed, numbers)
             return loss, {"prompt": float(loss.detach())}
 
-        for number, config in rounds:
+        for done, config in rounds:
 
-            def picture(number: int, rng: random.Random, config=config) -> tuple[Tensor, Tensor]:
-                cells = library.cells[number]
-                index = self._shown(cells.index, config.empty_cells, rng)
-                share = F.pad(cells.share, (0, 0, 0, len(index) - len(cells.index)))
-                return index, lisa.image_projector(tower.words(share) + tower.position[index])
+            def shown(library: Library, config=config) -> Picture:
+                def picture(number: int, rng: random.Random) -> tuple[Tensor, Tensor]:
+                    cells = library.cells[number]
+                    index = self._shown(cells.index, cells, config, rng)
+                    return index, lisa.image_projector(
+                        tower.spoken(cells.whole_share(self.recipe.sizes.grid)[index], index)
+                    )
+
+                return picture
 
             groups = _groups([tower.position, *tower.words.parameters(), *_language(lisa)], 1.0, config.weight_decay)
             groups += _presence_groups(lisa)
-            report, going_on = self._traces("speech", number)
-            train_language(lisa, library, config, groups, picture, prompt_loss, report, going_on)
-            torch.save({"lisa": _language_state(lisa), "rounds": number + 1}, self.folder / "speech.pt")
+            report, going_on = self._traces("speech", done)
+            validate = partial(exactness, lisa, kept, shown(kept), "test")
+            train_language(
+                *(lisa, pointing, library, config, groups),
+                *(shown(library), prompt_loss, validate, report, going_on),
+            )
+            state = {"lisa": _language_state(lisa), "pointing": pointing.state_dict(), "rounds": done + 1}
+            torch.save(state, self.folder / "speech.pt")
+
+    def _pointing(self, trained: bool, stage: str) -> Pointing:
+        pointing = Pointing(self.recipe.sizes.hidden, self.recipe.sizes.layers)
+        if trained:
+            pointing.load_state_dict(torch.load(self.folder / f"{stage}.pt", weights_only=True)["pointing"])
+        return pointing
 
     def _rounds_left(self, stage: str, rounds: tuple[LanguageConfig, ...]) -> list[tuple[int, LanguageConfig]]:
         """Numbers and settings of the rounds that are still to be done."""
@@ -240,11 +291,16 @@ class Run:
         """Where a round writes its losses, and what it needs to go on after a stop."""
         return Report(self.folder / f"{stage}-{number}.json"), self.folder / f"{stage}-{number}-run.pt"
 
-    def _shown(self, covered: Tensor, empty_cells: int, rng: random.Random) -> Tensor:
-        """(n,) the covered cells of the grid, then ``empty_cells`` of the others."""
+    def _shown(self, covered: Tensor, cells: Cells, config: LanguageConfig, rng: random.Random) -> Tensor:
+        """(n,) cells of the grid that become image tokens: some of ``covered``, then some of the others."""
         empty = sorted(set(range(self.recipe.sizes.grid**2)) - set(covered.tolist()))
-        shown = rng.sample(empty, min(empty_cells, len(empty)))
-        return torch.cat([covered, torch.tensor(shown, dtype=torch.long)])
+        covered_too = covered.tolist()
+        if len(covered_too) > config.covered_cells:
+            best = {int(part.argmax()) for part in cells.parts.values()} & set(covered_too)
+            others = sorted(set(covered_too) - best)
+            covered_too = sorted(best) + rng.sample(others, max(0, config.covered_cells - len(best)))
+        shown = rng.sample(empty, min(config.empty_cells, len(empty)))
+        return torch.tensor(covered_too + shown, dtype=torch.long)
 
     def _prompt_loss(
         self, lisa: Lisa, vision: VisionModel, library: Library, hidden: Tensor, packed: Packed, numbers: list[int]
@@ -256,8 +312,8 @@ class Run:
         classes, places, single = seg_truth(packed.segs, scenes, cells, self.index)
         with torch.no_grad():
             wanted = vision.prompts(classes[None], places[None], single[None])[0]
-        states = torch.stack([hidden[row, at] for row, at, _ in packed.segs])
-        return F.mse_loss(lisa.seg_projector(states), wanted)
+        states = states_at(hidden, [row for row, _, _ in packed.segs], [at for _, at, _ in packed.segs])
+        return F.mse_loss(lisa.seg_projector(states).float(), wanted)
 
     # --- stage 3 ---
 
@@ -289,19 +345,26 @@ class Run:
         if "decoder" in before:
             lisa.sam.mask_decoder.load_state_dict(before["decoder"])
         log.info("encoding %d pictures", len(scenes))
-        embeddings = self.embeddings(vision, scenes)
-        covered = [self._covered(lisa, embedding) for embedding in embeddings]
+        seen = Seen(library, self.embeddings(vision, scenes))
+        kept = self.library(self.split[1])
+        seen_kept = Seen(kept, self.embeddings(vision, self.split[1]))
+        pointing = self._pointing(True, "sight" if rounds[0][0] > 0 else "speech")
 
-        for number, config in rounds:
+        for done, config in rounds:
 
-            def picture(number: int, rng: random.Random, config=config) -> tuple[Tensor, Tensor]:
-                index = self._shown(covered[number], config.empty_cells, rng)
-                return index, lisa.image_tokens(embeddings[number][None].float())[0, index]
+            def shown(seen: Seen, config=config) -> Picture:
+                covered = [self._covered(lisa, embedding) for embedding in seen.embeddings]
+
+                def picture(number: int, rng: random.Random) -> tuple[Tensor, Tensor]:
+                    index = self._shown(covered[number], seen.library.cells[number], config, rng)
+                    return index, lisa.image_tokens(seen.embeddings[number][None].float())[0, index]
+
+                return picture
 
             def losses(hidden: Tensor, packed: Packed, numbers: list[int], rng: random.Random, config=config):
                 prompt = self._prompt_loss(lisa, vision, library, hidden, packed, numbers)
                 drawn = rng.sample(packed.segs, min(config.drawn * len(numbers), len(packed.segs)))
-                bce, dice = self._draw(lisa, vision, library, embeddings, hidden, drawn, numbers)
+                bce, dice = self._draw(lisa, vision, seen, hidden, drawn, numbers)
                 parts = {"prompt": float(prompt.detach()), "bce": float(bce.detach()), "dice": float(dice.detach())}
                 return prompt + config.draw_weight * (2 * bce + 0.5 * dice), parts
 
@@ -309,11 +372,15 @@ class Run:
             groups = _groups([*tower, *_language(lisa)], 1.0, config.weight_decay)
             groups += _groups(list(lisa.sam.mask_decoder.parameters()), 0.3, config.weight_decay)
             groups += _presence_groups(lisa)
-            report, going_on = self._traces("sight", number)
-            train_language(lisa, library, config, groups, picture, losses, report, going_on)
+            report, going_on = self._traces("sight", done)
+            validate = partial(exactness, lisa, kept, shown(seen_kept), "test")
+            train_language(
+                *(lisa, pointing, library, config, groups),
+                *(shown(seen), losses, validate, report, going_on),
+            )
             decoder = lisa.sam.mask_decoder.state_dict()
-            state = {"lisa": _language_state(lisa), "decoder": decoder, "rounds": number + 1}
-            torch.save(state, self.folder / "sight.pt")
+            state = {"lisa": _language_state(lisa), "decoder": decoder, "pointing": pointing.state_dict()}
+            torch.save(state | {"rounds": done + 1}, self.folder / "sight.pt")
 
     @torch.no_grad()
     def _covered(self, lisa: Lisa, embedding: Tensor) -> Tensor:
@@ -321,16 +388,16 @@ class Run:
         shares = lisa.vision_tower.shares(embedding[None].float())[0, :, : len(self.classes)]
         return (shares.sum(1) > COVERED).nonzero()[:, 0]
 
-    def _draw(self, lisa, vision, library, embeddings, hidden, drawn, numbers) -> tuple[Tensor, Tensor]:
+    def _draw(self, lisa, vision, seen: Seen, hidden, drawn, numbers) -> tuple[Tensor, Tensor]:
         """BCE and Dice of some of the masks, drawn from the states that predict ``[SEG]``."""
         logits, truths = [], []
         for row, number in enumerate(numbers):
             mine = [(at, wanted) for r, at, wanted in drawn if r == row]
             if not mine:
                 continue
-            prompts = lisa.seg_projector(torch.stack([hidden[row, at] for at, _ in mine]))
-            logits.append(vision.decode(embeddings[number][None].float(), prompts[None])[0])
-            truths += [library.truth(number, wanted) for _, wanted in mine]
+            prompts = lisa.seg_projector(hidden[row, [at for at, _ in mine]])
+            logits.append(vision.decode(seen.embeddings[number][None].float(), prompts[None])[0].float())
+            truths += [seen.library.truth(number, wanted) for _, wanted in mine]
         if not logits:
             zero = hidden.sum() * 0.0
             return zero, zero
@@ -353,6 +420,14 @@ class Run:
         for name in ("tokenizer.model", "added_tokens.json"):
             (into / name).write_bytes((self.folder / name).read_bytes())
         return into
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Scenes as the frozen image encoder sees them: a library and the embeddings (n, C, g, g) of its pictures."""
+
+    library: Library
+    embeddings: Tensor
 
 
 class Report:

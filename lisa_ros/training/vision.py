@@ -52,7 +52,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """Stage 1. prompts: for each picture. trunk_lr: factor for the pretrained trunk, whose first blocks stay frozen."""
+    """Stage 1. prompts: for each picture. trunk_lr: factor for the pretrained trunk, whose first blocks stay frozen.
+
+    frozen_prompts: keep the prompts of classes and places, so that stage 2 can learn them meanwhile. precision: of
+    products, as in :func:`half_precision`."""
 
     phases: tuple[Phase, ...]
     prompts: int = 6
@@ -61,6 +64,8 @@ class VisionConfig:
     weight_decay: float = 0.05
     warmup: int = 100
     paste: float = 0.5
+    frozen_prompts: bool = False
+    precision: str = "fp32"
     seed: int = 0
 
 
@@ -90,9 +95,7 @@ class VisionModel(nn.Module):
     def prompts(self, class_weights: Tensor, places: Tensor, has_place: Tensor) -> Tensor:
         """(B, P, K) 0 or 1, (B, P, 2) in [0, 1] (x, y) and (B, P) bool to prompts (B, P, C)."""
         prompts = class_weights @ self.class_prompts.weight
-        angles = places[..., None] * (2.0 ** torch.arange(8)) * (math.pi / 2)
-        place = self.place_prompt(torch.cat([angles.sin(), angles.cos()], -1).flatten(-2))
-        return prompts + place * has_place[..., None]
+        return prompts + self.place_prompt(place_features(places)) * has_place[..., None]
 
     def decode(self, embedding: Tensor, prompts: Tensor) -> Tensor:
         """(B, C, g, g) and (B, P, C) to mask logits (B, P, 4g, 4g)."""
@@ -105,6 +108,12 @@ class VisionModel(nn.Module):
         grid = torch.stack(torch.meshgrid(centres, centres, indexing="ij")[::-1], dim=-1)[None]  # (1, g, g, 2) x, y
         with torch.no_grad():
             return self.sam.shared_image_embedding(grid[0]).permute(2, 0, 1)[None]
+
+
+def place_features(places: Tensor) -> Tensor:
+    """(..., 2) in [0, 1] (x, y) to waves (..., 32)."""
+    angles = places[..., None] * (2.0 ** torch.arange(8)) * (math.pi / 2)
+    return torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
 
 
 @dataclass
@@ -218,10 +227,13 @@ def _draw_prompts(classes, areas, ids, b, num_classes, rng, wanted, weights, pla
             wanted[b, p, by_class[c]] = 1
 
 
-def vision_loss(model: VisionModel, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+def vision_loss(model: VisionModel, batch: Batch, precision: str = "fp32") -> tuple[Tensor, dict[str, float]]:
     """2 BCE + Dice of the masks at stride 2, the class and the colour of every cell, and presence."""
-    embedding = model.embed(batch.pixels)
-    logits = model.decode(embedding, model.prompts(batch.class_weights, batch.places, batch.has_place)).flatten(0, 1)
+    with half_precision(precision):
+        embedding = model.embed(batch.pixels)
+        prompts = model.prompts(batch.class_weights, batch.places, batch.has_place)
+        logits = model.decode(embedding, prompts).flatten(0, 1).float()
+    embedding = embedding.float()
     with torch.no_grad():
         full = torch.gather(
             batch.wanted, 2, batch.ids.flatten(1).long()[:, None].expand(-1, batch.wanted.shape[1], -1)
@@ -243,6 +255,13 @@ def vision_loss(model: VisionModel, batch: Batch) -> tuple[Tensor, dict[str, flo
     return loss, {k: float(v.detach()) for k, v in parts.items()}
 
 
+def half_precision(precision: str) -> torch.autocast:
+    """Matrix products and convolutions in ``bf16``, where the processor is quick at it (AMX), or all in ``fp32``."""
+    if precision not in ("fp32", "bf16"):
+        raise ConfigError(f"precision '{precision}' of the recipe is not fp32 or bf16")
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+
+
 def _looks(labels: Tensor) -> list[Tensor]:
     """(B, 2g, 2g) to the four (B, g, g) that interleave to it."""
     return [labels[:, y::2, x::2] for y in (0, 1) for x in (0, 1)]
@@ -252,6 +271,9 @@ def parameter_groups(model: VisionModel, config: VisionConfig) -> list[dict]:
     """AdamW groups: weights and the rest, trunk and the rest. Freezes the trunk's first blocks."""
     for module in (model.encoder.stem, *model.encoder.blocks[: config.frozen_blocks]):
         module.requires_grad_(False)
+    if config.frozen_prompts:
+        model.class_prompts.requires_grad_(False)
+        model.place_prompt.requires_grad_(False)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad or "shared" in name or "mask_embed" in name:
@@ -304,7 +326,7 @@ def train_vision(
         phase, rate = learning_rate(config.phases, step, config.warmup)
         rng = random.Random(f"{config.seed}/{step}")  # a step's data depend on the step alone: resuming is exact
         batch = make_batch(scenes, index, config, phase, rng)
-        loss, parts = vision_loss(model, batch)
+        loss, parts = vision_loss(model, batch, config.precision)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         for group in optimizer.param_groups:

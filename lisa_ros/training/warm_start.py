@@ -1,0 +1,89 @@
+"""Going on from a finished small model: what its checkpoint holds, as the stages of training want it.
+
+A checkpoint has no prompts for classes: stage 1 learned them and stage 2 taught ``[SEG]`` to say them. They are got
+back by asking: over pictures made of words, the embedding of ``[SEG]`` is, but for a small error, the sum of the
+prompts of the classes that are meant and of a place. Least squares takes the sum apart.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lisa_ros.checkpoint import load_lisa, read_spec
+from lisa_ros.errors import ConfigError
+from lisa_ros.model.lisa import Lisa
+from lisa_ros.model.precision import Precision
+from lisa_ros.training.language import Library, pack, read_packed, seg_truth
+from lisa_ros.training.vision import VisionModel, place_features
+
+log = logging.getLogger(__name__)
+
+RIDGE = 1e-3
+"""Of the least squares, for each answer that was asked for."""
+
+
+def load_finished(folder: Path, lisa: Lisa) -> None:
+    """Give ``lisa`` the tensors of the checkpoint in ``folder``; its picture may be of another size.
+
+    Raises ConfigError where the checkpoint is of other sizes, CheckpointError where it cannot be read.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        finished, _ = load_lisa(folder, None, Precision.pick("fp32", torch.device("cpu")), torch.device("cpu"))
+        state = {name: tensor.clone() for name, tensor in finished.state_dict().items()}
+        merge = "vision_tower.merge.weight"
+        state[merge] = _resized_kernel(state[merge], lisa.vision_tower.side)
+        mine = lisa.state_dict()
+        other = [name for name, tensor in state.items() if name not in mine or mine[name].shape != tensor.shape]
+        if other:
+            raise ConfigError(f"{folder} is of other sizes than the recipe ({other[0]}, {len(other)} tensors in all)")
+        lisa.load_state_dict(state, strict=False)
+    log.info("going on from %s", read_spec(folder).name)
+
+
+def _resized_kernel(kernel: Tensor, side: int) -> Tensor:
+    """A kernel (O, C, k, k) that averages over cells, for ``side`` x ``side`` cells in the place of k x k."""
+    if kernel.shape[-1] == side:
+        return kernel
+    return F.interpolate(kernel, (side, side), mode="bilinear") * (kernel.shape[-1] / side) ** 2
+
+
+@torch.no_grad()
+def recover_recognition(lisa: Lisa, vision: VisionModel) -> None:
+    """Set what ``vision`` recognises in cells to what ``lisa`` does, and whether a class is there to its best cell."""
+    vision.recognition.load_state_dict(lisa.vision_tower.recognition.state_dict())
+    cell = vision.recognition.cell_class
+    vision.presence.weight.copy_(cell.weight[1:] - cell.weight[:1])
+    vision.presence.bias.copy_(cell.bias[1:] - cell.bias[0])
+
+
+@torch.no_grad()
+def recover_prompts(lisa: Lisa, library: Library, vision: VisionModel, steps: int = 60, seed: int = 0) -> float:
+    """Set the prompts of ``vision`` to those that ``lisa`` says over pictures made of words. Returns the mean squared
+    error that is left."""
+    wanted, features = [], []
+    for step in range(steps):
+        rng = random.Random(f"{seed}/{step}")
+        numbers, suffixes = library.draw(8, 12, rng)
+        images = []
+        for number in numbers:
+            cells = library.cells[number]
+            images.append((cells.index, lisa.image_projector(lisa.vision_tower.spoken(cells.share, cells.index))))
+        packed = pack(lisa, library.speech, images, suffixes, library.grid**2)
+        hidden = read_packed(lisa, packed)[-1]
+        scenes, cells = [library.scenes[n] for n in numbers], [library.cells[n] for n in numbers]
+        classes, places, single = seg_truth(packed.segs, scenes, cells, library.class_index)
+        wanted.append(lisa.seg_projector(torch.stack([hidden[row, at] for row, at, _ in packed.segs])))
+        features.append(torch.cat([classes, single[:, None] * place_features(places), single[:, None]], dim=1))
+    x, y = torch.cat(features).double(), torch.cat(wanted).double()
+    solved = torch.linalg.solve(x.T @ x + RIDGE * len(x) * torch.eye(x.shape[1]), x.T @ y).float()
+    count = len(library.class_index)
+    vision.class_prompts.weight.copy_(solved[:count])
+    vision.place_prompt.weight.copy_(solved[count:-1].T)
+    vision.place_prompt.bias.copy_(solved[-1])
+    return float(F.mse_loss(x.float() @ solved, y.float()))
