@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -309,9 +310,9 @@ def settings(run: Path, data: Path, **changes: Any) -> dict[str, Any]:
     return content | changes
 
 
-def start_run(config: Path) -> subprocess.Popen:
+def start_run(config: Path, *launcher: str) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
-    command = [sys.executable, "-m", "lisa_ros.cli", "train", "--config", str(config)]
+    command = [sys.executable, *launcher, "-m", "lisa_ros.cli", "train", "--config", str(config)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -358,6 +359,36 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path: Path, d
     assert scores[0]["n"] == 1
     assert [folder.name for folder in (tmp_path / "killed" / "state").iterdir()] == ["0000003"]
     assert list((tmp_path / "killed" / "log").glob("events*"))
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_end_with_the_weights_of_one_that_takes_both_shares(tmp_path: Path, data: Path) -> None:
+    """What `accelerate launch` starts on GPUs, on CPUs: two processes with a picture each, or one that takes two."""
+    how: dict[str, Any] = {"steps": 2, "lora": {"dropout": 0.0}}
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
+    runs = {}
+    for name, accumulation, around in (("two", 1, launcher), ("one", 2, [])):
+        config = tmp_path / f"{name}.yaml"
+        config.write_text(yaml.safe_dump(settings(tmp_path / name, data, accumulation=accumulation, **how)))
+        runs[name] = start_run(config, *around)
+    try:
+        for run in runs.values():
+            told = run.communicate(timeout=400)[0]
+            assert run.returncode == 0, told
+    finally:
+        for run in runs.values():
+            run.kill()
+    expected, found = trained_weights(tmp_path / "one", 2), trained_weights(tmp_path / "two", 2)
+    assert expected.keys() == found.keys()
+    assert all(torch.allclose(expected[name], found[name], atol=1e-6) for name in expected)
+    facts = json.loads((tmp_path / "two" / "state" / "0000002" / "state.json").read_text())
+    assert facts["processes"] == 2
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
 
 
 def test_training_lowers_the_loss(encoded: tuple[Batch, torch.Tensor]) -> None:
