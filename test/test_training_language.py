@@ -9,7 +9,7 @@ from training_data import CLASSES, conversations_for, sentences, write_scenes
 from lisa_ros.model.conv import ConvImageEncoder
 from lisa_ros.prompt import template
 from lisa_ros.tokenizer import Tokenizer
-from lisa_ros.training.language import Library, Speech, cells_of, pack, read_packed
+from lisa_ros.training.language import Library, Pointing, Speech, cells_of, exactness, pack, read_packed
 from lisa_ros.training.scenes import read_scenes
 from lisa_ros.training.small import QUESTIONS, Sizes, build_lisa, build_sam
 from lisa_ros.training.vocabulary import train_tokenizer
@@ -126,3 +126,75 @@ def test_what_is_not_as_it_was_said_is_absent_too(speech):
     suffix = speech.suffix({"kind": "false_premise", "turns": [turn]})
     assert [there for _, there in suffix.presence] == [False]
     assert speech.tokenizer.decode(suffix.ids[suffix.presence[0][0] :]).lstrip().startswith("that are not left")
+
+
+@pytest.fixture
+def reading(speech, tmp_path):
+    """A small untrained model, its library, and one packed batch with its states."""
+    torch.manual_seed(0)
+    library = Library(read_scenes(write_scenes(tmp_path / "data", 4)), INDEX, speech, conversations_for, 64, 4)
+    sizes = Sizes(
+        image_size=64, channels=16, decoder_mlp=16, grid=4, mm_hidden=16, hidden=32, intermediate=48, layers=3, heads=4
+    )
+    lisa = build_lisa(sizes, len(speech.tokenizer), build_sam(16, 64, 8, 16), ConvImageEncoder(16), len(CLASSES))
+    numbers, suffixes = library.draw(3, 4, random.Random(1))
+    images = [(library.cells[n].index, torch.randn(len(library.cells[n].index), 32)) for n in numbers]
+    packed = pack(lisa, speech, images, suffixes, 16)
+    return lisa, library, numbers, packed, read_packed(lisa, packed)
+
+
+def test_words_know_what_they_point_at(speech):
+    objects = [{"id": 1, "class": "ball"}, {"id": 2, "class": "box"}]
+    turn = {"command": "Find the ball.", "targets": [1], "answer": "It is the ball, [SEG].", "explain": False}
+    suffix = speech.suffix({"turns": [turn]}, objects=objects)
+    assert [members for _, members in suffix.nouns] == [[1]]
+    (noun, _), *_ = suffix.nouns
+    assert speech.tokenizer.decode(suffix.ids[: noun + 1]).endswith("ball")
+    meant = [at for at, members in suffix.meant if members == [1]]
+    said = speech.tokenizer.decode([suffix.ids[at] for at in sorted(meant)])
+    assert meant and said.replace(" ", "").startswith("Itis")
+    assert suffix.segs[0] in meant
+
+
+def test_pointing_costs_what_its_cells_say(reading):
+    _, library, numbers, packed, states = reading
+    pointing = Pointing(32, 3)
+    cells = [library.cells[number] for number in numbers]
+    for part in pointing.key:
+        torch.nn.init.zeros_(part.weight)
+        torch.nn.init.zeros_(part.bias)
+    nouns, meant = pointing(states, packed, cells)
+    sizes = torch.tensor([float(len(packed.images[row][0])) for row, _, _ in packed.nouns])
+    assert nouns.item() == pytest.approx(sizes.log().mean().item(), rel=1e-3)  # knowing nothing: all cells alike
+    assert meant.item() > 0
+    trained = Pointing(32, 3)
+    optimizer = torch.optim.Adam(trained.parameters(), lr=1e-2)
+    frozen = tuple(state.detach() for state in states)
+    first = None
+    for _ in range(60):
+        loss = sum(trained(frozen, packed, cells))
+        first = first if first is not None else float(loss)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss) < 0.9 * first
+
+
+def test_exactness_is_that_of_greedy_answers(reading):
+    lisa, library, *_ = reading
+
+    def picture(number, rng):
+        index = library.cells[number].index
+        return index, torch.zeros(len(index), 32)
+
+    found = exactness(lisa, library, picture, "test", count=8, each=3)
+    assert found["exact"] == 0  # it has learned nothing
+    assert {key for key in found if key != "exact"} <= {"exact name", "exact absent", "exact followup"}
+
+
+def test_only_so_many_cells_become_tokens_and_every_thing_keeps_one(reading):
+    _, library, *_ = reading
+    cells = library.cells[1]
+    assert set(cells.parts) == {1, 2}
+    assert all(part.sum() == pytest.approx(1) for part in cells.parts.values())
+    assert torch.equal(cells.whole_share(4)[cells.index], cells.share)

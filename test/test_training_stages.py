@@ -1,18 +1,23 @@
 """All stages on a few drawn scenes: a checkpoint comes out that the segmenter loads and the evaluation scores."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from training_data import write_scenes
 
 from lisa_ros import cli
 from lisa_ros.errors import ConfigError
 from lisa_ros.evaluation.examples import read_pictures
+from lisa_ros.tokenizer import Tokenizer
 from lisa_ros.training.stages import Run, read_recipe, train
+from lisa_ros.training.vision import half_precision, train_vision
+from lisa_ros.training.warm_start import recover_prompts
 
 RECIPE = """
 name: tiny
@@ -81,6 +86,77 @@ def test_a_stopped_vision_stage_goes_on_to_equal_weights(data, recipe, tmp_path,
         torch.load(tmp_path / name / "vision.pt", weights_only=True)["model"] for name in ("whole", "stopped")
     )
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A run of all stages: a checkpoint is in its folder "model"."""
+    run = Run(read_recipe(yaml.safe_load(RECIPE)), data, tmp_path_factory.mktemp("finished"))
+    for stage in ("vision", "speech", "sight", "export"):
+        getattr(run, stage)()
+    return run.folder / "model"
+
+
+def test_a_finished_model_is_where_the_next_run_begins(data, recipe, finished, tmp_path):
+    run = Run(replace(recipe, start=str(finished)), data, tmp_path / "next")
+    began = run.started()
+    checkpoint = load_file(finished / "model.safetensors")
+    mine, theirs = began["lisa"]["llama.norm.weight"], checkpoint["model.norm.weight"]
+    assert torch.equal(mine, theirs.float())
+    head = began["vision"]["sam.mask_decoder.iou_token.weight"]
+    assert torch.equal(head, checkpoint["model.visual_model.mask_decoder.iou_token.weight"].float())
+    assert run.tokenizer().encode("Find the ball.") == Tokenizer.from_folder(finished).encode("Find the ball.")
+    for stage in ("vision", "speech", "sight", "export"):
+        getattr(run, stage)()
+    assert (tmp_path / "next" / "model" / "model.safetensors").is_file()
+
+
+def test_a_finished_model_may_see_larger_pictures_from_now_on(data, recipe, finished, tmp_path):
+    sizes = replace(recipe.sizes, image_size=96)
+    kernel = Run(replace(recipe, start=str(finished), sizes=sizes), data, tmp_path / "next").started()["lisa"]
+    before = load_file(finished / "model.safetensors")["model.vision_tower.merge.weight"].float()
+    after = kernel["vision_tower.merge.weight"]
+    assert after.shape[-1] == 3 and before.shape[-1] == 2
+    assert torch.allclose(after.sum((2, 3)), before.sum((2, 3)), atol=1e-5)  # of an even patch it says the same
+
+
+def test_a_model_of_other_sizes_is_no_start(data, recipe, finished, tmp_path):
+    sizes = replace(recipe.sizes, hidden=48, heads=4)
+    with pytest.raises(ConfigError, match="of other sizes than the recipe"):
+        Run(replace(recipe, start=str(finished), sizes=sizes), data, tmp_path / "next").started()
+
+
+def test_prompts_are_got_back_from_what_the_model_says(data, recipe, finished, tmp_path):
+    """Least squares over its own answers explains more of them than their mean does."""
+    run = Run(replace(recipe, start=str(finished)), data, tmp_path / "next")
+    vision = run._untrained_vision()
+    run.started()
+    lisa = run.lisa(vision, len(run.tokenizer()))
+    lisa.load_state_dict(run.started()["lisa"], strict=False)
+    error = recover_prompts(lisa, run.library(run.scenes), vision, steps=6)
+    assert 0 <= error < float(vision.class_prompts.weight.var()) + 1e-4
+
+
+def test_a_precision_that_training_does_not_know_is_named():
+    with pytest.raises(ConfigError, match="'fp8' of the recipe is not fp32 or bf16"):
+        half_precision("fp8")
+
+
+def test_bf16_leaves_the_first_block_of_the_trunk_whole(data, recipe, tmp_path):
+    """Its folded normalisation cancels large numbers: in bf16 the rest would be trained behind a wrong picture."""
+    config = replace(recipe.vision, precision="bf16")
+    run = Run(replace(recipe, vision=config), data, tmp_path / "run")
+    seen = {}
+    model = run.vision_model(False)
+    watched = {"stem": model.encoder.stem, "first": model.encoder.blocks[0], "second": model.encoder.blocks[1]}
+
+    def note(name, output):
+        seen.setdefault(name, output.dtype)  # the first pass trains, the last one validates
+
+    for name, module in watched.items():
+        module.register_forward_hook(lambda module, inputs, output, name=name: note(name, output))
+    train_vision(model, *run.split, config, run.folder)
+    assert seen == {"stem": torch.float32, "first": torch.float32, "second": torch.bfloat16}
 
 
 def test_a_broken_scene_is_named_and_skipped(tmp_path, recipe, caplog):

@@ -75,6 +75,32 @@ def paste_objects(sample: Sample, donor: Sample, rng: random.Random, count: int)
     return Sample(rgb, ids, classes, colours)
 
 
+def repaint_background(rgb: Image, ids: Image, rng: random.Random) -> Image:
+    """Another table and wall behind the things: noise of random colours, scale and direction under the old light.
+
+    What lies there keeps its shadow, since the old brightness goes on multiplying. (H, W, 3) uint8 both.
+    """
+    height, width = ids.shape
+    chance = np.random.default_rng(rng.getrandbits(32))
+    pattern = np.zeros((height, width, 1), np.float32)
+    for _ in range(rng.randrange(1, 4)):
+        rows, columns = (max(2, int(2 ** rng.uniform(1, 7))) for _ in range(2))  # unlike: stripes and grain
+        coarse = chance.random((rows, columns), np.float32)
+        if rng.random() < 0.25:
+            coarse = (coarse > 0.5).astype(np.float32)
+        how = rng.choice((cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_LINEAR))
+        pattern[..., 0] += cv2.resize(coarse, (width, height), interpolation=how) * rng.uniform(0.2, 1.0)
+    pattern /= max(float(pattern.max()), 1e-6)
+    one, other = (chance.uniform(0.15, 1.0, 3).astype(np.float32) for _ in range(2))
+    if rng.random() < 0.5:  # wood and cloth are of one colour, lighter and darker
+        other = one * np.float32(rng.uniform(0.6, 1.4))
+    background = (ids == 0) & (rgb != np.array(PADDING, np.uint8)).any(-1)
+    light = rgb.mean(-1, dtype=np.float32)
+    light = light / max(float(light[background].mean()) if background.any() else 1.0, 1.0)
+    painted = np.clip(light[..., None] * (one + (other - one) * pattern) * rng.uniform(110, 230), 0, 255)
+    return np.where(background[..., None], painted.astype(np.uint8), rgb)
+
+
 def warp(sample: Sample, size: int, rng: random.Random, turns: bool = True) -> tuple[Image, Image]:
     """Random flip, quarter turn, small rotation, zoom and shift onto a (size, size) square; the rest stays empty.
 

@@ -62,8 +62,11 @@ SAVE_EVERY = 200
 
 VALIDATE_EVERY = 500
 
-POINT = 0.2
+POINT = 1.0
 """Weight of the losses of :class:`Pointing`."""
+
+NAMED = 2.0
+"""Weight of the token with which an answer begins to name what is meant."""
 
 VERDICT = 3.0
 """Weight of the one token of an answer that says whether the thing is there."""
@@ -142,6 +145,8 @@ class Speech:
             if chosen := [i for i in members if i in meant]:
                 found = self._names(result.ids, begin, segs[0], label)
                 named += [(first, chosen) for first, _ in found[:1]]
+        for first, _ in named:
+            result.weights[first] = NAMED
         if named:
             opening = min(first for first, _ in named)
             result.meant += [(at, sorted(meant)) for at in range(begin, opening)] + named

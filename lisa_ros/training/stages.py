@@ -25,9 +25,10 @@ from lisa_ros.checkpoint import save_checkpoint
 from lisa_ros.errors import ConfigError
 from lisa_ros.model.conv import ConvImageEncoder
 from lisa_ros.model.lisa import Lisa
+from lisa_ros.models import default_model
 from lisa_ros.prompt import template
 from lisa_ros.tokenizer import Tokenizer
-from lisa_ros.training.augment import camera, letterbox
+from lisa_ros.training.augment import camera, letterbox, repaint_background
 from lisa_ros.training.language import (
     Cells,
     LanguageConfig,
@@ -44,7 +45,7 @@ from lisa_ros.training.language import (
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
 from lisa_ros.training.scenes import Scene, read_scenes
 from lisa_ros.training.small import QUESTIONS, Sizes, build_lisa, build_sam, checkpoint_config
-from lisa_ros.training.vision import Phase, VisionConfig, VisionModel, normalise, train_vision
+from lisa_ros.training.vision import Phase, VisionConfig, VisionModel, half_precision, normalise, train_vision
 from lisa_ros.training.vocabulary import train_tokenizer
 from lisa_ros.training.warm_start import load_finished, recover_prompts, recover_recognition
 
@@ -52,6 +53,9 @@ log = logging.getLogger(__name__)
 
 COVERED = 0.1
 """Share of an image token from which stage 3 takes it for covered by a thing."""
+
+PACKAGED = "lisa-small"
+"""What ``start`` calls the model in the package."""
 
 STAGES = ("vision", "speech", "sight", "export")
 
@@ -61,7 +65,7 @@ class Recipe:
     """A training run, as its yaml says. conversations, sentences: ``module:function`` of the supply of commands.
 
     speech, sight: rounds, one after the other, each with its own learning rate. start: folder of a finished model to
-    go on from."""
+    go on from, or PACKAGED."""
 
     name: str
     sizes: Sizes
@@ -162,7 +166,7 @@ class Run:
         path = self.folder / "start.pt"
         if not path.exists():
             assert self.recipe.start is not None
-            folder = Path(self.recipe.start)
+            folder = default_model() if self.recipe.start == PACKAGED else Path(self.recipe.start)
             for name in ("tokenizer.model", "added_tokens.json"):
                 (self.folder / name).write_bytes((folder / name).read_bytes())
             vision = self._untrained_vision()
@@ -319,14 +323,19 @@ class Run:
 
     @torch.no_grad()
     def embeddings(self, vision: VisionModel, scenes: list[Scene]) -> Tensor:
-        """(n, C, g, g) float16 of the frozen encoder, each picture once, every other one as a bad camera sees it."""
+        """(n, C, g, g) float16 of the frozen encoder, each picture once: every other one as a bad camera sees it, and a
+        share of ``vision.repaint`` on another table."""
         vision.eval()
         size, found = self.recipe.sizes.image_size, []
         for number, scene in enumerate(scenes):
-            rgb, _, _ = letterbox(scene.rgb, scene.ids, size)
+            rgb, ids, _ = letterbox(scene.rgb, scene.ids, size)
+            rng = random.Random(f"{self.recipe.seed}/{number}")
+            if rng.random() < self.recipe.vision.repaint:
+                rgb = repaint_background(rgb, ids, rng)
             if number % 2:
-                rgb = camera(rgb, random.Random(f"{self.recipe.seed}/{number}"))
-            found.append(vision.embed(normalise(rgb[None]))[0].half())
+                rgb = camera(rgb, rng)
+            with half_precision(self.recipe.vision.precision):
+                found.append(vision.embed(normalise(rgb[None]))[0].half())
         return torch.stack(found)
 
     def sight(self) -> None:

@@ -24,7 +24,7 @@ from lisa_ros.errors import ConfigError
 from lisa_ros.image import SAM_MEAN, SAM_STD
 from lisa_ros.model.conv import ConvImageEncoder, Recognition
 from lisa_ros.model.mask_decoder import decode_many
-from lisa_ros.training.augment import camera, letterbox, paste_objects, warp
+from lisa_ros.training.augment import camera, letterbox, paste_objects, repaint_background, warp
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
 from lisa_ros.training.scenes import COLOURS, Scene
 
@@ -54,6 +54,7 @@ class Phase:
 class VisionConfig:
     """Stage 1. prompts: for each picture. trunk_lr: factor for the pretrained trunk, whose first blocks stay frozen.
 
+    paste, repaint: share of pictures with objects of other scenes, and of those with another background.
     frozen_prompts: keep the prompts of classes and places, so that stage 2 can learn them meanwhile. precision: of
     products, as in :func:`half_precision`."""
 
@@ -64,6 +65,7 @@ class VisionConfig:
     weight_decay: float = 0.05
     warmup: int = 100
     paste: float = 0.5
+    repaint: float = 0.0
     frozen_prompts: bool = False
     precision: str = "fp32"
     seed: int = 0
@@ -87,6 +89,10 @@ class VisionModel(nn.Module):
         self.recognition = Recognition(channels, len(classes), len(COLOURS))
         self.presence = nn.Conv2d(channels, len(classes), 1)
         nn.init.constant_(self.presence.bias, -4.0)  # most classes are absent from most pictures
+        # Folded normalisation leaves a bias of over 100 in the first block of the trunk that was brought along: bf16
+        # loses what it cancels (12 % of the block's output), and what is trained behind that is of no use in fp32.
+        for module in (encoder.stem, encoder.blocks[0]):
+            module.forward = torch.autocast("cpu", enabled=False)(module.forward)
 
     def embed(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) normalised to (B, C, S / 8, S / 8)."""
@@ -163,6 +169,8 @@ def make_batch(
             rgb[b], ids[b] = picture, seen
         else:
             rgb[b], ids[b] = warp(sample, size, rng)
+        if rng.random() < config.repaint:
+            rgb[b] = repaint_background(rgb[b], ids[b], rng)
         rgb[b] = camera(rgb[b], rng)
         areas = np.bincount(ids[b].ravel(), minlength=256)
         for i, c in sample.classes.items():
