@@ -130,12 +130,15 @@ compressed = st.builds(
     compressed_of, headers, st.one_of(st.sampled_from(["jpeg", "png", "rgb8; jpeg"]), text), pictures
 )
 numbers = st.floats(allow_nan=True, allow_infinity=True)
+calibrations = st.one_of(
+    st.lists(numbers, min_size=9, max_size=9), st.just([40.0, 0.0, 15.5, 0.0, 40.0, 15.5, 0.0, 0.0, 1.0])
+)
 infos = st.builds(
     lambda header, height, width, k: CameraInfo(header=header, height=height, width=width, k=k),
     headers,
     uint32,
     uint32,
-    st.lists(numbers, min_size=9, max_size=9),
+    calibrations,
 )
 goals = st.builds(
     lambda command, explain, session, image, camera, timeout: Segment.Goal(
@@ -239,7 +242,9 @@ class Fuzzed:
         self.count = 0
 
     def settle(self) -> None:
-        """Let the node take in what the worker said."""
+        """Let the node take in what the worker said, and what is measured aside of it."""
+        self.node._drain()
+        self.node._aside.submit(lambda: None).result()  # one thread: what was begun before this is done
         self.node._drain()
 
     def finish(self, coroutine):
@@ -421,14 +426,14 @@ def test_any_compressed_frame(compressed_lisa, frame, command):
     compressed_lisa.check(compressed_lisa.results[0].status)
 
 
-@given(fitting, serialized(images), serialized(infos), st.booleans())
-def test_any_depth_and_calibration(lisa, frame, depth, info, related):
+@given(fitting, serialized(images), serialized(infos), calibrations, st.binary(max_size=40), st.booleans())
+def test_any_depth_and_calibration(lisa, frame, depth, info, k, distances, related):
     """related: they claim to be of the frame's moment, camera and size."""
     lisa.forget()
     if related:
-        as_depth = image_of(frame.header, frame.height, frame.width, "16UC1", 2 * frame.width, 0, bytes(b"\1" * 9000))
-        calibration = CameraInfo(header=frame.header, height=frame.height, width=frame.width)
-        calibration.k = struct.unpack("<9d", (info * 72)[:72]) if info else [0.0] * 9
+        data = (distances or b"\1") * 9000
+        as_depth = image_of(frame.header, frame.height, frame.width, "16UC1", 2 * frame.width, 0, data)
+        calibration = CameraInfo(header=frame.header, height=frame.height, width=frame.width, k=k)
         depth, info = serialize_message(as_depth), serialize_message(calibration)
     lisa.topics["depth"](depth)
     lisa.topics["camera_info"](info)
