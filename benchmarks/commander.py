@@ -19,6 +19,7 @@ import rclpy
 from box_camera import is_right
 from builtin_interfaces.msg import Duration
 from children import die_with_parent, say, told
+from rcl_interfaces.srv import GetParameters
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
@@ -33,6 +34,7 @@ DOORS = ("topic", "service", "action")
 WORDS = {"the box": 80, "nothing like a box": 9, "twice the box": 5, "slow box": 6}  # to the stand-in; of 100
 CANCELED = 0.25  # share of goals; they are slow ones, so that there is something to cancel
 HURRIED = 0.05  # share of goals with a time limit that a slow answer exceeds
+MEET_S = 2.0  # until a question that does no harm is asked again
 LAST_S = 30.0  # for answers that are still owed at the end
 
 
@@ -65,6 +67,7 @@ class Commander:
             self.node.create_subscription(Segmentation, "/lisa/result", self._on_result, 100)
         self.service = self.node.create_client(SegmentImage, "/lisa/segment_image")
         self.action = ActionClient(self.node, Segment, "/lisa/segment")
+        self._getter = self.node.create_client(GetParameters, "/lisa/get_parameters")
 
     @property
     def is_connected(self) -> bool:
@@ -74,6 +77,20 @@ class Commander:
             "action": self.action.server_is_ready,
         }
         return all(doors[door]() for door in self._doors)
+
+    def meet(self, ending: threading.Event) -> None:
+        """Wait until the node knows this client: Fast DDS drops the reply to one that it has not discovered in 0.1 s.
+
+        Endpoints are told in the order they were made: a reply to the one made last says that all of them are known.
+        """
+        while not (self.is_connected and self._getter.service_is_ready()) and not ending.is_set():
+            self.spin(time.monotonic() + 0.05)
+        replies: list[Any] = []
+        while not any(reply.done() for reply in replies) and not ending.is_set():
+            replies.append(self._getter.call_async(GetParameters.Request(names=["model"])))
+            again = time.monotonic() + MEET_S
+            while time.monotonic() < again and not any(reply.done() for reply in replies):
+                self.spin(again)
 
     @property
     def is_waiting(self) -> bool:
@@ -134,8 +151,7 @@ class Commander:
 def work(commander: Commander, rate: float, ending: threading.Event) -> None:
     """Commands at random moments, ``rate`` a second on the average."""
     moments = random.Random(commander.node.get_name())
-    while not commander.is_connected and not ending.is_set():
-        commander.spin(time.monotonic() + 0.05)
+    commander.meet(ending)
     due = time.monotonic() + moments.uniform(0, 1 / rate)
     while not ending.is_set():
         commander.spin(due)
@@ -149,8 +165,7 @@ def work(commander: Commander, rate: float, ending: threading.Event) -> None:
 
 def meet(commander: Commander, fate: str, ending: threading.Event) -> None:
     """Say a slow command by the action and, where deaf, stop reading."""
-    while not commander.is_connected:
-        commander.spin(time.monotonic() + 0.05)
+    commander.meet(ending)
     heard: list[Any] = []
     if fate == "deaf":
         for topic, kind in (

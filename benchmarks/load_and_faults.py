@@ -271,8 +271,12 @@ def run(arguments: argparse.Namespace, folder: Path, figures: dict[str, Any]) ->
             if arguments.faults and not figures.get("load", {}).get("interrupted"):
                 figures["faults"] = afflict(bench, disk, faults, arguments.faults)
             bench.finish()
-            figures["lost_at_the_end"] = [f for f in bench.ledger.faults(bench.ledger.open()) if f.startswith("lost")]
-            figures["tracebacks"] = tracebacks(console.read())
+            said = console.read()
+            figures["lost_at_the_end"] = [
+                f"{entry.command!r} ({entry.door}), the node's log has it {said.count(repr(entry.command))} times"
+                for entry in bench.ledger.open()
+            ]
+            figures["tracebacks"] = tracebacks(said)
 
 
 def tracebacks(console: str) -> dict[str, int]:

@@ -27,6 +27,9 @@ from lisa_ros.ros.requests import Answer, Frame, NodeState
 from lisa_ros.segmentation import MaskCrop, labels_image, union_image
 
 OUTPUT = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+# For each command of each door that may wait (doors.REQUESTS) there may be an answer at once. One that a subscriber has
+# not taken before five newer ones came would be gone, and with it all that somebody on ~/command gets to know.
+RESULTS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 OVERRIDABLE = (
     QoSPolicyKind.HISTORY,
     QoSPolicyKind.DEPTH,
@@ -54,7 +57,7 @@ class Topics:
         self._mismatches = mismatches
         self._cameras = cameras
         self._early: tuple[Frame, int] | None = None
-        self._result = self._publisher(Segmentation, "~/result")
+        self._result = self._publisher(Segmentation, "~/result", RESULTS)
         self._mask = self._publisher(Image, "~/mask")
         self._labels = self._publisher(Image, "~/labels")
         self._camera_info = self._publisher(CameraInfo, "~/camera_info")

@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
-from robot import REPOSITORY
+from robot import REPOSITORY, scene, stamped
 from std_msgs.msg import String
 
 from lisa_ros.action import Segment
@@ -110,6 +112,34 @@ def test_a_node_that_was_held_up_loses_no_command(client):
     client.wait(lambda: sum(r.command.startswith("topic") for r in client.heard["result"]) == many, "results")
     assert {call.result().status for call in calls} <= {Segmentation.NO_IMAGE, Segmentation.BUSY}
     client.works()
+
+
+def test_a_subscriber_that_was_held_up_gets_every_answer(client, tmp_path):
+    many, size = 80, (480, 640)  # more than Fast DDS's shared memory holds
+    truth = np.zeros(size, bool)
+    truth[40:440, 100:500] = True
+    image = stamped(client.node, scene(size, truth))
+    said = tmp_path / "said"
+    with said.open("w") as output:
+        script = Path(__file__).with_name("slow_listener.py")
+        listener = subprocess.Popen([sys.executable, str(script), client.lisa.name], stdout=output)
+
+    def heard():
+        return said.read_text().splitlines()
+
+    try:
+        client.wait(heard, "listener")
+        client.insist(lambda: client.call_async("the box", image), "answer")
+        client.wait(lambda: "the box" in heard(), "answer at the listener")
+        listener.send_signal(signal.SIGSTOP)
+        commands = [f"the box {number}" for number in range(many)]
+        for command in commands:
+            assert client.call(command, image).status == Segmentation.SUCCESS
+        listener.send_signal(signal.SIGCONT)
+        client.wait(lambda: heard()[-many:] == commands, "every answer")
+    finally:
+        listener.kill()
+        listener.wait()
 
 
 # --- the ledger can find something
