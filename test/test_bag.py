@@ -23,7 +23,7 @@ from lisa_ros import cli
 from lisa_ros.bag import cli as bag_cli
 from lisa_ros.bag import messages
 from lisa_ros.bag.annotation import split
-from lisa_ros.bag.recording import RELIABLE, Frame
+from lisa_ros.bag.recording import RELIABLE, Frame, write_recording
 
 COUNT = 25
 TEST = Path(__file__).resolve().parent
@@ -304,6 +304,12 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_an_unbroken_one(recording, tm
     assert annotate(recording, unbroken, *options) == 0
     assert out.read_bytes() == unbroken.read_bytes()
     assert not list(tmp_path.glob(".unfinished*"))
+
+
+def test_what_is_written_is_compressed_fast(tmp_path):
+    compressors = []
+    write_recording(tmp_path / "out", tmp_path, lambda writer: compressors.append(writer._writer.storage.compressor))
+    assert [compressor.keywords for compressor in compressors] == [{"level": 1}]
 
 
 def test_work_that_is_not_wanted_any_more_is_dropped(recording, tmp_path, bright, monkeypatch):

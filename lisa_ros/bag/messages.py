@@ -17,13 +17,13 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from lisa_ros.errors import ConfigError
+from lisa_ros.ros.status import NOTHING_FOUND, Status
 from lisa_ros.segmentation import MaskCrop
 from lisa_ros.tracking import State, Tracked
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 STRING = "std_msgs/msg/String"
 SEGMENTATION, TRACKED = "lisa_ros/msg/Segmentation", "lisa_ros/msg/TrackedMasks"
-SUCCESS, NOT_FOUND = 0, 1  # of Segmentation.msg
 JPEG_QUALITY = 90
 
 
@@ -79,8 +79,8 @@ def segmentation(
         request_id=request_id,
         command=command,
         answer=answer,
-        status=SUCCESS if crops else NOT_FOUND,
-        message="" if crops else "there is nothing like that in the image; the answer may say more",
+        status=int(Status.SUCCESS if crops else Status.NOT_FOUND),
+        message="" if crops else NOTHING_FOUND,
         masks=[_mask(header, crop) for crop in crops],
         objects=[],
         image_age_s=0.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import os
@@ -217,6 +218,7 @@ def write_recording(path: Path, workshop: Path, fill: Callable[[BagWriter], None
     writer = Writer(unfinished, version=8, storage_plugin=StoragePlugin.MCAP)  # 8: Humble reads it too
     writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
     with writer:
+        _hasten(writer)
         fill(BagWriter(writer))
     written = unfinished / f"{unfinished.name}.mcap"
     with open(written, "rb") as file:
@@ -226,6 +228,16 @@ def write_recording(path: Path, workshop: Path, fill: Callable[[BagWriter], None
         shutil.rmtree(unfinished)
     else:
         unfinished.replace(path)
+
+
+def _hasten(writer: Writer) -> None:
+    """Have a writer that is open compress with zstd's level 1, as rosbag2's own fast presets do.
+
+    The usual level 3 takes seven times as long for camera images, more than all the rest of writing, and makes them 3 %
+    smaller. rosbags (0.11) has no argument for it; where it keeps its compressor elsewhere, it is as slow as it was.
+    """
+    if (compressor := getattr(writer.storage, "compressor", None)) is not None:
+        writer.storage.compressor = functools.partial(compressor, level=1)  # type: ignore[union-attr]
 
 
 def merged(*streams: Iterable[Message]) -> Iterator[Message]:

@@ -18,7 +18,7 @@ from lisa_ros import worker
 from lisa_ros.errors import Cancelled, CommandError, LisaError
 from lisa_ros.geometry import Object3D
 from lisa_ros.ros.parameters import Parameters
-from lisa_ros.ros.status import Busy, NotReady, Stage, State, Status, TimedOut, status_of
+from lisa_ros.ros.status import NOTHING_FOUND, Busy, NotReady, Stage, State, Status, TimedOut, status_of
 from lisa_ros.segmentation import MaskCrop, Timings
 
 logger = logging.getLogger(__name__)
@@ -428,7 +428,7 @@ class RequestQueue:
     def _succeed(self, work: Work, done: worker.Done, objects: list[Object3D]) -> None:
         crops = work.crops
         status = Status.SUCCESS if crops else Status.NOT_FOUND
-        message = "" if crops else "there is nothing like that in the image; the answer may say more"
+        message = "" if crops else NOTHING_FOUND
         self._finish(work.request, status, message, work.frame, done.answer, crops, objects, done.timings)
 
     def _refuse(self, request: Request, error: Exception, frame: Frame | None = None) -> None:

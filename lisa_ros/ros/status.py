@@ -23,6 +23,10 @@ class Status(IntEnum):
     INTERNAL_ERROR = 10
 
 
+NOTHING_FOUND = "there is nothing like that in the image; the answer may say more"
+"""The message beside NOT_FOUND."""
+
+
 class NoImage(errors.LisaError):
     """No frame has arrived yet, or the newest one is too old."""
 
