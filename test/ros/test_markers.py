@@ -77,7 +77,7 @@ def test_boxes_move_with_what_is_followed_and_go_when_it_is_lost(launch) -> None
     client.listen("tracked", TrackedMasks)
     film = Film(client, depth=True)
     film.run(0.5)
-    assert client.say("the thing").status == Segmentation.SUCCESS
+    client.wait(lambda: client.say("the thing").objects, "an answer in metres")  # depth may be late on a busy machine
     first = newest(client)
     assert first[0].action == Marker.DELETEALL
     assert first[1].lifetime.sec + first[1].lifetime.nanosec / 1e9 == 2.5
