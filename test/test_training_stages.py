@@ -1,6 +1,7 @@
 """All stages on a few drawn scenes: a checkpoint comes out that the segmenter loads and the evaluation scores."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lisa_ros import cli
 from lisa_ros.errors import ConfigError
 from lisa_ros.evaluation.examples import read_pictures
 from lisa_ros.tokenizer import Tokenizer
+from lisa_ros.training import stages
 from lisa_ros.training.stages import Run, read_recipe, train
 from lisa_ros.training.vision import half_precision, train_vision
 from lisa_ros.training.warm_start import recover_prompts
@@ -118,6 +120,36 @@ def test_a_finished_model_may_see_larger_pictures_from_now_on(data, recipe, fini
     after = kernel["vision_tower.merge.weight"]
     assert after.shape[-1] == 3 and before.shape[-1] == 2
     assert torch.allclose(after.sum((2, 3)), before.sum((2, 3)), atol=1e-5)  # of an even patch it says the same
+
+
+def test_classes_that_the_start_does_not_know_are_named(data, recipe, finished, tmp_path):
+    folder = tmp_path / "start"
+    shutil.copytree(finished, folder)
+    (folder / "classes.json").write_text('["ball"]')
+    with pytest.raises(ConfigError, match=r"shows classes that .* does not know: box"):
+        Run(replace(recipe, start=str(folder)), data, tmp_path / "run")
+    (folder / "classes.json").unlink()
+    with pytest.raises(ConfigError, match="is no finished small model"):
+        Run(replace(recipe, start=str(folder)), data, tmp_path / "other")
+
+
+@pytest.mark.timeout(300)
+def test_the_quick_recipe_goes_on_from_the_packaged_model_and_forgets_nothing(tmp_path, monkeypatch):
+    """docs/training.md's run of minutes, in seconds: fewer scenes, a step of each stage."""
+    pytest.importorskip("mujoco")
+    monkeypatch.chdir(tmp_path)
+    for split, count in (("train", "40"), ("test", "8")):
+        assert cli.main(["scenes", "--out", f"scenes/{split}", "--count", count, "--seed", "1", "--split", split]) == 0
+    configs = Path(stages.__file__).parent / "configs"
+    settings = yaml.safe_load((configs / "quick.yaml").read_text())
+    settings |= {"data": "scenes/train", "validation": 8, "threads": 1}
+    for round in (*settings["vision"]["phases"], *settings["speech"], *settings["sight"]):
+        round["steps"] = 1
+    config = _written(tmp_path / "quick.yaml", yaml.safe_dump(settings))
+    assert cli.main(["train", "--config", str(config)]) == 0
+    arguments = ["evaluate", "--data", "scenes/test", "--model", "runs/quick/model", "--json", "report.json"]
+    assert cli.main(arguments) == 0
+    assert json.loads((tmp_path / "report.json").read_text())["gIoU"] > 0.35
 
 
 def test_a_model_of_other_sizes_is_no_start(data, recipe, finished, tmp_path):

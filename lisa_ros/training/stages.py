@@ -54,6 +54,9 @@ log = logging.getLogger(__name__)
 COVERED = 0.1
 """Share of an image token from which stage 3 takes it for covered by a thing."""
 
+CLASSES = "classes.json"
+"""Names of the classes in the order of the model's recognition, in a run's folder and beside a finished model."""
+
 PACKAGED = "lisa-small"
 """What ``start`` calls the model in the package."""
 
@@ -147,14 +150,32 @@ class Run:
             raise ConfigError(
                 f"{self.data} has {len(self.scenes)} usable scenes; more than {self.recipe.validation} are needed"
             )
-        names = sorted({o["class"] for scene in self.scenes for o in scene.record["objects"]})
-        # The order of classes belongs to the run: scenes added later must not move it.
-        path = self.folder / "classes.json"
-        if not path.exists():
-            path.write_text(json.dumps(names, indent=1))
-        self.classes: list[str] = json.loads(path.read_text())
+        self.classes = self._classes()
         self.index = {name: i for i, name in enumerate(self.classes)}
         log.info("%d scenes of %d classes", len(self.scenes), len(self.classes))
+
+    def _classes(self) -> list[str]:
+        """Names in the order that the run, or the model it goes on from, gave them: later scenes do not move it.
+
+        Raises ConfigError where scenes show others."""
+        path = self.folder / CLASSES
+        names = sorted({o["class"] for scene in self.scenes for o in scene.record["objects"]})
+        if not path.exists():
+            start = self._start()
+            path.write_text(json.dumps(names, indent=1) if start is None else (start / CLASSES).read_text())
+        known: list[str] = json.loads(path.read_text())
+        if unknown := sorted(set(names) - set(known)):
+            raise ConfigError(f"{self.data} shows classes that {path.parent} does not know: {', '.join(unknown)}")
+        return known
+
+    def _start(self) -> Path | None:
+        """The folder of the finished model to go on from. Raises ConfigError where it does not name its classes."""
+        if self.recipe.start is None:
+            return None
+        folder = default_model() if self.recipe.start == PACKAGED else Path(self.recipe.start)
+        if not (folder / CLASSES).is_file():
+            raise ConfigError(f"{folder} is no finished small model: it has no {CLASSES}")
+        return folder
 
     @property
     def split(self) -> tuple[list[Scene], list[Scene]]:
@@ -165,8 +186,8 @@ class Run:
         """What the model of ``start`` brings along: "vision" of stage 1, "lisa" of the language stages. Found once."""
         path = self.folder / "start.pt"
         if not path.exists():
-            assert self.recipe.start is not None
-            folder = default_model() if self.recipe.start == PACKAGED else Path(self.recipe.start)
+            folder = self._start()
+            assert folder is not None
             for name in ("tokenizer.model", "added_tokens.json"):
                 (self.folder / name).write_bytes((folder / name).read_bytes())
             vision = self._untrained_vision()
@@ -426,7 +447,7 @@ class Run:
         lisa.sam.mask_decoder.load_state_dict(state["decoder"])
         config = checkpoint_config(self.recipe.sizes, len(tokenizer), self.recipe.name, len(self.classes))
         save_checkpoint(lisa, config, into, dtype=torch.float16)
-        for name in ("tokenizer.model", "added_tokens.json"):
+        for name in ("tokenizer.model", "added_tokens.json", CLASSES):
             (into / name).write_bytes((self.folder / name).read_bytes())
         return into
 

@@ -63,7 +63,7 @@ def recover_recognition(lisa: Lisa, vision: VisionModel) -> None:
 
 
 @torch.no_grad()
-def recover_prompts(lisa: Lisa, library: Library, vision: VisionModel, steps: int = 60, seed: int = 0) -> float:
+def recover_prompts(lisa: Lisa, library: Library, vision: VisionModel, steps: int = 30, seed: int = 0) -> float:
     """Set the prompts of ``vision`` to those that ``lisa`` says over pictures made of words. Returns the mean squared
     error that is left."""
     wanted, features = [], []
