@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from lisa_ros.errors import ConfigError
 from lisa_ros.scenes import phrasings
 from lisa_ros.scenes.commands import KINDS, contract, conversations_for, sentences
 from lisa_ros.scenes.world import CLASSES, WORLD, load_world
@@ -114,6 +115,23 @@ def test_phrasings_of_tests_are_never_used_in_training():
         assert intention["test"], name
     assert all(talked["held_out"] for _, talked in talk("test"))
     assert not any(talked["held_out"] for _, talked in talk("train"))
+
+
+def test_only_the_kinds_that_are_asked_for_are_made():
+    made = [
+        talked for scene in SCENES[:30] for talked in conversations_for(scene, random.Random(1), 6, "train", {"use": 1})
+    ]
+    assert made and {talked["kind"] for talked in made} == {"use"}
+    with pytest.raises(ConfigError, match="no kind of command is called usage"):
+        conversations_for(SCENES[0], random.Random(1), 6, "train", {"usage": 1.0})
+
+
+def test_what_two_things_are_not_is_said_of_both():
+    scene = record("hammer", "hammer", "cup")
+    turns = [t["turns"][0] for t in conversations_for(scene, random.Random(3), 60, "train", {"false_premise": 1.0})]
+    assert any(turn["answer"] == "The hammers are not like that." for turn in turns)
+    assert any(turn["answer"] == "The cup is not like that." for turn in turns)
+    assert not any(turn["answer"] == "The hammer is not like that." for turn in turns)
 
 
 def test_every_intention_has_a_dozen_phrasings():

@@ -1,6 +1,7 @@
 """Conversations packed behind one picture are what each would be alone."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,9 +10,20 @@ from training_data import CLASSES, conversations_for, sentences, write_scenes
 from lisa_ros.model.conv import ConvImageEncoder
 from lisa_ros.prompt import template
 from lisa_ros.tokenizer import Tokenizer
-from lisa_ros.training.language import Library, Pointing, Speech, cells_of, exactness, pack, read_packed
+from lisa_ros.training.language import (
+    WHOLE_ATTENTION,
+    LanguageConfig,
+    Library,
+    Pointing,
+    Speech,
+    cells_of,
+    exactness,
+    pack,
+    read_packed,
+)
 from lisa_ros.training.scenes import read_scenes
 from lisa_ros.training.small import QUESTIONS, Sizes, build_lisa, build_sam
+from lisa_ros.training.stages import Run
 from lisa_ros.training.vocabulary import train_tokenizer
 
 INDEX = {name: i for i, name in enumerate(CLASSES)}
@@ -59,6 +71,7 @@ def test_packed_conversations_equal_single_ones(speech, tmp_path):
     lisa = build_lisa(sizes, len(speech.tokenizer), build_sam(16, 64, 8, 16), ConvImageEncoder(16), len(CLASSES))
     numbers, suffixes = library.draw(2, 3, random.Random(1))
     images = [(library.cells[n].index, torch.randn(len(library.cells[n].index), 32)) for n in numbers]
+    lisa.llama.set_attn_implementation(WHOLE_ATTENTION)  # as training has it
     with torch.no_grad():
         packed = pack(lisa, speech, images, suffixes, 16)
         together = read_packed(lisa, packed)[-1][packed.answer_rows, packed.answer_at]
@@ -198,3 +211,10 @@ def test_only_so_many_cells_become_tokens_and_every_thing_keeps_one(reading):
     assert set(cells.parts) == {1, 2}
     assert all(part.sum() == pytest.approx(1) for part in cells.parts.values())
     assert torch.equal(cells.whole_share(4)[cells.index], cells.share)
+    run = SimpleNamespace(recipe=SimpleNamespace(sizes=SimpleNamespace(grid=4)))
+    shown = Run._shown(run, cells.index, cells, LanguageConfig(1, covered_cells=2, empty_cells=3), random.Random(0))
+    assert len(shown) == 5
+    assert {int(part.argmax()) for part in cells.parts.values()} <= set(shown.tolist())
+    assert len(set(shown.tolist()) & set(cells.index.tolist())) == 2
+    everything = Run._shown(run, cells.index, cells, LanguageConfig(1, empty_cells=16), random.Random(0))
+    assert sorted(everything.tolist()) == list(range(16))

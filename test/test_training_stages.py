@@ -159,14 +159,14 @@ def test_a_model_of_other_sizes_is_no_start(data, recipe, finished, tmp_path):
 
 
 def test_prompts_are_got_back_from_what_the_model_says(data, recipe, finished, tmp_path):
-    """Least squares over its own answers explains more of them than their mean does."""
+    """A model that says what prompts it was taught is taken apart into them again."""
     run = Run(replace(recipe, start=str(finished)), data, tmp_path / "next")
     vision = run._untrained_vision()
-    run.started()
     lisa = run.lisa(vision, len(run.tokenizer()))
-    lisa.load_state_dict(run.started()["lisa"], strict=False)
-    error = recover_prompts(lisa, run.library(run.scenes), vision, steps=6)
-    assert 0 <= error < float(vision.class_prompts.weight.var()) + 1e-4
+    library = run.library(run.scenes)
+    error = recover_prompts(lisa, library, vision, steps=4)
+    assert error < 1e-2 * float(lisa.seg_projector[-1].bias.square().mean() + 1)
+    assert vision.class_prompts.weight.abs().max() > 0
 
 
 def test_a_precision_that_training_does_not_know_is_named():

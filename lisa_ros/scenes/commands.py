@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Iterable, Iterator
 
+from lisa_ros.errors import ConfigError
 from lisa_ros.scenes import phrasings
 from lisa_ros.scenes.world import WORLD, Phrase, Thing
 
@@ -429,7 +430,9 @@ class Speaker:
         if not options:
             return None
         phrase = f"the {thing['class']} that {self.rng.choice(options).text}"
-        denied = answer_denying(thing["class"], "like that", WORLD.things[thing["class"]].many)
+        of_class = WORLD.things[thing["class"]]
+        several = len(self.by_class[thing["class"]]) > 1
+        denied = answer_denying(of_class.plural if several else of_class.label, "like that", several or of_class.many)
         return self.turn(self.whole(phrase), [], denied)
 
     # -- two turns
@@ -517,9 +520,12 @@ def conversations_for(
 
     split "train" uses the training phrasings; every other split only held-out phrasings, and for half of its needs
     needs that training never names. kinds: share of each kind, KINDS where left out. Deterministic in ``rng``.
+    Raises ConfigError for a kind that there is not.
     """
-    speaker = Speaker(scene, rng, split)
     shares = kinds or KINDS
+    if unknown := sorted(shares.keys() - KINDS.keys()):
+        raise ConfigError(f"no kind of command is called {', '.join(unknown)}; choose from {', '.join(KINDS)}")
+    speaker = Speaker(scene, rng, split)
     made: list[dict] = []
     for _ in range(4 * count):
         if len(made) == count:

@@ -78,7 +78,8 @@ def paste_objects(sample: Sample, donor: Sample, rng: random.Random, count: int)
 def repaint_background(rgb: Image, ids: Image, rng: random.Random) -> Image:
     """Another table and wall behind the things: noise of random colours, scale and direction under the old light.
 
-    What lies there keeps its shadow, since the old brightness goes on multiplying. (H, W, 3) uint8 both.
+    The table keeps the shadows on it, since the old brightness goes on multiplying. rgb: (H, W, 3) uint8, as what is
+    returned. ids: (H, W) uint8, 0 where the background is.
     """
     height, width = ids.shape
     chance = np.random.default_rng(rng.getrandbits(32))

@@ -61,6 +61,7 @@ SAVE_EVERY = 200
 """Steps between checkpoints of a run."""
 
 VALIDATE_EVERY = 500
+"""Steps between looks at how many answers are right to the last word."""
 
 POINT = 1.0
 """Weight of the losses of :class:`Pointing`."""
@@ -144,7 +145,7 @@ class Speech:
             result.nouns += [(last, members) for _, last in self._names(result.ids, asked, begin, label)]
             if chosen := [i for i in members if i in meant]:
                 found = self._names(result.ids, begin, segs[0], label)
-                named += [(first, chosen) for first, _ in found[:1]]
+                named += [(first, chosen) for first, _ in sorted(found)[:1]]
         for first, _ in named:
             result.weights[first] = NAMED
         if named:
@@ -222,7 +223,11 @@ def cells_of(scene: Scene, class_index: dict[str, int], size: int, grid: int) ->
 def _whole_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **_: object
 ) -> tuple[Tensor, None]:
-    """Fused attention in fp32 whatever the products are in: on a CPU, its way back is slow in bf16."""
+    """Fused attention in fp32 whatever the products are in: on a CPU, its way back is slow in bf16.
+
+    For packed conversations, whose mask says who sees whom."""
+    if mask is None:
+        raise ValueError("packed conversations have a mask; without one everything would see what comes after it")
     with torch.autocast("cpu", enabled=False):
         q, k, v = query.float(), key.float(), value.float()
         seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
@@ -408,9 +413,9 @@ class LanguageConfig:
     pictures: a step. conversations: behind each. absent: share of them at least that ask for what is not there, where
     the supply has so many (the model that seldom hears of absence never refuses). drawn: masks decoded for each picture
     (stage 3). draw_weight: of their loss. covered_cells, empty_cells: at most so many of a picture become image
-    tokens, and of each thing at least the one that shows most of it; a model in use sees all, but fewer cost less.
-    kinds: share of each kind of conversation, where it shall not be the supply's own. precision: of products, as in
-    vision.half_precision.
+    tokens (None: all), and of each thing at least the one that shows most of it; a model in use sees all, but fewer
+    cost less. kinds: share of each kind of conversation, where it shall not be the supply's own. precision: of
+    products, as in vision.half_precision.
     """
 
     steps: int
@@ -424,10 +429,13 @@ class LanguageConfig:
     drawn: int = 3
     draw_weight: float = 1.0
     empty_cells: int = 12
-    covered_cells: int = 256
+    covered_cells: int | None = None
     kinds: dict[str, float] | None = None
     precision: str = "fp32"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        half_precision(self.precision)
 
 
 class Library:
@@ -574,8 +582,8 @@ def exactness(
 
     count: pictures. each: conversations about each. split: of the phrasings."""
     rng, right = random.Random(seed), {}
-    for _ in range(-(-count // 8)):
-        numbers, suffixes = library.draw(min(8, count), each, rng, split=split)
+    for begin in range(0, count, 8):
+        numbers, suffixes = library.draw(min(8, count - begin), each, rng, split=split)
         packed = pack(lisa, library.speech, [picture(n, rng) for n in numbers], suffixes, library.grid**2)
         wrong = predict_packed(lisa, packed, read_packed(lisa, packed)[-1]).argmax(-1) != packed.answer_ids
         ends = [sum(w > 0 for w in suffix.weights) for row in suffixes for suffix in row]

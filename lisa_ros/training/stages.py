@@ -57,6 +57,8 @@ COVERED = 0.1
 CLASSES = "classes.json"
 """Names of the classes in the order of the model's recognition, in a run's folder and beside a finished model."""
 
+TOKENIZER = ("tokenizer.model", "added_tokens.json")
+
 PACKAGED = "lisa-small"
 """What ``start`` calls the model in the package."""
 
@@ -162,8 +164,10 @@ class Run:
         names = sorted({o["class"] for scene in self.scenes for o in scene.record["objects"]})
         if not path.exists():
             start = self._start()
-            path.write_text(json.dumps(names, indent=1) if start is None else (start / CLASSES).read_text())
+            path.write_text(json.dumps(names, indent=1) + "\n" if start is None else (start / CLASSES).read_text())
         known: list[str] = json.loads(path.read_text())
+        if (start := self._start()) is not None and json.loads((start / CLASSES).read_text()) != known:
+            raise ConfigError(f"{path} and {start / CLASSES} name other classes; take another 'out' for this start")
         if unknown := sorted(set(names) - set(known)):
             raise ConfigError(f"{self.data} shows classes that {path.parent} does not know: {', '.join(unknown)}")
         return known
@@ -188,8 +192,6 @@ class Run:
         if not path.exists():
             folder = self._start()
             assert folder is not None
-            for name in ("tokenizer.model", "added_tokens.json"):
-                (self.folder / name).write_bytes((folder / name).read_bytes())
             vision = self._untrained_vision()
             lisa = self.lisa(vision, len(self.tokenizer()))
             load_finished(folder, lisa)
@@ -230,8 +232,13 @@ class Run:
     # --- stage 2 ---
 
     def tokenizer(self) -> Tokenizer:
-        if not (self.folder / "tokenizer.model").exists():
-            train_tokenizer(self._texts(), self.recipe.vocabulary, self.folder)
+        """The run's: of the model it goes on from, or trained on what it will hear and say."""
+        if not (self.folder / TOKENIZER[0]).exists():
+            if (start := self._start()) is None:
+                train_tokenizer(self._texts(), self.recipe.vocabulary, self.folder)
+            else:
+                for name in TOKENIZER:
+                    (self.folder / name).write_bytes((start / name).read_bytes())
         return Tokenizer.from_folder(self.folder)
 
     def _texts(self):
@@ -290,7 +297,7 @@ class Run:
             groups = _groups([tower.position, *tower.words.parameters(), *_language(lisa)], 1.0, config.weight_decay)
             groups += _presence_groups(lisa)
             report, going_on = self._traces("speech", done)
-            validate = partial(exactness, lisa, kept, shown(kept), "test")
+            validate = partial(exactness, lisa, kept, shown(kept), "test", count=min(96, len(kept.scenes)))
             train_language(
                 *(lisa, pointing, library, config, groups),
                 *(shown(library), prompt_loss, validate, report, going_on),
@@ -299,6 +306,7 @@ class Run:
             torch.save(state, self.folder / "speech.pt")
 
     def _pointing(self, trained: bool, stage: str) -> Pointing:
+        torch.manual_seed(self.recipe.seed)
         pointing = Pointing(self.recipe.sizes.hidden, self.recipe.sizes.layers)
         if trained:
             pointing.load_state_dict(torch.load(self.folder / f"{stage}.pt", weights_only=True)["pointing"])
@@ -318,14 +326,13 @@ class Run:
 
     def _shown(self, covered: Tensor, cells: Cells, config: LanguageConfig, rng: random.Random) -> Tensor:
         """(n,) cells of the grid that become image tokens: some of ``covered``, then some of the others."""
-        empty = sorted(set(range(self.recipe.sizes.grid**2)) - set(covered.tolist()))
-        covered_too = covered.tolist()
-        if len(covered_too) > config.covered_cells:
-            best = {int(part.argmax()) for part in cells.parts.values()} & set(covered_too)
-            others = sorted(set(covered_too) - best)
-            covered_too = sorted(best) + rng.sample(others, max(0, config.covered_cells - len(best)))
-        shown = rng.sample(empty, min(config.empty_cells, len(empty)))
-        return torch.tensor(covered_too + shown, dtype=torch.long)
+        chosen = covered.tolist()
+        empty = sorted(set(range(self.recipe.sizes.grid**2)) - set(chosen))
+        if config.covered_cells is not None and len(chosen) > config.covered_cells:
+            best = {int(part.argmax()) for part in cells.parts.values()} & set(chosen)
+            others = sorted(set(chosen) - best)
+            chosen = sorted(best) + rng.sample(others, min(len(others), max(0, config.covered_cells - len(best))))
+        return torch.tensor(chosen + rng.sample(empty, min(config.empty_cells, len(empty))), dtype=torch.long)
 
     def _prompt_loss(
         self, lisa: Lisa, vision: VisionModel, library: Library, hidden: Tensor, packed: Packed, numbers: list[int]
@@ -335,7 +342,7 @@ class Run:
             return hidden.sum() * 0.0
         scenes, cells = [library.scenes[n] for n in numbers], [library.cells[n] for n in numbers]
         classes, places, single = seg_truth(packed.segs, scenes, cells, self.index)
-        with torch.no_grad():
+        with torch.no_grad(), half_precision("fp32"):
             wanted = vision.prompts(classes[None], places[None], single[None])[0]
         states = states_at(hidden, [row for row, _, _ in packed.segs], [at for _, at, _ in packed.segs])
         return F.mse_loss(lisa.seg_projector(states).float(), wanted)
@@ -368,25 +375,26 @@ class Run:
         scenes = self.split[0][: self.recipe.sight_scenes]
         library = self.library(scenes)
         lisa = self.lisa(vision, len(library.speech.tokenizer))
-        before = torch.load(self.folder / ("sight.pt" if rounds[0][0] > 0 else "speech.pt"), weights_only=True)
+        path = self.folder / ("sight.pt" if rounds[0][0] > 0 else "speech.pt")
+        if not path.exists():
+            raise ConfigError(f"{path} does not exist; run the stage 'speech' first")
+        before = torch.load(path, weights_only=True)
         # What recognises cells is the vision stage's, which may have gone on since.
         state = {key: value for key, value in before["lisa"].items() if "recognition" not in key}
         lisa.load_state_dict(state, strict=False)
         if "decoder" in before:
             lisa.sam.mask_decoder.load_state_dict(before["decoder"])
         log.info("encoding %d pictures", len(scenes))
-        seen = Seen(library, self.embeddings(vision, scenes))
+        seen = self._seen(lisa, library, self.embeddings(vision, scenes))
         kept = self.library(self.split[1])
-        seen_kept = Seen(kept, self.embeddings(vision, self.split[1]))
+        seen_kept = self._seen(lisa, kept, self.embeddings(vision, self.split[1]))
         pointing = self._pointing(True, "sight" if rounds[0][0] > 0 else "speech")
 
         for done, config in rounds:
 
             def shown(seen: Seen, config=config) -> Picture:
-                covered = [self._covered(lisa, embedding) for embedding in seen.embeddings]
-
                 def picture(number: int, rng: random.Random) -> tuple[Tensor, Tensor]:
-                    index = self._shown(covered[number], seen.library.cells[number], config, rng)
+                    index = self._shown(seen.covered[number], seen.library.cells[number], config, rng)
                     return index, lisa.image_tokens(seen.embeddings[number][None].float())[0, index]
 
                 return picture
@@ -403,7 +411,7 @@ class Run:
             groups += _groups(list(lisa.sam.mask_decoder.parameters()), 0.3, config.weight_decay)
             groups += _presence_groups(lisa)
             report, going_on = self._traces("sight", done)
-            validate = partial(exactness, lisa, kept, shown(seen_kept), "test")
+            validate = partial(exactness, lisa, kept, shown(seen_kept), "test", count=min(96, len(kept.scenes)))
             train_language(
                 *(lisa, pointing, library, config, groups),
                 *(shown(seen), losses, validate, report, going_on),
@@ -411,6 +419,9 @@ class Run:
             decoder = lisa.sam.mask_decoder.state_dict()
             state = {"lisa": _language_state(lisa), "decoder": decoder, "pointing": pointing.state_dict()}
             torch.save(state | {"rounds": done + 1}, self.folder / "sight.pt")
+
+    def _seen(self, lisa: Lisa, library: Library, embeddings: Tensor) -> Seen:
+        return Seen(library, embeddings, [self._covered(lisa, embedding) for embedding in embeddings])
 
     @torch.no_grad()
     def _covered(self, lisa: Lisa, embedding: Tensor) -> Tensor:
@@ -447,17 +458,19 @@ class Run:
         lisa.sam.mask_decoder.load_state_dict(state["decoder"])
         config = checkpoint_config(self.recipe.sizes, len(tokenizer), self.recipe.name, len(self.classes))
         save_checkpoint(lisa, config, into, dtype=torch.float16)
-        for name in ("tokenizer.model", "added_tokens.json", CLASSES):
+        for name in (*TOKENIZER, CLASSES):
             (into / name).write_bytes((self.folder / name).read_bytes())
         return into
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """Scenes as the frozen image encoder sees them: a library and the embeddings (n, C, g, g) of its pictures."""
+    """Scenes as the frozen image encoder sees them: a library, the embeddings (n, C, g, g) of its pictures, and the
+    image tokens of each that show something."""
 
     library: Library
     embeddings: Tensor
+    covered: list[Tensor]
 
 
 class Report:

@@ -70,6 +70,9 @@ class VisionConfig:
     precision: str = "fp32"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        half_precision(self.precision)
+
 
 class VisionModel(nn.Module):
     """Encoder, SAM's prompt encoder and mask decoder, and the prompts that stand for classes.

@@ -19,7 +19,7 @@ from lisa_ros.checkpoint import load_lisa, read_spec
 from lisa_ros.errors import ConfigError
 from lisa_ros.model.lisa import Lisa
 from lisa_ros.model.precision import Precision
-from lisa_ros.training.language import Library, pack, read_packed, seg_truth
+from lisa_ros.training.language import Library, pack, read_packed, seg_truth, states_at
 from lisa_ros.training.vision import VisionModel, place_features
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def load_finished(folder: Path, lisa: Lisa) -> None:
 
     Raises ConfigError where the checkpoint is of other sizes, CheckpointError where it cannot be read.
     """
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         finished, _ = load_lisa(folder, None, Precision.pick("fp32", torch.device("cpu")), torch.device("cpu"))
         state = {name: tensor.clone() for name, tensor in finished.state_dict().items()}
         merge = "vision_tower.merge.weight"
@@ -63,7 +63,7 @@ def recover_recognition(lisa: Lisa, vision: VisionModel) -> None:
 
 
 @torch.no_grad()
-def recover_prompts(lisa: Lisa, library: Library, vision: VisionModel, steps: int = 30, seed: int = 0) -> float:
+def recover_prompts(lisa: Lisa, library: Library, vision: VisionModel, steps: int = 16, seed: int = 0) -> float:
     """Set the prompts of ``vision`` to those that ``lisa`` says over pictures made of words. Returns the mean squared
     error that is left."""
     wanted, features = [], []
@@ -78,7 +78,8 @@ def recover_prompts(lisa: Lisa, library: Library, vision: VisionModel, steps: in
         hidden = read_packed(lisa, packed)[-1]
         scenes, cells = [library.scenes[n] for n in numbers], [library.cells[n] for n in numbers]
         classes, places, single = seg_truth(packed.segs, scenes, cells, library.class_index)
-        wanted.append(lisa.seg_projector(torch.stack([hidden[row, at] for row, at, _ in packed.segs])))
+        states = states_at(hidden, [row for row, _, _ in packed.segs], [at for _, at, _ in packed.segs])
+        wanted.append(lisa.seg_projector(states))
         features.append(torch.cat([classes, single[:, None] * place_features(places), single[:, None]], dim=1))
     x, y = torch.cat(features).double(), torch.cat(wanted).double()
     solved = torch.linalg.solve(x.T @ x + RIDGE * len(x) * torch.eye(x.shape[1]), x.T @ y).float()
