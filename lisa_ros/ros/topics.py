@@ -27,8 +27,8 @@ from lisa_ros.ros.requests import Answer, Frame, NodeState
 from lisa_ros.segmentation import MaskCrop, labels_image, union_image
 
 OUTPUT = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
-# For each command of each door that may wait (doors.REQUESTS) there may be an answer at once. One that a subscriber has
-# not taken before five newer ones came would be gone, and with it all that somebody on ~/command gets to know.
+# As many as a door keeps of commands (doors.REQUESTS): an answer that a subscriber has not taken before five newer ones
+# came would be gone, and with it all that somebody on ~/command gets to know.
 RESULTS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 OVERRIDABLE = (
     QoSPolicyKind.HISTORY,

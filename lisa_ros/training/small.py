@@ -133,7 +133,7 @@ def checkpoint_config(sizes: Sizes, vocabulary: int, name: str, classes: int) ->
                 "colours": len(COLOURS),
             },
             "presence": True,
-            "smallest_part": 0.02,
+            "smallest_part": 0.2,
             "questions": asdict(QUESTIONS),
         },
     }
