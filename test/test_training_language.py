@@ -1,6 +1,7 @@
 """Conversations packed behind one picture are what each would be alone."""
 
 import random
+from copy import deepcopy
 from types import SimpleNamespace
 
 import pytest
@@ -10,17 +11,10 @@ from training_data import CLASSES, conversations_for, sentences, write_scenes
 from lisa_ros.model.conv import ConvImageEncoder
 from lisa_ros.prompt import template
 from lisa_ros.tokenizer import Tokenizer
-from lisa_ros.training.language import (
-    WHOLE_ATTENTION,
-    LanguageConfig,
-    Library,
-    Pointing,
-    Speech,
-    cells_of,
-    exactness,
-    pack,
-    read_packed,
-)
+from lisa_ros.training.dialogue import Speech
+from lisa_ros.training.language import LanguageConfig, Library, exactness
+from lisa_ros.training.packing import WHOLE_ATTENTION, cells_of, pack, read_packed
+from lisa_ros.training.pointing import HEADS, attention_of, pointing_losses
 from lisa_ros.training.scenes import read_scenes
 from lisa_ros.training.small import QUESTIONS, Sizes, build_lisa, build_sam
 from lisa_ros.training.stages import Run
@@ -169,28 +163,39 @@ def test_words_know_what_they_point_at(speech):
     assert suffix.segs[0] in meant
 
 
-def test_pointing_costs_what_its_cells_say(reading):
-    _, library, numbers, packed, states = reading
-    pointing = Pointing(32, 3)
+def test_told_heads_look_as_the_model_looks(reading):
+    lisa, _, _, packed, states = reading
+    whole = lisa.llama.config._attn_implementation
+    lisa.llama.set_attn_implementation("eager")
+    allowed = torch.zeros(packed.mask.shape).masked_fill(~packed.mask, torch.finfo(torch.float32).min)
+    looks = lisa.llama(
+        inputs_embeds=packed.embedded,
+        attention_mask=allowed,
+        position_ids=packed.positions,
+        use_cache=False,
+        output_attentions=True,
+    ).attentions
+    lisa.llama.set_attn_implementation(whole)
+    query, key = attention_of(lisa, packed, states, 2)
+    scores = (query @ key.transpose(2, 3)) * 8**-0.5
+    ours = scores.masked_fill(~packed.mask, -torch.inf).softmax(-1)
+    assert torch.allclose(ours, looks[2][:, :HEADS], atol=1e-5)
+
+
+def test_being_told_where_to_look_is_learned(reading):
+    lisa, library, numbers, packed, states = reading
     cells = [library.cells[number] for number in numbers]
-    for part in pointing.key:
-        torch.nn.init.zeros_(part.weight)
-        torch.nn.init.zeros_(part.bias)
-    nouns, meant = pointing(states, packed, cells)
-    sizes = torch.tensor([float(len(packed.images[row][0])) for row, _, _ in packed.nouns])
-    assert nouns.item() == pytest.approx(sizes.log().mean().item(), rel=1e-3)  # knowing nothing: all cells alike
-    assert meant.item() > 0
-    trained = Pointing(32, 3)
-    optimizer = torch.optim.Adam(trained.parameters(), lr=1e-2)
-    frozen = tuple(state.detach() for state in states)
-    first = None
-    for _ in range(60):
-        loss = sum(trained(frozen, packed, cells))
-        first = first if first is not None else float(loss)
+    before = [loss.item() for loss in pointing_losses(lisa, packed, states, cells)]
+    assert all(value > 0 for value in before)
+    told = deepcopy(lisa)
+    optimizer = torch.optim.Adam(told.llama.layers.parameters(), lr=3e-3)
+    for _ in range(40):
+        loss = sum(pointing_losses(told, packed, tuple(state.detach() for state in states), cells))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert float(loss) < 0.9 * first
+    after = [loss.item() for loss in pointing_losses(told, packed, states, cells)]
+    assert all(late < 0.7 * early for late, early in zip(after, before, strict=True))
 
 
 def test_exactness_is_that_of_greedy_answers(reading):

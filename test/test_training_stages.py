@@ -16,9 +16,11 @@ from lisa_ros import cli
 from lisa_ros.errors import ConfigError
 from lisa_ros.evaluation.examples import read_pictures
 from lisa_ros.tokenizer import Tokenizer
-from lisa_ros.training import stages
+from lisa_ros.training import language, stages
+from lisa_ros.training.language import Library
+from lisa_ros.training.precision import half_precision
 from lisa_ros.training.stages import Run, read_recipe, train
-from lisa_ros.training.vision import half_precision, train_vision
+from lisa_ros.training.vision import train_vision
 from lisa_ros.training.warm_start import recover_prompts
 
 RECIPE = """
@@ -88,6 +90,50 @@ def test_a_stopped_vision_stage_goes_on_to_equal_weights(data, recipe, tmp_path,
         torch.load(tmp_path / name / "vision.pt", weights_only=True)["model"] for name in ("whole", "stopped")
     )
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("stage", ["speech", "sight"])
+def test_a_stopped_language_stage_goes_on_to_equal_weights(data, recipe, tmp_path, monkeypatch, stage):
+    whole = Run(_in_half_precision(recipe), data, tmp_path / "whole")
+    for earlier in ("vision", "speech", "sight")[: ("speech", "sight").index(stage) + 1]:
+        getattr(whole, earlier)()
+    shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
+    getattr(whole, stage)()
+    calls, draw = iter(range(100)), Library.draw
+
+    def fail_at_third(*arguments, **options):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return draw(*arguments, **options)
+
+    monkeypatch.setattr(language, "SAVE_EVERY", 1)
+    monkeypatch.setattr(Library, "draw", fail_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(Run(whole.recipe, data, tmp_path / "stopped"), stage)()
+    assert (tmp_path / "stopped" / f"{stage}-0-run.pt").is_file()
+    getattr(Run(whole.recipe, data, tmp_path / "stopped"), stage)()
+    one, other = (
+        torch.load(tmp_path / name / f"{stage}.pt", weights_only=True)["lisa"] for name in ("whole", "stopped")
+    )
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def _in_half_precision(recipe):
+    """The recipe with bf16 everywhere, on repainted tables."""
+    vision = replace(recipe.vision, precision="bf16", repaint=1.0)
+    speech, sight = (
+        tuple(replace(round, precision="bf16") for round in rounds) for rounds in (recipe.speech, recipe.sight)
+    )
+    return replace(recipe, vision=vision, speech=speech, sight=sight)
+
+
+def test_frozen_prompts_stay_while_the_rest_is_trained(data, recipe, tmp_path):
+    run = Run(replace(recipe, vision=replace(recipe.vision, frozen_prompts=True)), data, tmp_path / "run")
+    model = run.vision_model(False)
+    prompts, neck = model.class_prompts.weight.clone(), model.encoder.from_8.weight.clone()
+    train_vision(model, *run.split, run.recipe.vision, run.folder)
+    assert torch.equal(model.class_prompts.weight, prompts)
+    assert not torch.equal(model.encoder.from_8.weight, neck)
 
 
 @pytest.fixture(scope="module")

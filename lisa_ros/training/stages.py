@@ -29,23 +29,14 @@ from lisa_ros.models import default_model
 from lisa_ros.prompt import template
 from lisa_ros.tokenizer import Tokenizer
 from lisa_ros.training.augment import camera, letterbox, repaint_background
-from lisa_ros.training.language import (
-    Cells,
-    LanguageConfig,
-    Library,
-    Packed,
-    Picture,
-    Pointing,
-    Speech,
-    exactness,
-    seg_truth,
-    states_at,
-    train_language,
-)
+from lisa_ros.training.dialogue import Speech
+from lisa_ros.training.language import LanguageConfig, Library, Picture, exactness, seg_truth, train_language
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
+from lisa_ros.training.packing import Cells, Packed, states_at
+from lisa_ros.training.precision import half_precision
 from lisa_ros.training.scenes import Scene, read_scenes
 from lisa_ros.training.small import QUESTIONS, Sizes, build_lisa, build_sam, checkpoint_config
-from lisa_ros.training.vision import Phase, VisionConfig, VisionModel, half_precision, normalise, train_vision
+from lisa_ros.training.vision import Phase, VisionConfig, VisionModel, normalise, train_vision
 from lisa_ros.training.vocabulary import train_tokenizer
 from lisa_ros.training.warm_start import load_finished, recover_prompts, recover_recognition
 
@@ -275,7 +266,7 @@ class Run:
             lisa.load_state_dict(self.started()["lisa"], strict=False)
         if rounds[0][0] > 0:
             lisa.load_state_dict(torch.load(self.folder / "speech.pt", weights_only=True)["lisa"], strict=False)
-        tower, pointing = lisa.vision_tower, self._pointing(rounds[0][0] > 0, "speech")
+        tower = lisa.vision_tower
         kept = self.library(self.split[1])
 
         def prompt_loss(hidden: Tensor, packed: Packed, numbers: list[int], rng: random.Random):
@@ -298,19 +289,8 @@ class Run:
             groups += _presence_groups(lisa)
             report, going_on = self._traces("speech", done)
             validate = partial(exactness, lisa, kept, shown(kept), "test", count=min(96, len(kept.scenes)))
-            train_language(
-                *(lisa, pointing, library, config, groups),
-                *(shown(library), prompt_loss, validate, report, going_on),
-            )
-            state = {"lisa": _language_state(lisa), "pointing": pointing.state_dict(), "rounds": done + 1}
-            torch.save(state, self.folder / "speech.pt")
-
-    def _pointing(self, trained: bool, stage: str) -> Pointing:
-        torch.manual_seed(self.recipe.seed)
-        pointing = Pointing(self.recipe.sizes.hidden, self.recipe.sizes.layers)
-        if trained:
-            pointing.load_state_dict(torch.load(self.folder / f"{stage}.pt", weights_only=True)["pointing"])
-        return pointing
+            train_language(lisa, library, config, groups, shown(library), prompt_loss, validate, report, going_on)
+            torch.save({"lisa": _language_state(lisa), "rounds": done + 1}, self.folder / "speech.pt")
 
     def _rounds_left(self, stage: str, rounds: tuple[LanguageConfig, ...]) -> list[tuple[int, LanguageConfig]]:
         """Numbers and settings of the rounds that are still to be done."""
@@ -388,7 +368,6 @@ class Run:
         seen = self._seen(lisa, library, self.embeddings(vision, scenes))
         kept = self.library(self.split[1])
         seen_kept = self._seen(lisa, kept, self.embeddings(vision, self.split[1]))
-        pointing = self._pointing(True, "sight" if rounds[0][0] > 0 else "speech")
 
         for done, config in rounds:
 
@@ -412,13 +391,9 @@ class Run:
             groups += _presence_groups(lisa)
             report, going_on = self._traces("sight", done)
             validate = partial(exactness, lisa, kept, shown(seen_kept), "test", count=min(96, len(kept.scenes)))
-            train_language(
-                *(lisa, pointing, library, config, groups),
-                *(shown(seen), losses, validate, report, going_on),
-            )
-            decoder = lisa.sam.mask_decoder.state_dict()
-            state = {"lisa": _language_state(lisa), "decoder": decoder, "pointing": pointing.state_dict()}
-            torch.save(state | {"rounds": done + 1}, self.folder / "sight.pt")
+            train_language(lisa, library, config, groups, shown(seen), losses, validate, report, going_on)
+            state = {"lisa": _language_state(lisa), "decoder": lisa.sam.mask_decoder.state_dict(), "rounds": done + 1}
+            torch.save(state, self.folder / "sight.pt")
 
     def _seen(self, lisa: Lisa, library: Library, embeddings: Tensor) -> Seen:
         return Seen(library, embeddings, [self._covered(lisa, embedding) for embedding in embeddings])

@@ -26,6 +26,7 @@ from lisa_ros.model.conv import ConvImageEncoder, Recognition
 from lisa_ros.model.mask_decoder import decode_many
 from lisa_ros.training.augment import camera, letterbox, paste_objects, repaint_background, warp
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
+from lisa_ros.training.precision import half_precision
 from lisa_ros.training.scenes import COLOURS, Scene
 
 log = logging.getLogger(__name__)
@@ -264,13 +265,6 @@ def vision_loss(model: VisionModel, batch: Batch, precision: str = "fp32") -> tu
     loss = 2 * bce + dice + dense + 0.2 * colour + 0.05 * presence
     parts = {"bce": bce, "dice": dice, "dense": dense, "colour": colour, "presence": presence}
     return loss, {k: float(v.detach()) for k, v in parts.items()}
-
-
-def half_precision(precision: str) -> torch.autocast:
-    """Matrix products and convolutions in ``bf16``, where the processor is quick at it (AMX), or all in ``fp32``."""
-    if precision not in ("fp32", "bf16"):
-        raise ConfigError(f"precision '{precision}' of the recipe is not fp32 or bf16")
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
 
 
 def _looks(labels: Tensor) -> list[Tensor]:

@@ -19,7 +19,8 @@ from lisa_ros.checkpoint import load_lisa, read_spec
 from lisa_ros.errors import ConfigError
 from lisa_ros.model.lisa import Lisa
 from lisa_ros.model.precision import Precision
-from lisa_ros.training.language import Library, pack, read_packed, seg_truth, states_at
+from lisa_ros.training.language import Library, seg_truth
+from lisa_ros.training.packing import pack, read_packed, states_at
 from lisa_ros.training.vision import VisionModel, place_features
 
 log = logging.getLogger(__name__)

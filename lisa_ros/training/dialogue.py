@@ -1,0 +1,144 @@
+"""Conversations as the language stages read them: ids, what of them is trained, and what their words are about."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lisa_ros.prompt import QuestionForms, Template, Turn, build_prompt, phrase_command
+from lisa_ros.tokenizer import IMAGE_ID, Tokenizer
+
+
+@dataclass
+class Suffix:
+    """One conversation after the image: ids (T,), the weight of each in the loss, and the masks its ``[SEG]`` ask for.
+
+    weights: 0 for what a person said, 1 for answers, VERDICT where an answer turns to "here it is" or "it is not here".
+    segs: position (in ids) of each ``[SEG]``; targets: the object ids of each. presence: position (in ids) of a token
+    that says whether what was named is there, and whether it is. nouns, meant: positions (in ids) of tokens, and the
+    object ids that the state there, or the state before it, is to point at.
+    """
+
+    ids: list[int]
+    weights: list[float]
+    segs: list[int] = field(default_factory=list)
+    targets: list[list[int]] = field(default_factory=list)
+    presence: list[tuple[int, bool]] = field(default_factory=list)
+    nouns: list[tuple[int, list[int]]] = field(default_factory=list)
+    meant: list[tuple[int, list[int]]] = field(default_factory=list)
+    kind: str = ""
+
+
+NAMED = 2.0
+"""Weight of the token with which an answer begins to name what is meant."""
+
+VERDICT = 3.0
+"""Weight of the one token of an answer that says whether the thing is there."""
+
+
+def name_first(answer: str) -> str:
+    """What is denied is named before: "There is no cup here." to "It is the cup that is not here.", and "The cup is not
+    like that." to "It is the cup that is not like that."
+
+    A small model cannot look for a thing before it has said which. Other answers are left alone.
+    """
+    if match := re.fullmatch(r"There (is|are) no (.+) here\.", answer):
+        verb, name, rest = match[1], match[2], "here"
+    elif match := re.fullmatch(r"The (.+?) (is|are) not (.+)\.", answer):
+        name, verb, rest = match.groups()
+    else:
+        return answer
+    return f"{'It is' if verb == 'is' else 'They are'} the {name} that {verb} not {rest}."
+
+
+@dataclass(frozen=True)
+class Speech:
+    """How conversations become ids."""
+
+    tokenizer: Tokenizer
+    template: Template
+    questions: QuestionForms
+
+    def prefix(self) -> tuple[list[int], list[int]]:
+        """Ids before and after the image that all conversations share: ``<s>``, USER:, <im_start> and <im_end>."""
+        ids = self.tokenizer.encode_prompt(build_prompt([Turn("x")], self.template, im_start_end=True).text)
+        at = ids.index(IMAGE_ID)
+        return ids[:at], ids[at + 1 : at + 2]
+
+    def suffix(self, conversation: dict, rng: random.Random | None = None, objects: Sequence[dict] = ()) -> Suffix:
+        """The conversation's ids after the shared prefix. rng: where given, commands are typed hastily at times.
+        objects: of the scene, so that words can point at them."""
+        before, after = self.prefix()
+        skip = len(before) + 1 + len(after)
+        turns: list[Turn] = []
+        result = Suffix([], [])
+        for number, turn in enumerate(conversation["turns"]):
+            command = _typed(turn["command"], rng) if rng else turn["command"]
+            question = phrase_command(command, self.questions, explain=bool(turn.get("explain")), follow_up=number > 0)
+            turns.append(Turn(question))
+            asked = len(result.ids)
+            begin = len(self._ids(turns)) - skip
+            answer = name_first(turn["answer"])
+            turns[-1] = Turn(question, answer)
+            ids = self._ids(turns)[skip:]
+            result.weights += [0.0] * (begin - len(result.weights))
+            result.weights += [1.0] * (len(ids) - begin)
+            segs = [i for i in range(begin, len(ids)) if ids[i] == self.tokenizer.id_of("[SEG]")]
+            if at := segs or self._denials(ids, begin):
+                verdict = at[0] - 1 if segs else at[0]
+                result.weights[verdict] = VERDICT
+                result.presence.append((verdict, bool(segs)))
+            wanted = [list(turn["targets"])] if turn["targets"] else []
+            if len(segs) != len(wanted):
+                raise ValueError(f"{len(segs)} [SEG] for {len(wanted)} masks in {turn['answer']!r}")
+            result.ids, result.segs, result.targets = ids, result.segs + segs, result.targets + wanted
+            self._point(result, objects, asked, begin, segs)
+        result.kind = conversation.get("kind", "")
+        return result
+
+    def _point(self, result: Suffix, objects: Sequence[dict], asked: int, begin: int, segs: list[int]) -> None:
+        """Note where the newest turn, asked from ``asked`` and answered from ``begin`` on, names things that are there:
+        in the question all of the class, in the answer those that are meant, from its first word on."""
+        by_class: dict[str, list[int]] = {}
+        for thing in objects:
+            by_class.setdefault(thing["class"], []).append(thing["id"])
+        meant = set(result.targets[-1]) if segs else set()
+        named = []
+        for label, members in by_class.items():
+            result.nouns += [(last, members) for _, last in self._names(result.ids, asked, begin, label)]
+            if chosen := [i for i in members if i in meant]:
+                found = self._names(result.ids, begin, segs[0], label)
+                named += [(first, chosen) for first, _ in sorted(found)[:1]]
+        for first, _ in named:
+            result.weights[first] = NAMED
+        if named:
+            opening = min(first for first, _ in named)
+            result.meant += [(at, sorted(meant)) for at in range(begin, opening)] + named
+            result.meant += [(at, sorted(meant)) for at in segs]
+
+    def _names(self, ids: list[int], begin: int, end: int, label: str) -> list[tuple[int, int]]:
+        """First and last position of every "label" or "labels" in ids[begin:end]."""
+        found = []
+        for phrase in (self.tokenizer.encode(label), self.tokenizer.encode(label + "s")):
+            length = len(phrase)
+            found += [(i, i + length - 1) for i in range(begin, end - length + 1) if ids[i : i + length] == phrase]
+        return found
+
+    def _denials(self, ids: list[int], begin: int) -> list[int]:
+        """Where "that is not" or "that are not" begins."""
+        phrases = [self.tokenizer.encode(f"that {verb} not") for verb in ("is", "are")]
+        return [i for i in range(begin, len(ids)) if any(ids[i : i + len(phrase)] == phrase for phrase in phrases)]
+
+    def _ids(self, turns: list[Turn]) -> list[int]:
+        return self.tokenizer.encode_prompt(build_prompt(turns, self.template, im_start_end=True).text)
+
+
+def _typed(command: str, rng: random.Random) -> str:
+    """Sometimes without capitals, without the full stop, or with a polite word."""
+    if rng.random() < 0.3:
+        command = command.lower()
+    if rng.random() < 0.3:
+        command = re.sub(r"[.!?]+$", "", command)
+    return command
