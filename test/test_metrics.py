@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from lisa_ros.errors import ConfigError
 from lisa_ros.evaluation.metrics import IGNORED, ciou, giou, overlap
 from lisa_ros.evaluation.reasonseg import read_example, read_folder, read_json, read_truth
 
@@ -56,6 +57,15 @@ def test_a_broken_example_is_skipped_and_the_others_are_read(tmp_path, caplog):
     (tmp_path / "no_picture.jpg").write_bytes(b"not a jpeg")
     assert [example.name for example in read_folder(tmp_path)] == ["good"]
     assert "no_text" in caplog.text and "no_picture" in caplog.text
+
+
+@pytest.mark.parametrize("points", [[], [[1]], ["ab"], None, [[0, 0, 0]]])
+def test_a_polygon_that_is_none_names_its_file(tmp_path, points):
+    cv2.imwrite(str(tmp_path / "odd.jpg"), np.zeros((8, 8, 3), np.uint8))
+    label = {"shapes": [{"label": "target", "points": points}], "text": ["x"], "is_sentence": False}
+    (tmp_path / "odd.json").write_text(json.dumps(label))
+    with pytest.raises(ConfigError, match=r"odd\.json is not a ReasonSeg label"):
+        read_example(tmp_path / "odd.jpg")
 
 
 def test_labels_in_the_old_windows_encoding_are_read(tmp_path):

@@ -161,6 +161,8 @@ def test_words_know_what_they_point_at(speech):
     said = speech.tokenizer.decode([suffix.ids[at] for at in sorted(meant)])
     assert meant and said.replace(" ", "").startswith("Itis")
     assert suffix.segs[0] in meant
+    assert {tuple(members) for _, members in suffix.asked} == {(1,)}
+    assert {at for at, _ in suffix.asked} == {at for at in meant if at < suffix.segs[0]}
 
 
 def test_told_heads_look_as_the_model_looks(reading):
@@ -185,17 +187,18 @@ def test_told_heads_look_as_the_model_looks(reading):
 def test_being_told_where_to_look_is_learned(reading):
     lisa, library, numbers, packed, states = reading
     cells = [library.cells[number] for number in numbers]
-    before = [loss.item() for loss in pointing_losses(lisa, packed, states, cells)]
-    assert all(value > 0 for value in before)
+    before = {name: loss.item() for name, loss in pointing_losses(lisa, packed, states, cells).items()}
+    assert before.keys() == {"nouns", "asked", "meant"}
+    assert all(value > 0 for value in before.values())
     told = deepcopy(lisa)
     optimizer = torch.optim.Adam(told.llama.layers.parameters(), lr=3e-3)
     for _ in range(40):
-        loss = sum(pointing_losses(told, packed, tuple(state.detach() for state in states), cells))
+        loss = sum(pointing_losses(told, packed, tuple(state.detach() for state in states), cells).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    after = [loss.item() for loss in pointing_losses(told, packed, states, cells)]
-    assert all(late < 0.7 * early for late, early in zip(after, before, strict=True))
+    after = pointing_losses(told, packed, states, cells)
+    assert all(after[name].item() < 0.7 * early for name, early in before.items())
 
 
 def test_exactness_is_that_of_greedy_answers(reading):

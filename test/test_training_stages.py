@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -238,13 +239,19 @@ def test_bf16_leaves_the_first_block_of_the_trunk_whole(data, recipe, tmp_path):
 
 
 def test_a_broken_scene_is_named_and_skipped(tmp_path, recipe, caplog):
-    data = write_scenes(tmp_path / "data", 6)
+    data = write_scenes(tmp_path / "data", 8)
     (data / "images" / "000003.png").write_bytes(b"no picture")
-    cv2.imwrite(str(data / "ids" / "000004.png"), cv2.imread(str(data / "ids" / "000004.png"))[:10])
+    for number, change in {
+        "000004": lambda ids: ids[:10],
+        "000005": lambda ids: np.stack([ids] * 3, axis=-1),
+        "000006": lambda ids: ids.astype(np.uint16),
+    }.items():
+        path = str(data / "ids" / f"{number}.png")
+        cv2.imwrite(path, change(cv2.imread(path, cv2.IMREAD_UNCHANGED)))
     run = Run(recipe, data, tmp_path / "run")
     assert len(run.scenes) == 4
-    assert "000003" in caplog.text
-    assert "000004" in caplog.text
+    for number in ("000003", "000004", "000005", "000006"):
+        assert number in caplog.text
     assert len(list(read_pictures(data))) == 4
 
 

@@ -101,9 +101,13 @@ def _read_scenes(folder: Path) -> Iterator[Picture]:
             record = json.loads(line)
             bgr = cv2.imread(str(folder / record["image"]), cv2.IMREAD_COLOR)
             ids = cv2.imread(str(folder / record["ids"]), cv2.IMREAD_UNCHANGED)
-            if bgr is None or ids is None or ids.shape != bgr.shape[:2]:
-                raise ValueError(f"{record['image']} and {record['ids']} are broken or of different sizes")
-            yield Picture(record["id"], np.ascontiguousarray(bgr[..., ::-1]), list(_examples(record, ids)))
+            if bgr is None or ids is None or ids.shape != bgr.shape[:2] or ids.dtype != np.uint8:
+                raise ValueError(
+                    f"{record['image']} and {record['ids']} are broken or of different sizes, or the ids are not one "
+                    "byte a pixel"
+                )
+            examples = list(_examples(record, np.asarray(ids)))
+            yield Picture(record["id"], np.ascontiguousarray(bgr[..., ::-1]), examples)
         except (ValueError, KeyError, TypeError) as error:
             log.warning("%s, line %d is skipped: %s", folder / "scenes.jsonl", number, error)
 

@@ -41,20 +41,19 @@ def read_truth(label: dict, size: tuple[int, int]) -> NDArray[np.uint8]:
         name = shape["label"].lower()
         if name == "flag":
             continue
-        points = np.array([shape["points"]], np.float64).astype(np.int32)
+        points = np.array(shape["points"], np.float64).astype(np.int32)
         area = np.zeros(size, np.uint8)
         _paint(area, points, 1)
         shapes.append((int(area.sum()), IGNORED if "ignore" in name else 1, points))
     truth = np.zeros(size, np.uint8)
-    order = np.argsort([area for area, _, _ in shapes])[::-1] if shapes else []
-    for i in order:
+    for i in np.argsort([area for area, _, _ in shapes])[::-1]:
         _paint(truth, shapes[i][2], shapes[i][1])
     return truth
 
 
 def _paint(image: NDArray[np.uint8], points: NDArray[np.int32], value: int) -> None:
-    cv2.polylines(image, points, True, value, 1)
-    cv2.fillPoly(image, points, value)
+    cv2.polylines(image, [points], True, value, 1)
+    cv2.fillPoly(image, [points], value)
 
 
 def read_json(path: Path) -> dict:
@@ -74,7 +73,7 @@ def read_example(picture: Path) -> ReasonSegExample:
         label = read_json(picture.with_suffix(".json"))
         truth = read_truth(label, bgr.shape[:2])
         texts, is_sentence = list(label["text"]), bool(label["is_sentence"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, cv2.error) as error:
         raise ConfigError(f"{picture.with_suffix('.json')} is not a ReasonSeg label: {error}") from error
     if not texts:
         raise ConfigError(f"{picture.with_suffix('.json')} has no text")

@@ -54,7 +54,7 @@ def summarise(outcomes: list[Outcome]) -> dict:
     absent = [o for o in outcomes if o.example.absent]
     explained = [o for o in there if o.example.turns[-1].explain]
     refused, missed = _refused(absent), _refused(there)
-    report = _scores([o.free for o in there]) | {
+    return _scores([o.free for o in there]) | {
         "gIoU_with_absent": round(giou([o.free for o in outcomes]), 4),
         "by_kind": _grouped(there, lambda o: o.example.kind),
         "by_length": _grouped(there, lambda o: o.example.length),
@@ -77,11 +77,11 @@ def summarise(outcomes: list[Outcome]) -> dict:
         "teacher_forced": _scores([o.forced for o in there if o.forced is not None]),
         "time_to_mask_s": _seconds(o.to_mask_s for o in outcomes if o.to_mask_s is not None and o.first),
         "next_command_s": _seconds(o.to_mask_s for o in outcomes if o.to_mask_s is not None and not o.first),
-        "baselines": {},
+        "baselines": {
+            name: _scores([o.baselines[name] for o in there if name in o.baselines])
+            for name in (there[0].baselines if there else ())
+        },
     }
-    for name in there[0].baselines if there else ():
-        report["baselines"][name] = _scores([o.baselines[name] for o in there if name in o.baselines])
-    return report
 
 
 def table(report: dict) -> str:

@@ -80,7 +80,7 @@ def _ask(
             encoded, command, verbatim=verbatim, explain=said.explain, history=history, max_new_tokens=96
         )
     found = len(result.masks) > 0
-    mask = result.masks.any(0) if found else np.zeros(encoded.size, bool)
+    mask = np.logical_or.reduce(result.masks) if found else np.zeros(encoded.size, bool)
     # Only a conversation of one turn shows what the first command on a frame costs.
     timed = found and len(example.turns) == 1
     return Outcome(
@@ -114,8 +114,7 @@ def forced_mask(segmenter: Segmenter, encoded: EncodedImage, example: Example) -
     tokenizer, lisa = segmenter.tokenizer, segmenter.lisa
     ids = torch.tensor([tokenizer.encode_prompt(whole.text)], device=segmenter.device)
     hidden = lisa.read(lisa.embed_prompt(ids, encoded.tokens))  # (1, L, H)
-    seg_id = tokenizer.id_of("[SEG]")
-    at = lisa.seg_positions(ids, seg_id, encoded.tokens.shape[1])[0]
+    at = lisa.seg_positions(ids, segmenter._seg_id, encoded.tokens.shape[1])[0]
     at[: len(tokenizer.encode_prompt(asked.text)) + encoded.tokens.shape[1] - 2] = False  # earlier turns' masks
     if encoded.embedding is None:
         encoded.embedding = segmenter._embed(encoded.rgb)

@@ -143,6 +143,12 @@ class SharedTower(nn.Module):
         """Image tokens a picture."""
         return self.grid * self.grid
 
+    @property
+    def reader(self) -> tuple[Recognition, nn.Linear]:
+        """What recognises cells, and the words for it: of a tower that was given classes."""
+        assert self.recognition is not None and self.words is not None
+        return self.recognition, self.words
+
     def forward(self, image_embedding: Tensor) -> Tensor:
         """(B, C, g, g) -> (B, grid * grid, out_channels), row by row."""
         cells = F.adaptive_avg_pool2d(image_embedding, self.grid * self.side)  # as it is, where the grid divides it
@@ -153,13 +159,13 @@ class SharedTower(nn.Module):
 
     def spoken(self, shares: Tensor, index: Tensor) -> Tensor:
         """Tokens (n, out_channels) of the cells ``index`` (n,) for a picture made of words alone: shares (n, words)."""
-        assert self.words is not None
-        return self.words(shares) + self.position[index]
+        _, words = self.reader
+        return words(shares) + self.position[index]
 
     def shares(self, image_embedding: Tensor) -> Tensor:
         """(B, C, g, g) -> (B, grid * grid, classes + colours) in [0, 1]: of a token that each covers."""
-        assert self.recognition is not None
-        return F.adaptive_avg_pool2d(self.recognition(image_embedding), self.grid).flatten(2).transpose(1, 2)
+        recognition, _ = self.reader
+        return F.adaptive_avg_pool2d(recognition(image_embedding), self.grid).flatten(2).transpose(1, 2)
 
 
 class Recognition(nn.Module):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from lisa_ros.errors import ConfigError
 from lisa_ros.scenes import phrasings
@@ -100,7 +100,7 @@ def towards(a: dict, b: dict, scene: dict, direction: str) -> str:
     return "no" if along < 0.03 else "unclear"
 
 
-def extreme(objects: list[dict], key, margin: float) -> dict | None:
+def extreme(objects: list[dict], key: Callable[[dict], float], margin: float) -> dict | None:
     """The object with the largest key, if it leads the next by ``margin``."""
     ordered = sorted(objects, key=key, reverse=True)
     if len(ordered) < 2 or key(ordered[0]) - key(ordered[1]) < margin:
@@ -247,9 +247,13 @@ class Speaker:
             objects = self.rng.choice(others)
             if len(objects) > 1 or self.rng.random() < 0.7:
                 thing = self.only(objects, anchor, direction)
-                return thing and (f"the {thing['class']} {relation} the {anchor['class']}", thing)
+                if thing is None:
+                    return None
+                return f"the {thing['class']} {relation} the {anchor['class']}", thing
         thing = self.only([other for other in self.objects if other is not anchor], anchor, direction)
-        return thing and (self.say("THING_AT", r=relation, b=anchor["class"]), thing)
+        if thing is None:
+            return None
+        return self.say("THING_AT", r=relation, b=anchor["class"]), thing
 
     def only(self, objects: list[dict], anchor: dict, direction: str) -> dict | None:
         """The one object that lies there, if that is beyond doubt."""
@@ -284,7 +288,9 @@ class Speaker:
             )
         )
         thing = extreme(self.objects, key, margin)
-        return thing and (self.say(intention, o=self.rng.choice(("thing", "object", "one"))), thing)
+        if thing is None:
+            return None
+        return self.say(intention, o=self.rng.choice(("thing", "object", "one"))), thing
 
     def place_pair(self) -> tuple[str, dict] | None:
         if not self.pairs:
@@ -422,7 +428,8 @@ class Speaker:
         unclear = taken | {colour for name in taken for colour in ALIKE.get(name, ())}
         paint = self.rng.choice([name for name in COLOURS if name not in unclear])
         phrase = f"{paint} {thing['class']}"
-        return self.turn(self.say("NAME", x=phrase), [], answer_without(phrase))
+        denied = answer_without(phrase, WORLD.things[thing["class"]].many)
+        return self.turn(self.say("NAME", x=phrase), [], denied)
 
     def wrong_property(self) -> dict | None:
         thing = self.rng.choice(self.objects)
@@ -449,7 +456,9 @@ class Speaker:
             self.then_again,
         )
         turns = self.rng.choice(makers)()
-        return turns and self.conversation("followup", *turns)
+        if turns is None:
+            return None
+        return self.conversation("followup", *turns)
 
     def first_turn(self, thing: dict) -> dict:
         """A plain request whose only target is ``thing``, a single one of its class."""
@@ -567,8 +576,8 @@ def sentences(seed: int = 0) -> Iterator[str]:
     for name in WORLD.never["train"]:
         yield say("NAME", x=name)
         yield answer_without(name)
-    for intention in phrasings.INTENTIONS.values():
-        for text in intention["train"]:
+    for wordings in phrasings.INTENTIONS.values():
+        for text in wordings["train"]:
             things = rng.sample(sorted(WORLD.things), 3)
             text = text.format(x=things[0], a=things[1], b=things[2], n=things[0], p=things[0], o="object", r="left of")
             yield from (text, contract(text))

@@ -50,13 +50,17 @@ def seen(layout: Layout, ids: NDArray[np.uint8]) -> list[bool]:
     return result
 
 
+def all_seen(layout: Layout, ids: NDArray[np.uint8]) -> bool:
+    return all(seen(layout, ids))
+
+
 def photograph(studio: Studio, seed: int, split: str, size: tuple[int, int] | None = None) -> tuple[Layout, Frame]:
     """Scene number ``seed``: a view that shows every object, after a few tries without those that stay hidden."""
     rng = np.random.default_rng([seed, 7])
     size = size or SIZES[rng.integers(len(SIZES))]
     layout = sample_layout(seed, split, size)
     for attempt in range(VIEWS):
-        frame = studio.draw(layout, accept=lambda ids, layout=layout: all(seen(layout, ids)))
+        frame = studio.draw_if(layout, all_seen)
         if frame is not None:
             return layout, frame
         if attempt < VIEWS - 1:

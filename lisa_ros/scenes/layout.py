@@ -6,6 +6,7 @@ Frames: world, metres, z up, the table's surface at z = 0, its centre at x = y =
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import mujoco
@@ -71,7 +72,8 @@ class Light:
 
 @dataclass(frozen=True)
 class Layout:
-    """A whole scene. table, floor, wall: surface numbers; table_size: half sides in m; table_angle in radians."""
+    """A whole scene. table, floor, wall: surface numbers; table_size: half sides in m; table_angle: not drawn (the
+    table stays square to the world), but a seed's later numbers come after it."""
 
     placements: tuple[Placement, ...]
     view: View
@@ -218,7 +220,7 @@ def settle(placements: list[Placement], half: tuple[float, float]) -> list[Place
     return settled
 
 
-def look(rng: np.random.Generator, placements: list[Placement], size: tuple[int, int]) -> View:
+def look(rng: np.random.Generator, placements: Sequence[Placement], size: tuple[int, int]) -> View:
     """A robot's look at the objects: 35 to 80 degrees down, from any side, most of them in the picture."""
     width, height = size
     centres = np.array([placement.position for placement in placements])

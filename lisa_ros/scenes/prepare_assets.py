@@ -21,6 +21,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fast_simplification
 import numpy as np
@@ -129,7 +130,8 @@ def ear_clip(points: NDArray[np.float64]) -> list[tuple[int, int, int]]:
             k = 0  # degenerate: cut any corner
         triangles.append((ring[k - 1], ring[k], ring[(k + 1) % len(ring)]))
         del ring[k]
-    return [*triangles, tuple(ring)]
+    a, b, c = ring
+    return [*triangles, (a, b, c)]
 
 
 def triangulate(path: Path) -> None:
@@ -170,7 +172,8 @@ def load_parts(entry: Entry, library: Path, longest_m: float) -> list[Part]:
         rgba = (0.7, 0.7, 0.7, 1.0)
         image, uv = None, None
         if material is not None:
-            rgba = tuple(float(c) / 255 for c in np.asarray(material.main_color)[:4])
+            red, green, blue, alpha = (float(c) / 255 for c in np.asarray(material.main_color)[:4])
+            rgba = (red, green, blue, alpha)
             image = getattr(material, "image", None)
             uv = getattr(mesh.visual, "uv", None)
         if image is not None and uv is not None and len(uv) == len(vertices):
@@ -260,7 +263,7 @@ def write_model(path: Path, parts: list[Part], texture_side: int) -> None:
     points = np.concatenate([part.vertices for part in parts])
     low, extent = points.min(0), np.maximum(np.ptp(points, axis=0), 1e-6)
     hull = trimesh.Trimesh(points).convex_hull
-    arrays: dict[str, NDArray] = {
+    arrays: dict[str, Any] = {
         "low": low.astype(np.float32),
         "extent": extent.astype(np.float32),
         "rgba": np.array([part.rgba for part in parts], np.float32),
@@ -275,7 +278,7 @@ def write_model(path: Path, parts: list[Part], texture_side: int) -> None:
     for number, part in enumerate(parts):
         arrays[f"vertices{number}"] = np.round((part.vertices - low) / extent * 65535).astype(np.uint16)
         arrays[f"faces{number}"] = part.faces.astype(np.uint16)
-        if part.image is not None:
+        if part.image is not None and part.uv is not None:
             arrays[f"uv{number}"] = np.clip(part.uv, -60, 60).astype(np.float16)
             arrays[f"texture{number}"] = np.frombuffer(jpeg(part.image, texture_side), np.uint8)
     np.savez_compressed(path, **arrays)
@@ -340,7 +343,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     only = {name.strip() for name in arguments.only.split(",") if name.strip()}
-    models, counts = [], {}
+    models: list[dict] = []
+    counts: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as temporary:
         libraries = unpack(arguments.package, Path(temporary))
         entries = [entry for name in LICENCES for entry in read_catalogue(libraries[name])]

@@ -24,7 +24,7 @@ class ContactSheet:
         if len(self.cells) >= self.limit:
             return
         turns = [turn for conversation in scene["conversations"] for turn in conversation["turns"][:1]]
-        turn = turns[0] if turns else {"command": ", ".join(o["class"] for o in scene["objects"]), "targets": []}
+        turn: dict = turns[0] if turns else {"command": ", ".join(o["class"] for o in scene["objects"]), "targets": []}
         mask = np.isin(frame.ids, turn["targets"])[..., None]
         rgb = np.where(mask, 0.45 * frame.rgb + 0.55 * MARK, frame.rgb).astype(np.uint8)
         picture = Image.fromarray(rgb)

@@ -53,7 +53,7 @@ def save_pairs(out: Path, scene: dict, frame: Frame, quality: int = 88) -> int:
     for number, conversation in enumerate(pairs):
         turn = conversation["turns"][0]
         name = f"{scene['id']}_{number}"
-        shapes = [
+        shapes: list[dict] = [
             {
                 "label": "target",
                 "labels": ["target"],

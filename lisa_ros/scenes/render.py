@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -70,7 +71,7 @@ def add_part(spec: mujoco.MjSpec, name: str, part: Part) -> None:
     material = spec.add_material(name=name)
     material.rgba = part.rgba
     material.specular, material.shininess = 0.25, 0.4
-    if part.texture is not None:
+    if part.texture is not None and part.uv is not None:
         mesh.usertexcoord = np.stack([part.uv[:, 0], 1 - part.uv[:, 1]], axis=1).flatten()
         add_texture(spec, name, part.texture)
         material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
@@ -208,8 +209,17 @@ class Studio:
         mujoco.mju_mat2Quat(quat, camera_axes(view).flatten())
         self.world.cam_pos[0], self.world.cam_quat[0], self.world.cam_fovy[0] = view.eye, quat, view.fovy_deg
 
-    def draw(self, layout: Layout, *, accept=None) -> Frame | None:
-        """Draw ``layout``. accept(ids) -> bool looks at the ids first: None is returned where it says no."""
+    def draw(self, layout: Layout) -> Frame:
+        ids, depth = self.measure(layout)
+        return Frame(self.read_colours(layout.view), ids, depth)
+
+    def draw_if(self, layout: Layout, accept: Callable[[Layout, NDArray[np.uint8]], bool]) -> Frame | None:
+        """Draw ``layout``. accept(layout, ids) looks at the ids first: None is returned where it says no."""
+        ids, depth = self.measure(layout)
+        return Frame(self.read_colours(layout.view), ids, depth) if accept(layout, ids) else None
+
+    def measure(self, layout: Layout) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Arrange ``layout`` and return its ids and depth; the colours can be read after that."""
         view = layout.view
         geom_ids = self.arrange(layout)
         mujoco.mj_kinematics(self.world, self.data)
@@ -218,10 +228,7 @@ class Studio:
         mujoco.mjv_updateScene(self.world, self.data, self.options, None, self.camera, everything, self.scene)
         self.gl.make_current()
         rect = mujoco.MjrRect(0, 0, view.width, view.height)
-        ids, depth = self.read_ids(rect, geom_ids)
-        if accept is not None and not accept(ids):
-            return None
-        return Frame(self.read_colours(view), ids, depth)
+        return self.read_ids(rect, geom_ids)
 
     def read_colours(self, view: View) -> NDArray[np.uint8]:
         scale = self.scale

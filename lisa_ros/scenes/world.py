@@ -118,8 +118,8 @@ def load_world(path: Path = TABLE) -> World:
         for label, fields in table["groups"].items()
     )
     never = {split: tuple(names) for split, names in table["never"].items()}
-    collected = (collect(entries, field) for field in ("uses", "needs", "held", "is"))
-    return World(things, *collected, groups, never)
+    uses, needs, held_needs, properties = (collect(entries, field) for field in ("uses", "needs", "held", "is"))
+    return World(things, uses, needs, held_needs, properties, groups, never)
 
 
 WORLD = load_world()

@@ -62,7 +62,7 @@ def paste_objects(sample: Sample, donor: Sample, rng: random.Random, count: int)
         new_w, new_h = max(4, int((x1 - x0) * scale)), max(4, int((y1 - y0) * scale))
         if new_h >= height or new_w >= width:
             continue
-        patch = cv2.resize(patch, (new_w, new_h), interpolation=cv2.INTER_LINEAR)
+        patch = np.asarray(cv2.resize(patch, (new_w, new_h), interpolation=cv2.INTER_LINEAR))
         mask = cv2.resize(mask, (new_w, new_h), interpolation=cv2.INTER_NEAREST)
         if rng.random() < 0.5:
             patch, mask = patch[:, ::-1], mask[:, ::-1]
@@ -114,24 +114,24 @@ def warp(sample: Sample, size: int, rng: random.Random, turns: bool = True) -> t
     flip = -1.0 if turns and rng.random() < 0.5 else 1.0
     cos, sin = zoom * math.cos(math.radians(angle)), zoom * math.sin(math.radians(angle))
     matrix = np.array([[cos * flip, -sin, 0.0], [sin * flip, cos, 0.0]])
-    spread_x, spread_y = abs(matrix[0, :2]) @ (width, height), abs(matrix[1, :2]) @ (width, height)
+    spread_x, spread_y = (float(abs(row) @ (width, height)) for row in matrix[:, :2])
     # The centre of the picture moves so that mostly picture is seen, as for a letterboxed frame or a crop of it.
     room_x, room_y = abs(size - spread_x) / 2 + 0.05 * size, abs(size - spread_y) / 2 + 0.05 * size
     centre = (size / 2 + rng.uniform(-room_x, room_x), size / 2 + rng.uniform(-room_y, room_y))
     matrix[:, 2] = np.array(centre) - matrix[:, :2] @ np.array([width / 2, height / 2])
     rgb, shrunk = sample.rgb, matrix.copy()
     if zoom < 0.5:  # warpAffine does not average: halve first, or thin things alias
-        rgb = cv2.resize(rgb, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+        rgb = np.asarray(cv2.resize(rgb, (width // 2, height // 2), interpolation=cv2.INTER_AREA))
         shrunk[:, :2] *= 2
-    rgb = cv2.warpAffine(rgb, shrunk, (size, size), flags=cv2.INTER_LINEAR, borderValue=PADDING)
-    return rgb, cv2.warpAffine(sample.ids, matrix, (size, size), flags=cv2.INTER_NEAREST)
+    rgb = np.asarray(cv2.warpAffine(rgb, shrunk, (size, size), flags=cv2.INTER_LINEAR, borderValue=PADDING))
+    return rgb, np.asarray(cv2.warpAffine(sample.ids, matrix, (size, size), flags=cv2.INTER_NEAREST))
 
 
 def camera(rgb: Image, rng: random.Random) -> Image:
     """Exposure, white balance, contrast, saturation, blur, noise and JPEG, each at random. (H, W, 3) uint8 both."""
     if rng.random() < 0.15:
         kernel = rng.choice((3, 3, 5))
-        rgb = cv2.GaussianBlur(rgb, (kernel, kernel), 0)
+        rgb = np.asarray(cv2.GaussianBlur(rgb, (kernel, kernel), 0))
     if rng.random() < 0.8:
         x = rgb.astype(np.float32)
         if rng.random() < 0.6:
@@ -148,5 +148,6 @@ def camera(rgb: Image, rng: random.Random) -> Image:
         rgb = np.clip(x, 0, 255).astype(np.uint8)
     if rng.random() < 0.15:
         quality = rng.randrange(25, 80)
-        rgb = cv2.imdecode(cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+        _, data = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        rgb = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
     return rgb

@@ -17,8 +17,9 @@ class Suffix:
 
     weights: 0 for what a person said, 1 for answers, VERDICT where an answer turns to "here it is" or "it is not here".
     segs: position (in ids) of each ``[SEG]``; targets: the object ids of each. presence: position (in ids) of a token
-    that says whether what was named is there, and whether it is. nouns, meant: positions (in ids) of tokens, and the
-    object ids that the state there, or the state before it, is to point at.
+    that says whether what was named is there, and whether it is. nouns: positions (in ids) of tokens that name things,
+    and the object ids that the state there is to point at. meant: the same for the tokens that say what is meant, where
+    the state before points. asked: those of them with which the answer begins, and what the question's nouns named.
     """
 
     ids: list[int]
@@ -28,6 +29,7 @@ class Suffix:
     presence: list[tuple[int, bool]] = field(default_factory=list)
     nouns: list[tuple[int, list[int]]] = field(default_factory=list)
     meant: list[tuple[int, list[int]]] = field(default_factory=list)
+    asked: list[tuple[int, list[int]]] = field(default_factory=list)
     kind: str = ""
 
 
@@ -105,17 +107,21 @@ class Speech:
         for thing in objects:
             by_class.setdefault(thing["class"], []).append(thing["id"])
         meant = set(result.targets[-1]) if segs else set()
+        nouns: list[tuple[int, list[int]]] = []
         named = []
         for label, members in by_class.items():
-            result.nouns += [(last, members) for _, last in self._names(result.ids, asked, begin, label)]
+            nouns += [(last, members) for _, last in self._names(result.ids, asked, begin, label)]
             if chosen := [i for i in members if i in meant]:
                 found = self._names(result.ids, begin, segs[0], label)
                 named += [(first, chosen) for first, _ in sorted(found)[:1]]
+        result.nouns += nouns
         for first, _ in named:
             result.weights[first] = NAMED
         if named:
             opening = min(first for first, _ in named)
             result.meant += [(at, sorted(meant)) for at in range(begin, opening)] + named
+            if about := sorted({i for _, members in nouns for i in members}):
+                result.asked += [(at, about) for at in range(begin, opening + 1)]
             result.meant += [(at, sorted(meant)) for at in segs]
 
     def _names(self, ids: list[int], begin: int, end: int, label: str) -> list[tuple[int, int]]:

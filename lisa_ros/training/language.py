@@ -147,7 +147,8 @@ class Library:
         split: str = "train",
     ) -> tuple[list[int], list[list[Suffix]]]:
         """``count`` scenes and ``each`` fresh conversations about each. What cannot be used is named and skipped."""
-        chosen, suffixes = [], []
+        chosen: list[int] = []
+        suffixes: list[list[Suffix]] = []
         while len(chosen) < count:
             number = rng.randrange(len(self.scenes))
             usable, record = [], self.scenes[number].record
@@ -208,7 +209,7 @@ def train_language(
             states = read_packed(lisa, packed)
             logits = predict_packed(lisa, packed, states[-1]).float()
             presence = presence_loss(lisa, packed, states[-1])
-            nouns, meant = pointing_losses(lisa, packed, states, [library.cells[number] for number in numbers])
+            looks = pointing_losses(lisa, packed, states, [library.cells[number] for number in numbers])
             extra, parts = extra_loss(states[-1], packed, numbers, rng)
         answer = F.cross_entropy(logits, packed.answer_ids, reduction="none")
         answer = (answer * packed.answer_weights).sum() / packed.answer_weights.sum()
@@ -216,7 +217,7 @@ def train_language(
         right, verdicts = correct.mean(), packed.answer_weights == VERDICT
         denials = verdicts & (packed.answer_ids == denial)
         optimizer.zero_grad(set_to_none=True)
-        (answer + presence + POINT * (nouns + meant) + extra).backward()
+        (answer + presence + POINT * sum(looks.values()) + extra).backward()
         share = step / config.steps
         rate = config.lr_end + 0.5 * (config.lr - config.lr_end) * (1 + np.cos(np.pi * share))
         for group in optimizer.param_groups:
@@ -233,8 +234,7 @@ def train_language(
             "verdict": _share(correct[verdicts]),
             "denied": _share(correct[denials]),
             "presence": float(presence.detach()),
-            "nouns": float(nouns.detach()),
-            "meant": float(meant.detach()),
+            **{name: float(loss.detach()) for name, loss in looks.items()},
             **parts,
         }.items():
             sums[key] = sums.get(key, 0.0) + value
@@ -258,7 +258,8 @@ def exactness(
     """Share of answers that greedy decoding gets right to the last token, over all and by kind.
 
     count: pictures. each: conversations about each. split: of the phrasings."""
-    rng, right = random.Random(seed), {}
+    rng = random.Random(seed)
+    right: dict[str, list[bool]] = {}
     for begin in range(0, count, 8):
         numbers, suffixes = library.draw(min(8, count - begin), each, rng, split=split)
         packed = pack(lisa, library.speech, [picture(n, rng) for n in numbers], suffixes, library.grid**2)

@@ -91,7 +91,7 @@ def _add_lora(llama: nn.Module, options: LoraOptions, quantised: bool) -> None:
         llama.is_loaded_in_8bit = type(layer).__name__ == "Linear8bitLt"
     config = LoraConfig(
         r=options.rank,
-        lora_alpha=options.alpha,
+        lora_alpha=options.alpha,  # type: ignore[arg-type]  # peft divides it by the rank: a fraction will do
         lora_dropout=options.dropout,
         target_modules=list(options.targets),
         bias="none",

@@ -85,8 +85,8 @@ class Packed:
     """B rows of L positions. segs: (row, position that PREDICTS ``[SEG]``, object ids of its mask).
 
     images: cells (n,) and image tokens (n, H) of each row. presence: (row, position, whether what is named there is
-    there). nouns, meant: (row, position, object ids that the state there points at). first_cell: position of the first
-    image token.
+    there). nouns, asked, meant: (row, position, object ids that the state there points at). first_cell: position of
+    the first image token.
     """
 
     embedded: Tensor
@@ -100,6 +100,7 @@ class Packed:
     images: list[tuple[Tensor, Tensor]]
     presence: list[tuple[int, int, bool]]
     nouns: list[tuple[int, int, list[int]]]
+    asked: list[tuple[int, int, list[int]]]
     meant: list[tuple[int, int, list[int]]]
     first_cell: int
 
@@ -116,7 +117,7 @@ def pack(
     head = len(before) + num_cells + len(after)  # the position where every conversation begins
     embed = lisa.llama.embed_tokens
     rows, positions, groups, segs, answers, presence = [], [], [], [], [], []
-    nouns, meant = [], []
+    nouns, asked, meant = [], [], []
     for row, ((cells, tokens), conversations) in enumerate(zip(images, suffixes, strict=True)):
         text = torch.tensor([i for suffix in conversations for i in suffix.ids])
         rows.append(torch.cat([embed(torch.tensor(before)), tokens, embed(torch.tensor(after)), embed(text)]))
@@ -131,6 +132,7 @@ def pack(
             ]
             presence += [(row, at + t - 1, there) for t, there in suffix.presence]
             nouns += [(row, at + t, members) for t, members in suffix.nouns]
+            asked += [(row, at + t - 1, members) for t, members in suffix.asked]
             meant += [(row, at + t - 1, members) for t, members in suffix.meant]
             segs += [(row, at + t - 1, wanted) for t, wanted in zip(suffix.segs, suffix.targets, strict=True)]
             at += len(suffix.ids)
@@ -142,10 +144,25 @@ def pack(
     member = torch.stack([F.pad(g, (0, longest - len(g)), value=-1) for g in groups])
     causal = torch.ones(longest, longest, dtype=torch.bool).tril()
     same = (member[:, :, None] == member[:, None]) | (member[:, None] == 0)
-    answer = torch.tensor([entry[:3] for entry in answers])
+    answer_rows, answer_at, answer_ids = torch.tensor([entry[:3] for entry in answers]).unbind(1)
     weights = torch.tensor([entry[3] for entry in answers])
     seen = (same & causal)[:, None]
-    return Packed(embedded, where, seen, *answer.unbind(1), weights, segs, images, presence, nouns, meant, len(before))
+    return Packed(
+        embedded,
+        where,
+        seen,
+        answer_rows,
+        answer_at,
+        answer_ids,
+        weights,
+        segs,
+        images,
+        presence,
+        nouns,
+        asked,
+        meant,
+        len(before),
+    )
 
 
 def read_packed(lisa: Lisa, packed: Packed) -> tuple[Tensor, ...]:
@@ -170,6 +187,12 @@ def predict_packed(lisa: Lisa, packed: Packed, hidden: Tensor) -> Tensor:
 def states_at(hidden: Tensor, rows: Sequence[int] | Tensor, at: Sequence[int] | Tensor) -> Tensor:
     """(n, H) of (B, L, H). One look for all of them: every look costs a tensor of zeros on the way back."""
     return hidden.flatten(0, 1)[torch.as_tensor(rows) * hidden.shape[1] + torch.as_tensor(at)]
+
+
+def word_tokens(lisa: Lisa, cells: Cells, index: Tensor) -> Tensor:
+    """Image tokens (n, H) of the cells ``index`` (n,) in a picture made of words: what covers each is said."""
+    tower = lisa.vision_tower
+    return lisa.image_projector(tower.spoken(cells.whole_share(tower.grid)[index], index))
 
 
 def by_row(rows: Sequence[int]) -> list[tuple[int, slice]]:

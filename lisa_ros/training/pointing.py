@@ -1,16 +1,16 @@
 """Attention that is told where to look: a helper of the language stages, without weights of its own.
 
-"The thing left of the book" is two looks at the picture: where is the book, and what lies left of it. From the answer's
-words alone a small language model takes long to find out that it has to look. So some of its attention heads are told:
-a noun of the question looks at all that it names, a third of the way up; the answer's first words and what predicts
-``[SEG]`` look at what is meant, two thirds up.
+"The thing next to the book" is two looks at the picture: where is the book, and what lies there. From the answer's
+words alone a small language model takes long to find out that it has to look. So some of its attention heads are told.
+A noun of the question looks at all that it names, a third of the way up; half of the way up, the answer's first words
+look at what the question's nouns named; two thirds up, they and what predicts ``[SEG]`` look at what is meant.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from lisa_ros.model.lisa import Lisa
@@ -20,17 +20,26 @@ HEADS = 2
 """Heads of a layer that are told."""
 
 
-def pointing_losses(
-    lisa: Lisa, packed: Packed, hidden: tuple[Tensor, ...], cells: list[Cells]
-) -> tuple[Tensor, Tensor]:
-    """Cross-entropy in nats between where heads look and where nouns, and the answers' first words, should.
+def told_layers(depth: int) -> dict[str, int]:
+    """The layer, of ``depth``, that is told about nouns, about what was asked, and about what is meant."""
+    return {"nouns": depth // 3, "asked": depth // 2, "meant": 2 * depth // 3}
+
+
+def told_parameters(lisa: Lisa) -> list[nn.Parameter]:
+    """What queries and keys of the told layers are made of: sharp looks need large ones."""
+    layers = sorted(set(told_layers(len(lisa.llama.layers)).values()))
+    attentions = [lisa.llama.layers[layer].self_attn for layer in layers]
+    return [part.weight for attention in attentions for part in (attention.q_proj, attention.k_proj)]
+
+
+def pointing_losses(lisa: Lisa, packed: Packed, hidden: tuple[Tensor, ...], cells: list[Cells]) -> dict[str, Tensor]:
+    """Cross-entropy in nats between where told heads look and where they should, by what they are told about.
 
     hidden: (B, L, H) before each layer. cells: of each row. 0 where nothing points at anything.
     """
-    depth = lisa.llama.config.num_hidden_layers
-    nouns = _loss(lisa, packed, hidden, cells, packed.nouns, max(1, depth // 3))
-    meant = _loss(lisa, packed, hidden, cells, packed.meant, max(1, 2 * depth // 3))
-    return nouns, meant
+    points = {"nouns": packed.nouns, "asked": packed.asked, "meant": packed.meant}
+    layers = told_layers(len(lisa.llama.layers))
+    return {name: _loss(lisa, packed, hidden, cells, points[name], layer) for name, layer in layers.items()}
 
 
 def attention_of(lisa: Lisa, packed: Packed, hidden: tuple[Tensor, ...], layer: int) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,7 @@ def convert(packed: bytes) -> dict[str, Tensor]:
     graph = model.Subgraphs(0)
     names = {value: name for name, value in vars(tflite.BuiltinOperator).items() if isinstance(value, int)}
 
-    def kind(operator) -> str:
+    def kind(operator: tflite.Operator) -> str:
         code = model.OperatorCodes(operator.OpcodeIndex())
         return names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
 

@@ -38,14 +38,17 @@ def read_scene(folder: Path, record: dict, longest_side: int | None = None) -> S
     """Decode one scene; ``longest_side`` shrinks it while reading. Raises ConfigError where a file is broken."""
     bgr = cv2.imread(str(folder / record["image"]), cv2.IMREAD_COLOR)
     ids = cv2.imread(str(folder / record["ids"]), cv2.IMREAD_UNCHANGED)
-    if bgr is None or ids is None or bgr.shape[:2] != ids.shape[:2]:
-        raise ConfigError(f"{folder}: {record['image']} and {record['ids']} are missing, broken or of different sizes")
+    if bgr is None or ids is None or bgr.shape[:2] != ids.shape or ids.dtype != np.uint8:
+        raise ConfigError(
+            f"{folder}: {record['image']} and {record['ids']} are missing, broken or of different sizes, or the "
+            "ids are not one byte a pixel"
+        )
     if longest_side and max(ids.shape) > longest_side:
         scale = longest_side / max(ids.shape)
         size = (round(ids.shape[1] * scale), round(ids.shape[0] * scale))
         bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
         ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)
-    return Scene(record, np.ascontiguousarray(bgr[..., ::-1]), ids)
+    return Scene(record, np.ascontiguousarray(bgr[..., ::-1]), np.asarray(ids))
 
 
 def read_records(folder: Path) -> list[dict]:

@@ -105,7 +105,8 @@ def build_lisa(sizes: Sizes, vocabulary: int, sam: SamModel, encoder: ConvImageE
     )
     nn.init.zeros_(lisa.vision_tower.merge.weight)  # the words come first, what else a cell shows is added to them
     nn.init.zeros_(lisa.vision_tower.merge.bias)
-    nn.init.normal_(lisa.vision_tower.words.weight)
+    _, words = lisa.vision_tower.reader
+    nn.init.normal_(words.weight)
     nn.init.normal_(lisa.llama.embed_tokens.weight, std=0.08)
     nn.init.normal_(lisa.lm_head.weight, std=0.02)
     return lisa

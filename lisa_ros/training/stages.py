@@ -10,7 +10,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,8 @@ from lisa_ros.training.augment import camera, letterbox, repaint_background
 from lisa_ros.training.dialogue import Speech
 from lisa_ros.training.language import LanguageConfig, Library, Picture, exactness, seg_truth, train_language
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
-from lisa_ros.training.packing import Cells, Packed, states_at
+from lisa_ros.training.packing import Cells, Packed, states_at, word_tokens
+from lisa_ros.training.pointing import told_parameters
 from lisa_ros.training.precision import half_precision
 from lisa_ros.training.scenes import Scene, read_scenes
 from lisa_ros.training.small import QUESTIONS, Sizes, build_lisa, build_sam, checkpoint_config
@@ -52,6 +53,9 @@ TOKENIZER = ("tokenizer.model", "added_tokens.json")
 
 PACKAGED = "lisa-small"
 """What ``start`` calls the model in the package."""
+
+TOLD_RATE = 2.5
+"""Factor of the learning rate for queries and keys that are told where to look (lisa_ros.training.pointing)."""
 
 STAGES = ("vision", "speech", "sight", "export")
 
@@ -232,7 +236,7 @@ class Run:
                     (self.folder / name).write_bytes((start / name).read_bytes())
         return Tokenizer.from_folder(self.folder)
 
-    def _texts(self):
+    def _texts(self) -> Iterator[str]:
         rng = random.Random(self.recipe.seed)
         conversations = _function(self.recipe.conversations)
         yield from (text.replace("[SEG]", "") for text in _function(self.recipe.sentences)(self.recipe.seed))
@@ -251,7 +255,8 @@ class Run:
     def lisa(self, vision: VisionModel, vocabulary: int) -> Lisa:
         torch.manual_seed(self.recipe.seed)
         lisa = build_lisa(self.recipe.sizes, vocabulary, vision.sam, vision.encoder, len(self.classes))
-        lisa.vision_tower.recognition.load_state_dict(vision.recognition.state_dict())
+        recognition, _ = lisa.vision_tower.reader
+        recognition.load_state_dict(vision.recognition.state_dict())
         return lisa
 
     def speech(self) -> None:
@@ -267,26 +272,26 @@ class Run:
         if rounds[0][0] > 0:
             lisa.load_state_dict(torch.load(self.folder / "speech.pt", weights_only=True)["lisa"], strict=False)
         tower = lisa.vision_tower
+        _, words = tower.reader
         kept = self.library(self.split[1])
 
-        def prompt_loss(hidden: Tensor, packed: Packed, numbers: list[int], rng: random.Random):
+        def prompt_loss(
+            hidden: Tensor, packed: Packed, numbers: list[int], rng: random.Random
+        ) -> tuple[Tensor, dict[str, float]]:
             loss = self._prompt_loss(lisa, vision, library, hidden, packed, numbers)
             return loss, {"prompt": float(loss.detach())}
 
         for done, config in rounds:
 
-            def shown(library: Library, config=config) -> Picture:
+            def shown(library: Library, config: LanguageConfig = config) -> Picture:
                 def picture(number: int, rng: random.Random) -> tuple[Tensor, Tensor]:
                     cells = library.cells[number]
                     index = self._shown(cells.index, cells, config, rng)
-                    return index, lisa.image_projector(
-                        tower.spoken(cells.whole_share(self.recipe.sizes.grid)[index], index)
-                    )
+                    return index, word_tokens(lisa, cells, index)
 
                 return picture
 
-            groups = _groups([tower.position, *tower.words.parameters(), *_language(lisa)], 1.0, config.weight_decay)
-            groups += _presence_groups(lisa)
+            groups = _language_groups(lisa, [tower.position, *words.parameters()], config.weight_decay)
             report, going_on = self._traces("speech", done)
             validate = partial(exactness, lisa, kept, shown(kept), "test", count=min(96, len(kept.scenes)))
             train_language(lisa, library, config, groups, shown(library), prompt_loss, validate, report, going_on)
@@ -371,14 +376,20 @@ class Run:
 
         for done, config in rounds:
 
-            def shown(seen: Seen, config=config) -> Picture:
+            def shown(seen: Seen, config: LanguageConfig = config) -> Picture:
                 def picture(number: int, rng: random.Random) -> tuple[Tensor, Tensor]:
                     index = self._shown(seen.covered[number], seen.library.cells[number], config, rng)
                     return index, lisa.image_tokens(seen.embeddings[number][None].float())[0, index]
 
                 return picture
 
-            def losses(hidden: Tensor, packed: Packed, numbers: list[int], rng: random.Random, config=config):
+            def losses(
+                hidden: Tensor,
+                packed: Packed,
+                numbers: list[int],
+                rng: random.Random,
+                config: LanguageConfig = config,
+            ) -> tuple[Tensor, dict[str, float]]:
                 prompt = self._prompt_loss(lisa, vision, library, hidden, packed, numbers)
                 drawn = rng.sample(packed.segs, min(config.drawn * len(numbers), len(packed.segs)))
                 bce, dice = self._draw(lisa, vision, seen, hidden, drawn, numbers)
@@ -386,9 +397,8 @@ class Run:
                 return prompt + config.draw_weight * (2 * bce + 0.5 * dice), parts
 
             tower = [p for name, p in lisa.vision_tower.named_parameters() if "recognition" not in name]
-            groups = _groups([*tower, *_language(lisa)], 1.0, config.weight_decay)
+            groups = _language_groups(lisa, tower, config.weight_decay)
             groups += _groups(list(lisa.sam.mask_decoder.parameters()), 0.3, config.weight_decay)
-            groups += _presence_groups(lisa)
             report, going_on = self._traces("sight", done)
             validate = partial(exactness, lisa, kept, shown(seen_kept), "test", count=min(96, len(kept.scenes)))
             train_language(lisa, library, config, groups, shown(seen), losses, validate, report, going_on)
@@ -404,7 +414,15 @@ class Run:
         shares = lisa.vision_tower.shares(embedding[None].float())[0, :, : len(self.classes)]
         return (shares.sum(1) > COVERED).nonzero()[:, 0]
 
-    def _draw(self, lisa, vision, seen: Seen, hidden, drawn, numbers) -> tuple[Tensor, Tensor]:
+    def _draw(
+        self,
+        lisa: Lisa,
+        vision: VisionModel,
+        seen: Seen,
+        hidden: Tensor,
+        drawn: list[tuple[int, int, list[int]]],
+        numbers: list[int],
+    ) -> tuple[Tensor, Tensor]:
         """BCE and Dice of some of the masks, drawn from the states that predict ``[SEG]``."""
         logits, truths = [], []
         for row, number in enumerate(numbers):
@@ -452,7 +470,8 @@ class Report:
     """Writes a line of losses to the log and to a json, with the seconds since the start."""
 
     def __init__(self, path: Path):
-        self.path, self.lines = path, []
+        self.path = path
+        self.lines: list[dict[str, float]] = []
         self.wall, self.cpu = time.time(), time.process_time()
 
     def __call__(self, step: int, values: dict[str, float]) -> None:
@@ -463,10 +482,12 @@ class Report:
         log.info(" ".join(f"{key} {value:.4g}" for key, value in line.items()))
 
 
-def _language(lisa: Lisa) -> list[nn.Parameter]:
-    """What is trained of the language model and of the ways into it and out of it."""
+def _language_groups(lisa: Lisa, tower: list[nn.Parameter], decay: float) -> list[dict[str, Any]]:
+    """What is trained of the language model, of the ways into it and out of it, and ``tower`` of the image tower."""
+    told = told_parameters(lisa)
     parts = (lisa.image_projector, lisa.llama, lisa.lm_head, lisa.seg_projector)
-    return [p for part in parts for p in part.parameters()]
+    others = [p for part in parts for p in part.parameters() if all(p is not one for one in told)]
+    return [*_groups([*tower, *others], 1.0, decay), *_groups(told, TOLD_RATE, decay), *_presence_groups(lisa)]
 
 
 def _groups(parameters: list[nn.Parameter], factor: float, decay: float) -> list[dict]:
@@ -480,6 +501,8 @@ def _groups(parameters: list[nn.Parameter], factor: float, decay: float) -> list
 
 def _presence_groups(lisa: Lisa) -> list[dict]:
     """What it adds to the logits starts at 0 and has far to go, in steps as long as the learning rate."""
+    if lisa.presence is None:
+        return []
     others = [lisa.presence.threshold, *lisa.presence.query.parameters()]
     return [*_groups(others, 1.0, 0.0), {"params": [lisa.presence.tokens], "factor": 10.0, "weight_decay": 0.0}]
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import SamModel
 
@@ -42,7 +43,7 @@ VALIDATE_EVERY = 500
 
 @dataclass(frozen=True)
 class Phase:
-    """Part of the schedule: side of the picture, pictures a step, steps, peak learning rate, trained trunk blocks."""
+    """Part of the schedule: side of the picture, pictures a step, steps, learning rate from peak to end."""
 
     size: int
     batch: int
@@ -204,7 +205,18 @@ def make_batch(
     )
 
 
-def _draw_prompts(classes, areas, ids, b, num_classes, rng, wanted, weights, places, has_place) -> None:
+def _draw_prompts(
+    classes: dict[int, int],
+    areas: NDArray[np.intp],
+    ids: NDArray[np.uint8],
+    b: int,
+    num_classes: int,
+    rng: random.Random,
+    wanted: Tensor,
+    weights: Tensor,
+    places: Tensor,
+    has_place: Tensor,
+) -> None:
     """Fill the prompts of picture ``b``: classes that are there, one of several alike, unions, classes that are not."""
     shown = {i: c for i, c in classes.items() if areas[i] >= SMALLEST}
     by_class: dict[int, list[int]] = {}
@@ -325,7 +337,8 @@ def train_vision(
     model.to(memory_format=torch.channels_last)
     index = {name: i for i, name in enumerate(model.classes)}
     total = sum(phase.steps for phase in config.phases)
-    started, cpu_started, sums, since = time.time(), time.process_time(), {}, 0
+    started, cpu_started, since = time.time(), time.process_time(), 0
+    sums: dict[str, float] = {}
     while progress.step < total:
         step = progress.step
         phase, rate = learning_rate(config.phases, step, config.warmup)

@@ -20,7 +20,7 @@ from lisa_ros.errors import ConfigError
 from lisa_ros.model.lisa import Lisa
 from lisa_ros.model.precision import Precision
 from lisa_ros.training.language import Library, seg_truth
-from lisa_ros.training.packing import pack, read_packed, states_at
+from lisa_ros.training.packing import pack, read_packed, states_at, word_tokens
 from lisa_ros.training.vision import VisionModel, place_features
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def load_finished(folder: Path, lisa: Lisa) -> None:
     """
     with torch.no_grad():
         finished, _ = load_lisa(folder, None, Precision.pick("fp32", torch.device("cpu")), torch.device("cpu"))
-        state = {name: tensor.clone() for name, tensor in finished.state_dict().items()}
+        state = dict(finished.state_dict())
         merge = "vision_tower.merge.weight"
         state[merge] = _resized_kernel(state[merge], lisa.vision_tower.side)
         mine = lisa.state_dict()
@@ -57,7 +57,8 @@ def _resized_kernel(kernel: Tensor, side: int) -> Tensor:
 @torch.no_grad()
 def recover_recognition(lisa: Lisa, vision: VisionModel) -> None:
     """Set what ``vision`` recognises in cells to what ``lisa`` does, and whether a class is there to its best cell."""
-    vision.recognition.load_state_dict(lisa.vision_tower.recognition.state_dict())
+    recognition, _ = lisa.vision_tower.reader
+    vision.recognition.load_state_dict(recognition.state_dict())
     cell = vision.recognition.cell_class
     vision.presence.weight.copy_(cell.weight[1:] - cell.weight[:1])
     vision.presence.bias.copy_(cell.bias[1:] - cell.bias[0])
@@ -71,14 +72,12 @@ def recover_prompts(lisa: Lisa, library: Library, vision: VisionModel, steps: in
     for step in range(steps):
         rng = random.Random(f"{seed}/{step}")
         numbers, suffixes = library.draw(8, 12, rng)
-        images = []
-        for number in numbers:
-            cells = library.cells[number]
-            images.append((cells.index, lisa.image_projector(lisa.vision_tower.spoken(cells.share, cells.index))))
+        shown = [library.cells[number] for number in numbers]
+        images = [(cells.index, word_tokens(lisa, cells, cells.index)) for cells in shown]
         packed = pack(lisa, library.speech, images, suffixes, library.grid**2)
         hidden = read_packed(lisa, packed)[-1]
-        scenes, cells = [library.scenes[n] for n in numbers], [library.cells[n] for n in numbers]
-        classes, places, single = seg_truth(packed.segs, scenes, cells, library.class_index)
+        scenes = [library.scenes[number] for number in numbers]
+        classes, places, single = seg_truth(packed.segs, scenes, shown, library.class_index)
         states = states_at(hidden, [row for row, _, _ in packed.segs], [at for _, at, _ in packed.segs])
         wanted.append(lisa.seg_projector(states))
         features.append(torch.cat([classes, single[:, None] * place_features(places), single[:, None]], dim=1))

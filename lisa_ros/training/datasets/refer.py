@@ -9,6 +9,10 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lisa_ros.errors import ConfigError
 from lisa_ros.training import templates
@@ -66,7 +70,7 @@ def image_folder(path: Path, name: str) -> Path:
     return path / "images" / ("saiapr_tc-12" if name == "refclef" else "mscoco/images/train2014")
 
 
-def picture_of(coco: CocoFile, image_id: int, folder: Path):
+def picture_of(coco: CocoFile, image_id: int, folder: Path) -> tuple[str, NDArray[np.uint8]]:
     """Name and (H, W, 3) pixels of a picture. Raises BadExample."""
     if image_id not in coco.images:
         raise BadExample(f"there is no picture {image_id} in instances.json")
@@ -77,11 +81,11 @@ def picture_of(coco: CocoFile, image_id: int, folder: Path):
     return str(file), rgb
 
 
-def _sentences(refs: object, split: str, where: Path) -> dict[int, list[tuple[str, int]]]:
+def _sentences(refs: Any, split: str, where: Path) -> dict[int, list[tuple[str, int]]]:
     """Picture -> its sentences, each with the annotation it means."""
     found: dict[int, list[tuple[str, int]]] = defaultdict(list)
     try:
-        for ref in refs:  # type: ignore[attr-defined]
+        for ref in refs:
             if ref["split"] == split:
                 texts = [str(told["sent"]) for told in ref["sentences"] if str(told["sent"]).strip()]
                 found[int(ref["image_id"])] += [(text, int(ref["ann_id"])) for text in texts]
