@@ -88,6 +88,7 @@ class Speech:
             result.weights += [0.0] * (begin - len(result.weights))
             result.weights += [1.0] * (len(ids) - begin)
             segs = [i for i in range(begin, len(ids)) if ids[i] == self.tokenizer.id_of("[SEG]")]
+            verdict = None
             if at := segs or self._denials(ids, begin):
                 verdict = at[0] - 1 if segs else at[0]
                 result.weights[verdict] = VERDICT
@@ -96,33 +97,45 @@ class Speech:
             if len(segs) != len(wanted):
                 raise ValueError(f"{len(segs)} [SEG] for {len(wanted)} masks in {turn['answer']!r}")
             result.ids, result.segs, result.targets = ids, result.segs + segs, result.targets + wanted
-            self._point(result, objects, asked, begin, segs)
+            self._point(result, objects, asked, begin, verdict, segs)
         result.kind = conversation.get("kind", "")
         return result
 
-    def _point(self, result: Suffix, objects: Sequence[dict], asked: int, begin: int, segs: list[int]) -> None:
+    def _point(
+        self,
+        result: Suffix,
+        objects: Sequence[dict],
+        asked: int,
+        begin: int,
+        verdict: int | None,
+        segs: list[int],
+    ) -> None:
         """Note where the newest turn, asked from ``asked`` and answered from ``begin`` on, names things that are there:
-        in the question all of the class, in the answer those that are meant, from its first word on."""
+        in the question all of the class, in the answer up to its verdict those that are meant or, where something is
+        denied of them, all of the class."""
+        if verdict is None:
+            return
         by_class: dict[str, list[int]] = {}
         for thing in objects:
             by_class.setdefault(thing["class"], []).append(thing["id"])
-        meant = set(result.targets[-1]) if segs else set()
         nouns: list[tuple[int, list[int]]] = []
-        named = []
+        named: list[tuple[int, list[int]]] = []
         for label, members in by_class.items():
             nouns += [(last, members) for _, last in self._names(result.ids, asked, begin, label)]
-            if chosen := [i for i in members if i in meant]:
-                found = self._names(result.ids, begin, segs[0], label)
+            chosen = [i for i in members if i in result.targets[-1]] if segs else members
+            if chosen:
+                found = self._names(result.ids, begin, verdict, label)
                 named += [(first, chosen) for first, _ in sorted(found)[:1]]
         result.nouns += nouns
+        if not named:
+            return
         for first, _ in named:
             result.weights[first] = NAMED
-        if named:
-            opening = min(first for first, _ in named)
-            result.meant += [(at, sorted(meant)) for at in range(begin, opening)] + named
-            if about := sorted({i for _, members in nouns for i in members}):
-                result.asked += [(at, about) for at in range(begin, opening + 1)]
-            result.meant += [(at, sorted(meant)) for at in segs]
+        opening = min(first for first, _ in named)
+        meant = sorted({i for _, members in named for i in members})
+        result.meant += [(at, meant) for at in (*range(begin, opening), verdict, *segs)] + named
+        if about := sorted({i for _, members in nouns for i in members}):
+            result.asked += [(at, about) for at in (*range(begin, opening + 1), verdict)]
 
     def _names(self, ids: list[int], begin: int, end: int, label: str) -> list[tuple[int, int]]:
         """First and last position of every "label" or "labels" in ids[begin:end]."""

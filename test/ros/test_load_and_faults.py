@@ -110,7 +110,9 @@ def test_a_node_that_was_held_up_loses_no_command(client):
         os.kill(client.lisa.process.pid, signal.SIGCONT)
     client.wait(lambda: all(reply.done() for reply in calls + goals), "replies")
     client.wait(lambda: sum(r.command.startswith("topic") for r in client.heard["result"]) == many, "results")
-    assert {call.result().status for call in calls} <= {Segmentation.NO_IMAGE, Segmentation.BUSY}
+    # SUCCESS where the image with which an earlier test saw the node work is still fresh.
+    statuses = {call.result().status for call in calls}
+    assert statuses <= {Segmentation.SUCCESS, Segmentation.NO_IMAGE, Segmentation.BUSY}
     client.works()
 
 
