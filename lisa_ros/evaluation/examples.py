@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from lisa_ros.errors import ConfigError
 from lisa_ros.evaluation.reasonseg import ReasonSegExample, read_folder
 from lisa_ros.prompt import MASK_REQUEST
+from lisa_ros.scenes.pictures import read_pair
 
 log = logging.getLogger(__name__)
 
@@ -99,16 +99,9 @@ def _read_scenes(folder: Path) -> Iterator[Picture]:
     for number, line in enumerate((folder / "scenes.jsonl").read_text("utf-8").splitlines(), 1):
         try:
             record = json.loads(line)
-            bgr = cv2.imread(str(folder / record["image"]), cv2.IMREAD_COLOR)
-            ids = cv2.imread(str(folder / record["ids"]), cv2.IMREAD_UNCHANGED)
-            if bgr is None or ids is None or ids.shape != bgr.shape[:2] or ids.dtype != np.uint8:
-                raise ValueError(
-                    f"{record['image']} and {record['ids']} are broken or of different sizes, or the ids are not one "
-                    "byte a pixel"
-                )
-            examples = list(_examples(record, np.asarray(ids)))
-            yield Picture(record["id"], np.ascontiguousarray(bgr[..., ::-1]), examples)
-        except (ValueError, KeyError, TypeError) as error:
+            rgb, ids = read_pair(folder, record)
+            yield Picture(record["id"], rgb, list(_examples(record, ids)))
+        except (ConfigError, ValueError, KeyError, TypeError) as error:
             log.warning("%s, line %d is skipped: %s", folder / "scenes.jsonl", number, error)
 
 

@@ -80,7 +80,7 @@ class Speech:
             command = _typed(turn["command"], rng) if rng else turn["command"]
             question = phrase_command(command, self.questions, explain=bool(turn.get("explain")), follow_up=number > 0)
             turns.append(Turn(question))
-            asked = len(result.ids)
+            question_at = len(result.ids)
             begin = len(self._ids(turns)) - skip
             answer = name_first(turn["answer"])
             turns[-1] = Turn(question, answer)
@@ -97,7 +97,7 @@ class Speech:
             if len(segs) != len(wanted):
                 raise ValueError(f"{len(segs)} [SEG] for {len(wanted)} masks in {turn['answer']!r}")
             result.ids, result.segs, result.targets = ids, result.segs + segs, result.targets + wanted
-            self._point(result, objects, asked, begin, verdict, segs)
+            self._point(result, objects, question_at, begin, verdict, segs)
         result.kind = conversation.get("kind", "")
         return result
 
@@ -105,14 +105,14 @@ class Speech:
         self,
         result: Suffix,
         objects: Sequence[dict],
-        asked: int,
+        question_at: int,
         begin: int,
         verdict: int | None,
         segs: list[int],
     ) -> None:
-        """Note where the newest turn, asked from ``asked`` and answered from ``begin`` on, names things that are there:
-        in the question all of the class, in the answer up to its verdict those that are meant or, where something is
-        denied of them, all of the class."""
+        """Note where the newest turn, asked from ``question_at`` and answered from ``begin`` on, names things that are
+        there: in the question all of the class, in the answer up to its verdict those that are meant or, where
+        something is denied of them, all of the class."""
         if verdict is None:
             return
         by_class: dict[str, list[int]] = {}
@@ -121,7 +121,7 @@ class Speech:
         nouns: list[tuple[int, list[int]]] = []
         named: list[tuple[int, list[int]]] = []
         for label, members in by_class.items():
-            nouns += [(last, members) for _, last in self._names(result.ids, asked, begin, label)]
+            nouns += [(last, members) for _, last in self._names(result.ids, question_at, begin, label)]
             chosen = [i for i in members if i in result.targets[-1]] if segs else members
             if chosen:
                 found = self._names(result.ids, begin, verdict, label)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from lisa_ros.errors import ConfigError
+from lisa_ros.scenes.pictures import read_pair
 from lisa_ros.training.augment import Image, Sample
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black")
@@ -36,19 +37,13 @@ class Scene:
 
 def read_scene(folder: Path, record: dict, longest_side: int | None = None) -> Scene:
     """Decode one scene; ``longest_side`` shrinks it while reading. Raises ConfigError where a file is broken."""
-    bgr = cv2.imread(str(folder / record["image"]), cv2.IMREAD_COLOR)
-    ids = cv2.imread(str(folder / record["ids"]), cv2.IMREAD_UNCHANGED)
-    if bgr is None or ids is None or bgr.shape[:2] != ids.shape or ids.dtype != np.uint8:
-        raise ConfigError(
-            f"{folder}: {record['image']} and {record['ids']} are missing, broken or of different sizes, or the "
-            "ids are not one byte a pixel"
-        )
+    rgb, ids = read_pair(folder, record)
     if longest_side and max(ids.shape) > longest_side:
         scale = longest_side / max(ids.shape)
         size = (round(ids.shape[1] * scale), round(ids.shape[0] * scale))
-        bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
-        ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)
-    return Scene(record, np.ascontiguousarray(bgr[..., ::-1]), np.asarray(ids))
+        rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
+        ids = np.asarray(cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST))
+    return Scene(record, rgb, ids)
 
 
 def read_records(folder: Path) -> list[dict]:
