@@ -25,7 +25,7 @@ from lisa_ros.segmentation import MaskCrop, Timings
 logger = logging.getLogger(__name__)
 
 SEGMENTER = "lisa_ros.segmenter:Segmenter.from_checkpoint"
-LONGEST_PAUSE_S = 30.0
+LONGEST_PAUSE_S = 4.0  # unless the first is longer: a robot waits, and a model that cannot be loaded is given up
 LONG_LIFE_S = 60.0  # a worker that lived longer died of something new
 MAX_DEATHS_LOADING = 5
 
@@ -37,7 +37,7 @@ class WorkerSettings:
     segmenter: "module:callable" that is called like ``Segmenter.from_checkpoint``. threads: CPU threads of the model,
     0 leaves it to torch. kept_frames: encoded frames kept for follow-up commands. max_sessions, max_turns: bounds of
     what is remembered of conversations. first_pause_s: before a dead worker is started again; doubles with every
-    further death.
+    further death up to LONGEST_PAUSE_S.
     """
 
     checkpoint: str
@@ -259,7 +259,8 @@ class Worker:
                 message = f"the worker died {deaths_loading} times while it loaded the model, the last time {cause}"
                 self._on_event(LoadFailed(LisaError(message)))
                 return
-            pause_s = min(self._settings.first_pause_s * 2 ** (deaths - 1), LONGEST_PAUSE_S)
+            first_s = self._settings.first_pause_s
+            pause_s = min(first_s * 2 ** min(deaths - 1, 16), max(first_s, LONGEST_PAUSE_S))
             self._on_event(Died(cause, pause_s))
             self._closing.wait(pause_s)
 

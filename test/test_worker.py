@@ -274,6 +274,14 @@ def test_a_fault_of_our_own_is_said_not_waited_for(make, monkeypatch):
     assert "ZeroDivisionError" in str(error)
 
 
+def test_a_robot_does_not_wait_longer_from_death_to_death(make, monkeypatch):
+    monkeypatch.setattr(worker, "LONGEST_PAUSE_S", 0.03)
+    events = make(checkpoint="/models/mortal", first_pause_s=0.01).until(LoadFailed)
+    assert [event.pause_s for event in events if isinstance(event, Died)] == [0.01, 0.02, 0.03, 0.03]
+    events = make(checkpoint="/models/mortal", first_pause_s=0.05).until(LoadFailed)
+    assert [event.pause_s for event in events if isinstance(event, Died)] == [0.05] * 4
+
+
 def test_a_worker_that_keeps_dying_is_given_up(make):
     events = make(checkpoint="/models/mortal", first_pause_s=0.01).until(LoadFailed)
     pauses = [event.pause_s for event in events if isinstance(event, Died)]
