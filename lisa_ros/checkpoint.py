@@ -25,7 +25,7 @@ from lisa_ros.image import ClipPreprocessing
 from lisa_ros.model.conv import ConvImageEncoder, SharedTower
 from lisa_ros.model.lisa import ClipTower, Lisa, Presence
 from lisa_ros.model.precision import Precision, restore_constants, set_tensor
-from lisa_ros.model.sam import infer_sam_config, sam_without_encoder
+from lisa_ros.model.sam import infer_sam_config, new_sam, sam_without_encoder
 from lisa_ros.prompt import QuestionForms
 from lisa_ros.tensors import Shape, find_files, iterate_tensors, read_shapes
 
@@ -333,7 +333,7 @@ def _check_sizes(spec: Spec, clip: ClipFolder | None) -> None:
 def _build_sam(spec: Spec, shapes: Mapping[str, Shape]) -> SamModel:
     sam_shapes = {k.removeprefix(_SAM_PREFIX): v for k, v in shapes.items() if k.startswith(_SAM_PREFIX)}
     if spec.image_encoder is None:
-        sam = SamModel(infer_sam_config(sam_shapes))
+        sam = new_sam(infer_sam_config(sam_shapes))
     else:
         options = {name: value for name, value in spec.image_encoder.items() if name != "kind"}
         encoder = ConvImageEncoder(**options)
@@ -388,7 +388,7 @@ def load_sam(file: Path) -> SamModel:
     """SAM from its official ``.pth`` file (ViT-B, L or H), through the same table as LISA's. fp32, CPU."""
     shapes = read_shapes([file])
     with torch.device("meta"):
-        sam = SamModel(infer_sam_config(shapes))
+        sam = new_sam(infer_sam_config(shapes))
         sam.prompt_encoder.shared_embedding = sam.shared_image_embedding
     _compare({SAM_NAMES.ours(name): shape for name, shape in shapes.items()}, shapes_of(sam), SAM_NAMES.theirs, file)
     for name, tensor in iterate_tensors([file]):

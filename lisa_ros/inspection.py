@@ -34,7 +34,7 @@ from lisa_ros.errors import CheckpointError
 from lisa_ros.image import ClipPreprocessing
 from lisa_ros.model.lisa import Lisa
 from lisa_ros.model.precision import WHOLE
-from lisa_ros.model.sam import infer_sam_config
+from lisa_ros.model.sam import infer_sam_config, new_sam
 from lisa_ros.origin import RECORD
 from lisa_ros.tensors import Shape, find_files, iterate_tensors
 from lisa_ros.tokenizer import Tokenizer
@@ -170,7 +170,7 @@ def _inspect_sam(file: Path) -> Report:
     except CheckpointError as error:
         raise CheckpointError(f"{file} is not SAM ({error}); for a checkpoint name its folder") from error
     with torch.device("meta"):
-        sam = SamModel(config)
+        sam = new_sam(config)
         sam.prompt_encoder.shared_embedding = sam.shared_image_embedding
     report.compare(
         {SAM_NAMES.ours(name): shape for name, shape in shapes.items()},

@@ -2,7 +2,7 @@
 
 import torch
 
-from lisa_ros.model.mask_decoder import decode_many
+from lisa_ros.model.mask_decoder import decode_and_look
 from lisa_ros.training.small import build_sam
 
 
@@ -15,7 +15,7 @@ def test_many_prompts_of_many_images_equal_one_by_one():
     with torch.no_grad():
         for parameter in sam.mask_decoder.parameters():  # biases start at zero, where mistakes hide
             parameter.add_(0.1 * torch.randn_like(parameter))
-        ours = decode_many(sam.mask_decoder, embeddings + dense, positions, prompts)
+        ours, looks = decode_and_look(sam.mask_decoder, embeddings + dense, positions, prompts)
         theirs = sam.mask_decoder(
             image_embeddings=embeddings,
             image_positional_embeddings=positions.expand(2, -1, -1, -1),
@@ -24,4 +24,5 @@ def test_many_prompts_of_many_images_equal_one_by_one():
             multimask_output=False,
         )[0][:, :, 0]
     assert ours.shape == (2, 3, 32, 32)
+    assert [look.shape for look in looks] == [(6, 8, 3, 64)] * 2
     assert torch.allclose(ours, theirs, atol=1e-5 * theirs.abs().max().item())

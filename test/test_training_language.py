@@ -12,7 +12,7 @@ from lisa_ros.model.conv import ConvImageEncoder
 from lisa_ros.prompt import template
 from lisa_ros.tokenizer import Tokenizer
 from lisa_ros.training.dialogue import Speech
-from lisa_ros.training.language import LanguageConfig, Library, exactness
+from lisa_ros.training.language import LanguageConfig, Library, exactness, seg_truth
 from lisa_ros.training.packing import WHOLE_ATTENTION, cells_of, pack, read_packed
 from lisa_ros.training.pointing import HEADS, attention_of, pointing_losses
 from lisa_ros.training.scenes import read_scenes
@@ -163,6 +163,29 @@ def test_words_know_what_they_point_at(speech):
     assert suffix.segs[0] in meant
     assert {tuple(members) for _, members in suffix.asked} == {(1,)}
     assert {at for at, _ in suffix.asked} == {at for at in meant if at < suffix.segs[0]}
+
+
+def test_what_else_was_asked_about_is_looked_at_before_what_is_meant(speech):
+    objects = [{"id": 1, "class": "ball"}, {"id": 2, "class": "box"}, {"id": 3, "class": "ball"}]
+
+    def asked_about(command, targets, answer):
+        turn = {"command": command, "targets": targets, "answer": answer, "explain": False}
+        return {tuple(members) for _, members in speech.suffix({"turns": [turn]}, objects=objects).asked}
+
+    assert asked_about("the ball left of the box", [3], "It is the ball, [SEG].") == {(2,)}
+    assert asked_about("the left ball", [1], "It is the ball, [SEG].") == {(1, 3)}
+    assert asked_about("the box left of the ball", [], "The box is not left of the ball.") == {(1, 3)}
+
+
+def test_one_thing_has_a_place_and_several_have_none(tmp_path):
+    scene = read_scenes(write_scenes(tmp_path, 2))[1]  # of a ball and a box
+    cells = cells_of(scene, INDEX, 64, 4)
+    ids = [1, 2]
+    _, places, single = seg_truth([(0, 0, ids[:1]), (0, 0, ids)], [scene], [cells], INDEX)
+    assert single.tolist() == [1.0, 0.0]
+    assert places[0].tolist() == pytest.approx(cells.places[ids[0]][:2])
+    cells.places.clear()  # hidden behind others
+    assert seg_truth([(0, 0, [1])], [scene], [cells], INDEX)[2].tolist() == [0.0]
 
 
 def test_told_heads_look_as_the_model_looks(reading):

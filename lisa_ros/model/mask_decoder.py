@@ -23,13 +23,20 @@ def decode_many(decoder: SamMaskDecoder, image_embeddings: Tensor, positions: Te
     image_embeddings: (B, C, h, w), the dense prompt (``no_mask_embed``) added already. positions: (1, C, h, w).
     prompts: (B, P, C), one sparse prompt token a mask.
     """
+    return decode_and_look(decoder, image_embeddings, positions, prompts)[0]
+
+
+def decode_and_look(
+    decoder: SamMaskDecoder, image_embeddings: Tensor, positions: Tensor, prompts: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """What ``decode_many`` returns, and for each layer the scores (N, n, T, G) by which the image looks at tokens."""
     batch, count, _ = prompts.shape
     height, width = image_embeddings.shape[-2:]
     fixed = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([fixed.expand(batch, count, -1, -1), prompts[:, :, None]], dim=2).flatten(0, 1)  # (N, T, C)
     where = positions.flatten(2)[0]  # (C, G)
     keys = image_embeddings.flatten(2).transpose(1, 2)  # (B, G, C): shared by an image's prompts until they write to it
-    queries = tokens
+    queries, looks = tokens, []
     for layer in decoder.transformer.layers:
         if layer.skip_first_layer_pe:
             queries = _among_tokens(layer.self_attn, queries, queries)
@@ -39,13 +46,15 @@ def decode_many(decoder: SamMaskDecoder, image_embeddings: Tensor, positions: Te
         queries = queries + _from_image(layer.cross_attn_token_to_image, queries + tokens, keys, where)
         queries = layer.layer_norm2(queries)
         queries = layer.layer_norm3(queries + layer.mlp(queries))
-        keys = layer.layer_norm4(_to_image(layer.cross_attn_image_to_token, keys, where, queries + tokens, queries))
+        keys, scores = _to_image(layer.cross_attn_image_to_token, keys, where, queries + tokens, queries)
+        keys = layer.layer_norm4(keys)
+        looks.append(scores)
     queries = queries + _from_image(decoder.transformer.final_attn_token_to_image, queries + tokens, keys, where)
     queries = decoder.transformer.layer_norm_final_attn(queries)
     weights = decoder.output_hypernetworks_mlps[0](queries[:, 1])  # (N, C / 8)
     logits = _upscale(decoder, keys, weights)  # (N, G, 4, 4): two doublings, rows and columns of each
     logits = logits.view(batch, count, height, width, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
-    return logits.reshape(batch, count, 4 * height, 4 * width)
+    return logits.reshape(batch, count, 4 * height, 4 * width), looks
 
 
 def _heads(attention: SamAttention, x: Tensor) -> Tensor:
@@ -82,8 +91,12 @@ def _from_image(attention: SamAttention, query: Tensor, keys: Tensor, where: Ten
     return attention.out_proj(out)
 
 
-def _to_image(attention: SamAttention, keys: Tensor, where: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The image (B or N, G, C) looks at the tokens, key and value (N, T, C). Returns keys + attention, (N, G, C)."""
+def _to_image(
+    attention: SamAttention, keys: Tensor, where: Tensor, key: Tensor, value: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The image (B or N, G, C) looks at the tokens, key and value (N, T, C).
+
+    Returns keys + attention (N, G, C), and the scores of the tokens (N, n, T, G) before the softmax."""
     n, (count, tokens) = attention.num_attention_heads, key.shape[:2]
     k = _heads(attention, attention.k_proj(key)) * attention.scaling  # (N, n, T, d)
     through_q = attention.q_proj.weight.unflatten(0, (n, -1))  # (n, d, C)
@@ -96,7 +109,7 @@ def _to_image(attention: SamAttention, keys: Tensor, where: Tensor, key: Tensor,
     rows = (v @ through_out + attention.out_proj.bias / n).flatten(1, 2)  # (N, n * T, C)
     if keys.shape[0] != count:
         keys = keys[:, None].expand(-1, count // keys.shape[0], -1, -1).flatten(0, 1)
-    return torch.baddbmm(keys, seen.transpose(1, 2), rows)
+    return torch.baddbmm(keys, seen.transpose(1, 2), rows), scores
 
 
 def _upscale(decoder: SamMaskDecoder, keys: Tensor, weights: Tensor) -> Tensor:

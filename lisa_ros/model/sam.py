@@ -1,4 +1,4 @@
-"""SAM's sizes, read off its tensors: a LISA checkpoint stores none of them."""
+"""SAM, and its sizes, read off its tensors: a LISA checkpoint stores none of them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,23 @@ from typing import Any
 
 from transformers import SamConfig, SamModel, SamVisionConfig
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig
+from transformers.models.sam.modeling_sam import SamAttention
 
 from lisa_ros.errors import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+def new_sam(config: SamConfig) -> SamModel:
+    """SAM with untrained weights, whose mask decoder heeds ``attention_downsample_rate`` in its layers too:
+    transformers heeds it in the last attention only and takes 2 for the others."""
+    sam, decoder = SamModel(config), config.mask_decoder_config
+    for layer in sam.mask_decoder.transformer.layers:
+        for name in ("cross_attn_token_to_image", "cross_attn_image_to_token"):
+            attention = SamAttention(decoder)
+            if getattr(layer, name).internal_dim != attention.internal_dim:
+                setattr(layer, name, attention.apply(sam._init_weights))
+    return sam
 
 
 def infer_sam_config(shapes: Shapes) -> SamConfig:
@@ -55,7 +68,7 @@ def sam_without_encoder(shapes: Shapes, image_size: int, stride: int) -> SamMode
         prompt_encoder_config=prompt.to_dict(),
         mask_decoder_config=decoder.to_dict(),
     )
-    return SamModel(config)
+    return new_sam(config)
 
 
 def _vision_config(shapes: Shapes) -> SamVisionConfig:

@@ -246,14 +246,14 @@ class Speaker:
                 return None
             objects = self.rng.choice(others)
             if len(objects) > 1 or self.rng.random() < 0.7:
-                if self.split == "train":
+                true = {way: thing for way in DIRECTIONS if (thing := self.only(objects, anchor, way))}
+                if self.split == "train" and true:
                     # Whichever holds: by chance alone, what is false of two things would be heard ten times as often.
-                    true = [way for way in DIRECTIONS if self.only(objects, anchor, way)]
-                    direction = self.rng.choice(true) if true else direction
+                    direction = self.rng.choice(list(true))
                     relation = self.say(direction)
-                thing = self.only(objects, anchor, direction)
-                if thing is None:
+                if direction not in true:
                     return None
+                thing = true[direction]
                 return f"the {thing['class']} {relation} the {anchor['class']}", thing
         thing = self.only([other for other in self.objects if other is not anchor], anchor, direction)
         if thing is None:

@@ -19,7 +19,8 @@ class Suffix:
     segs: position (in ids) of each ``[SEG]``; targets: the object ids of each. presence: position (in ids) of a token
     that says whether what was named is there, and whether it is. nouns: positions (in ids) of tokens that name things,
     and the object ids that the state there is to point at. meant: the same for the tokens that say what is meant, where
-    the state before points. asked: those of them with which the answer begins, and what the question's nouns named.
+    the state before points. asked: those of them with which the answer begins, and what the question's nouns named
+    beside what is meant, or at all where that is all.
     """
 
     ids: list[int]
@@ -134,7 +135,9 @@ class Speech:
         opening = min(first for first, _ in named)
         meant = sorted({i for _, members in named for i in members})
         result.meant += [(at, meant) for at in (*range(begin, opening), verdict, *segs)] + named
-        if about := sorted({i for _, members in nouns for i in members}):
+        asked = {i for _, members in nouns for i in members}
+        beside = {i for _, members in nouns if not set(members) & set(meant) for i in members}
+        if about := sorted(beside or asked):
             result.asked += [(at, about) for at in (*range(begin, opening + 1), verdict)]
 
     def _names(self, ids: list[int], begin: int, end: int, label: str) -> list[tuple[int, int]]:

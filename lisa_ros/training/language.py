@@ -65,18 +65,15 @@ def presence_loss(lisa: Lisa, packed: Packed, hidden: Tensor) -> Tensor:
 def seg_truth(
     segs: list[tuple[int, int, list[int]]], scenes: list[Scene], cells: list[Cells], class_index: dict[str, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Classes (S, K), place (S, 2) and whether one of several alike is meant (S,), for the masks of a batch."""
+    """For the masks of a batch: classes (S, K), place (S, 2) and whether it has one (S,), since one thing is meant."""
     classes, places = torch.zeros(len(segs), len(class_index)), torch.zeros(len(segs), 2)
     single = torch.zeros(len(segs))
     for s, (row, _, wanted) in enumerate(segs):
         objects = {o["id"]: o["class"] for o in scenes[row].record["objects"]}
-        named = {objects[i] for i in wanted}
-        for name in named:
+        for name in {objects[i] for i in wanted}:
             classes[s, class_index[name]] = 1
-        others = [i for i, name in objects.items() if name in named and i not in wanted and i in cells[row].places]
-        shown = [cells[row].places[i] for i in wanted if i in cells[row].places]
-        if others and shown:
-            x, y, _ = max(shown, key=lambda place: place[2])
+        if len(wanted) == 1 and wanted[0] in cells[row].places:
+            x, y, _ = cells[row].places[wanted[0]]
             places[s, 0], places[s, 1], single[s] = x, y, 1.0
     return classes, places, single
 

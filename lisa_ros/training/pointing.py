@@ -3,7 +3,8 @@
 "The thing next to the book" is two looks at the picture: where is the book, and what lies there. From the answer's
 words alone a small language model takes long to find out that it has to look. So some of its attention heads are told.
 A noun of the question looks at all that it names, a third of the way up; half of the way up, the answer's first words
-look at what the question's nouns named; two thirds up, they and what predicts ``[SEG]`` look at what is meant.
+look at what the question's nouns named beside what is meant (or at all that they named, where that is all); two thirds
+up, they and what predicts ``[SEG]`` look at what is meant.
 """
 
 from __future__ import annotations

@@ -12,14 +12,20 @@ from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamP
 
 from lisa_ros.model.conv import ConvImageEncoder, SharedTower
 from lisa_ros.model.lisa import Lisa, Presence
+from lisa_ros.model.sam import new_sam
 from lisa_ros.prompt import QuestionForms
 from lisa_ros.training.scenes import COLOURS
+
+PLACE_SCALE = 0.4
+"""Standard deviation of the frequencies that encode a place, in waves for half of the picture. SAM's is 1; from slower
+waves a small decoder learns sooner which of two things is meant, and a small language model to say it."""
 
 
 def build_sam(channels: int, image_size: int, stride: int, decoder_mlp: int) -> SamModel:
     """SAM's prompt encoder and mask decoder at a small width, for another image encoder.
 
-    One mask token: LISA never asks for SAM's three alternatives.
+    One mask token: LISA never asks for SAM's three alternatives. Attention between image and tokens is as wide as they
+    are, since SAM's half leaves a head of so small a decoder too few numbers for a place.
     """
     vision = SamVisionConfig(
         hidden_size=8,
@@ -33,18 +39,22 @@ def build_sam(channels: int, image_size: int, stride: int, decoder_mlp: int) -> 
     )
     prompt = SamPromptEncoderConfig(hidden_size=channels, image_size=image_size, patch_size=stride)
     decoder = SamMaskDecoderConfig(
-        hidden_size=channels, mlp_dim=decoder_mlp, num_multimask_outputs=0, iou_head_hidden_dim=channels
+        hidden_size=channels,
+        mlp_dim=decoder_mlp,
+        num_multimask_outputs=0,
+        iou_head_hidden_dim=channels,
+        attention_downsample_rate=1,
     )
-    sam = SamModel(
+    sam = new_sam(
         SamConfig(
             vision_config=vision.to_dict(),
             prompt_encoder_config=prompt.to_dict(),
             mask_decoder_config=decoder.to_dict(),
         )
     )
-    with torch.no_grad():  # SAM's own scale is 1; transformers derives it from the vision encoder's width
+    with torch.no_grad():  # transformers derives the scale from the vision encoder's width
         gaussian = torch.randn_like(sam.shared_image_embedding.positional_embedding)
-        sam.shared_image_embedding.positional_embedding.copy_(gaussian)
+        sam.shared_image_embedding.positional_embedding.copy_(PLACE_SCALE * gaussian)
     sam.vision_encoder = nn.Identity()  # the caller's: an image encoder for any size of picture
     sam.prompt_encoder.shared_embedding = sam.shared_image_embedding  # one matrix serves the grid and the points
     return sam

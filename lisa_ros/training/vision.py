@@ -11,7 +11,9 @@ import logging
 import math
 import random
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from transformers import SamModel
 from lisa_ros.errors import ConfigError
 from lisa_ros.image import SAM_MEAN, SAM_STD
 from lisa_ros.model.conv import ConvImageEncoder, Recognition
-from lisa_ros.model.mask_decoder import decode_many
+from lisa_ros.model.mask_decoder import decode_and_look
 from lisa_ros.training.augment import camera, letterbox, paste_objects, repaint_background, warp
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
 from lisa_ros.training.precision import half_precision
@@ -34,6 +36,15 @@ log = logging.getLogger(__name__)
 
 SMALLEST = 16
 """Pixels (of the training picture) an object must show to be asked for."""
+
+PLACE_ERROR = 0.02
+"""Standard deviation of the places that prompts say, relative to the picture's side."""
+
+LOOKING_HEADS = 2
+"""Heads of each layer of the mask decoder that are told where the image is to look at the prompt."""
+
+LOOKING_RATE = 10.0
+"""Factor of the learning rate for the queries and keys of these heads' layers: sharp looks need large ones."""
 
 SAVE_EVERY = 250
 """Steps between checkpoints of the run."""
@@ -56,8 +67,9 @@ class Phase:
 class VisionConfig:
     """Stage 1. prompts: for each picture. trunk_lr: factor for the pretrained trunk, whose first blocks stay frozen.
 
-    paste, repaint: share of pictures with objects of other scenes, and of those with another background.
-    frozen_prompts: keep the prompts of classes and places, so that stage 2 can learn them meanwhile. precision: of
+    paste, repaint: share of pictures with pasted objects, and of those with another background. doubles: share of
+    pictures with pasted objects into which things of their own are pasted once more.
+    frozen_prompts: keep the prompts of classes, so that stage 2 can learn them meanwhile. precision: of
     products, as in :func:`half_precision`."""
 
     phases: tuple[Phase, ...]
@@ -67,6 +79,7 @@ class VisionConfig:
     weight_decay: float = 0.05
     warmup: int = 100
     paste: float = 0.5
+    doubles: float = 0.5
     repaint: float = 0.0
     frozen_prompts: bool = False
     precision: str = "fp32"
@@ -79,8 +92,8 @@ class VisionConfig:
 class VisionModel(nn.Module):
     """Encoder, SAM's prompt encoder and mask decoder, and the prompts that stand for classes.
 
-    classes: names, their order is the class index. A prompt is the sum of its classes' vectors and, where one of
-    several alike is meant, a vector for its place in the picture.
+    classes: names, their order is the class index. A prompt is the sum of its classes' vectors and, where it has a
+    place, of SAM's encoding of a point there.
     """
 
     def __init__(self, encoder: ConvImageEncoder, sam: SamModel, classes: list[str]):
@@ -90,7 +103,6 @@ class VisionModel(nn.Module):
         self.encoder = encoder
         self.sam = sam
         self.class_prompts = nn.Embedding(len(classes), channels)
-        self.place_prompt = nn.Linear(2 * 2 * 8, channels)
         self.recognition = Recognition(channels, len(classes), len(COLOURS))
         self.presence = nn.Conv2d(channels, len(classes), 1)
         nn.init.constant_(self.presence.bias, -4.0)  # most classes are absent from most pictures
@@ -104,27 +116,30 @@ class VisionModel(nn.Module):
         return self.encoder(pixels)
 
     def prompts(self, class_weights: Tensor, places: Tensor, has_place: Tensor) -> Tensor:
-        """(B, P, K) 0 or 1, (B, P, 2) in [0, 1] (x, y) and (B, P) bool to prompts (B, P, C)."""
-        prompts = class_weights @ self.class_prompts.weight
-        return prompts + self.place_prompt(place_features(places)) * has_place[..., None]
+        """(B, P, K) 0 or 1, (B, P, 2) as for ``place`` and (B, P) 0 or 1 to prompts (B, P, C)."""
+        return class_weights @ self.class_prompts.weight + self.place(places) * has_place[..., None]
+
+    @torch.no_grad()
+    def place(self, points: Tensor) -> Tensor:
+        """SAM's encoding of points (..., 2), x and y of [0, 1] or a little outside, to (..., C). Always in fp32."""
+        with half_precision("fp32"):
+            return self.sam.shared_image_embedding(points)
 
     def decode(self, embedding: Tensor, prompts: Tensor) -> Tensor:
         """(B, C, g, g) and (B, P, C) to mask logits (B, P, 4g, 4g)."""
+        return self.decode_and_look(embedding, prompts)[0]
+
+    def decode_and_look(self, embedding: Tensor, prompts: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The same with each layer's scores of tokens (N, n, T, G): lisa_ros.model.mask_decoder.decode_and_look."""
         dense = self.sam.prompt_encoder.no_mask_embed.weight[:, :, None, None]
-        return decode_many(self.sam.mask_decoder, embedding + dense, self.positions(embedding.shape[-1]), prompts)
+        positions = self.positions(embedding.shape[-1])
+        return decode_and_look(self.sam.mask_decoder, embedding + dense, positions, prompts)
 
     def positions(self, side: int) -> Tensor:
         """(1, C, side, side): SAM's encoding of a grid's cell centres, for any side."""
         centres = (torch.arange(side) + 0.5) / side
-        grid = torch.stack(torch.meshgrid(centres, centres, indexing="ij")[::-1], dim=-1)[None]  # (1, g, g, 2) x, y
-        with torch.no_grad():
-            return self.sam.shared_image_embedding(grid[0]).permute(2, 0, 1)[None]
-
-
-def place_features(places: Tensor) -> Tensor:
-    """(..., 2) in [0, 1] (x, y) to waves (..., 32)."""
-    angles = places[..., None] * (2.0 ** torch.arange(8)) * (math.pi / 2)
-    return torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
+        grid = torch.stack(torch.meshgrid(centres, centres, indexing="ij")[::-1], dim=-1)  # (g, g, 2) x, y
+        return self.place(grid).permute(2, 0, 1)[None]
 
 
 @dataclass
@@ -167,7 +182,7 @@ def make_batch(
     for b in range(count):
         sample = rng.choice(scenes).sample(index)
         if rng.random() < config.paste:
-            donor = sample if rng.random() < 0.3 else rng.choice(scenes).sample(index)
+            donor = sample if rng.random() < config.doubles else rng.choice(scenes).sample(index)
             sample = paste_objects(sample, donor, rng, rng.randrange(1, 4))
         if rng.random() < 0.15:
             picture, seen, _ = letterbox(sample.rgb, sample.ids, size)
@@ -185,7 +200,13 @@ def make_batch(
                 present[b, c] = 1
             elif areas[i]:
                 unsure[b, c] = 1
-        _draw_prompts(sample.classes, areas, ids[b], b, len(index), rng, wanted, weights, places, has_place)
+        for p, prompt in enumerate(draw_prompts(sample.classes, areas, prompts, len(index), rng)):
+            weights[b, p, prompt.classes] = 1
+            wanted[b, p, prompt.wanted] = 1
+            if prompt.placed:
+                error = partial(rng.gauss, 0.0, PLACE_ERROR)  # who says where is seldom exact
+                places[b, p] = torch.tensor(middle(ids[b] == prompt.wanted[0], error))
+                has_place[b, p] = 1
     cells = ids[:, 2::4, 2::4].astype(np.int64)  # four looks at every cell of stride 8
     labels, paints = (
         torch.from_numpy(np.take_along_axis(table, cells.reshape(count, -1), 1).reshape(cells.shape))
@@ -205,58 +226,63 @@ def make_batch(
     )
 
 
-def _draw_prompts(
-    classes: dict[int, int],
-    areas: NDArray[np.intp],
-    ids: NDArray[np.uint8],
-    b: int,
-    num_classes: int,
-    rng: random.Random,
-    wanted: Tensor,
-    weights: Tensor,
-    places: Tensor,
-    has_place: Tensor,
-) -> None:
-    """Fill the prompts of picture ``b``: classes that are there, one of several alike, unions, classes that are not."""
+@dataclass(frozen=True)
+class MaskPrompt:
+    """What a prompt of the mask decoder asks for: classes, the ids of its mask, and whether it says where that is."""
+
+    classes: list[int]
+    wanted: list[int]
+    placed: bool = False
+
+
+def draw_prompts(
+    classes: dict[int, int], areas: NDArray[np.intp], count: int, num_classes: int, rng: random.Random
+) -> list[MaskPrompt]:
+    """``count`` prompts for a picture: classes that are there, one thing by its place, unions, classes that are not.
+
+    classes: of each id. areas: pixels of each id.
+    """
     shown = {i: c for i, c in classes.items() if areas[i] >= SMALLEST}
     by_class: dict[int, list[int]] = {}
     for i, c in classes.items():
         if areas[i]:
             by_class.setdefault(c, []).append(i)
+    doubled = [i for i, c in shown.items() if len(by_class[c]) > 1]
     present = sorted(set(shown.values()))
     rng.shuffle(present)
-    prompts = weights.shape[1]
-    for p in range(prompts):
+    prompts = []
+    for p in range(count):
         kind = rng.random()
-        if not present or (p == prompts - 1 and kind < 0.7):
+        if not present or (p == count - 1 and kind < 0.5):
             absent = rng.randrange(num_classes)
-            weights[b, p, absent] = 1
-            wanted[b, p, by_class.get(absent, [])] = 1
-        elif p == prompts - 2 or kind < 0.1:  # one thing, by its place
-            doubled = [i for i, c in shown.items() if len(by_class[c]) > 1]
+            prompts.append(MaskPrompt([absent], by_class.get(absent, [])))
+        elif p == count - 2 or kind < 0.2:
             i = rng.choice(doubled or list(shown))
-            rows, columns = np.nonzero(ids == i)
-            weights[b, p, shown[i]] = 1
-            wanted[b, p, i] = 1
-            has_place[b, p] = 1
-            side = ids.shape[0]
-            places[b, p, 0], places[b, p, 1] = float(columns.mean() + 0.5) / side, float(rows.mean() + 0.5) / side
-        elif kind < 0.22 and len(present) > 1:
-            for c in rng.sample(present, min(len(present), rng.choice((2, 2, 3)))):
-                weights[b, p, c] = 1
-                wanted[b, p, by_class[c]] = 1
+            prompts.append(MaskPrompt([shown[i]], [i], placed=True))
+        elif kind < 0.3 and len(present) > 1:
+            union = rng.sample(present, min(len(present), rng.choice((2, 2, 3))))
+            prompts.append(MaskPrompt(union, [i for c in union for i in by_class[c]]))
         else:
             c = present[p % len(present)]
-            weights[b, p, c] = 1
-            wanted[b, p, by_class[c]] = 1
+            prompts.append(MaskPrompt([c], by_class[c], placed=len(by_class[c]) == 1 and rng.random() < 0.5))
+    return prompts
+
+
+def middle(mask: NDArray[np.bool_], error: Callable[[], float] = lambda: 0.0) -> tuple[float, float]:
+    """Where the middle (x, y) of a square mask is, relative to its side. error: added to each."""
+    rows, columns = np.nonzero(mask)
+    x, y = ((float(at.mean()) + 0.5) / len(mask) + error() for at in (columns, rows))
+    return x, y
 
 
 def vision_loss(model: VisionModel, batch: Batch, precision: str = "fp32") -> tuple[Tensor, dict[str, float]]:
-    """2 BCE + Dice of the masks at stride 2, the class and the colour of every cell, and presence."""
+    """2 BCE + Dice of the masks at stride 2, the same of where the mask decoder's told heads look, class and colour of
+    every cell, and presence."""
     with half_precision(precision):
         embedding = model.embed(batch.pixels)
         prompts = model.prompts(batch.class_weights, batch.places, batch.has_place)
-        logits = model.decode(embedding, prompts).flatten(0, 1).float()
+        logits, looks = model.decode_and_look(embedding, prompts)
+    logits = logits.flatten(0, 1).float()
     embedding = embedding.float()
     with torch.no_grad():
         full = torch.gather(
@@ -266,37 +292,62 @@ def vision_loss(model: VisionModel, batch: Batch, precision: str = "fp32") -> tu
         shown = targets.flatten(1).sum(1) > 0
     bce = bce_per_mask(logits, targets).mean()
     dice = dice_per_mask(logits[shown], targets[shown]).sum() / max(int(shown.sum()), 1)
+    told = look_loss(looks, targets, shown & (batch.has_place.flatten() > 0))
     cells = model.recognition.cell_class(embedding)  # (B, K + 1, g, g)
-    dense = torch.stack([F.cross_entropy(cells, look) for look in _looks(batch.cell_labels)]).mean()
+    dense = torch.stack([F.cross_entropy(cells, sample) for sample in _samples(batch.cell_labels)]).mean()
     paint = model.recognition.cell_colour(embedding)
-    colour = torch.stack([F.cross_entropy(paint, look, ignore_index=-1) for look in _looks(batch.cell_colours)])
+    colour = torch.stack([F.cross_entropy(paint, sample, ignore_index=-1) for sample in _samples(batch.cell_colours)])
     colour = colour.nan_to_num().mean()  # nan: a batch without an object
     seen = model.presence(embedding).flatten(2).amax(2)
     presence = F.binary_cross_entropy_with_logits(seen, batch.present, reduction="none")
     presence = (presence * (1 - batch.unsure)).sum(1).mean()
-    loss = 2 * bce + dice + dense + 0.2 * colour + 0.05 * presence
-    parts = {"bce": bce, "dice": dice, "dense": dense, "colour": colour, "presence": presence}
+    loss = 2 * bce + dice + told + dense + 0.2 * colour + 0.05 * presence
+    parts = {"bce": bce, "dice": dice, "told": told, "dense": dense, "colour": colour, "presence": presence}
     return loss, {k: float(v.detach()) for k, v in parts.items()}
 
 
-def _looks(labels: Tensor) -> list[Tensor]:
+def look_loss(looks: list[Tensor], targets: Tensor, placed: Tensor) -> Tensor:
+    """2 BCE + Dice between how much told heads look at prompts with a place and the masks of these.
+
+    looks: scores (N, n, T, G) of each layer, the prompt last. targets: (N, s, s) in [0, 1]. placed: (N,) bool. Only
+    where the image looks at a prompt can tell two equal things apart.
+    """
+    if not placed.any():
+        return looks[0].sum() * 0.0
+    side = math.isqrt(looks[0].shape[-1])
+    truth = F.adaptive_avg_pool2d(targets[placed][:, None], side).flatten(2).expand(-1, LOOKING_HEADS, -1)  # (M, n, G)
+    losses = []
+    for look in looks:
+        scores = look[placed, :LOOKING_HEADS].float()
+        odds = scores[:, :, -1] - scores[:, :, :-1].logsumexp(2)
+        seen = odds.sigmoid()
+        dice = 1 - 2 * (seen * truth).sum(-1) / (seen.sum(-1) + truth.sum(-1)).clamp_min(1e-6)
+        losses.append(2 * F.binary_cross_entropy_with_logits(odds, truth) + dice.mean())
+    return torch.stack(losses).mean()
+
+
+def _samples(labels: Tensor) -> list[Tensor]:
     """(B, 2g, 2g) to the four (B, g, g) that interleave to it."""
     return [labels[:, y::2, x::2] for y in (0, 1) for x in (0, 1)]
 
 
 def parameter_groups(model: VisionModel, config: VisionConfig) -> list[dict]:
-    """AdamW groups: weights and the rest, trunk and the rest. Freezes the trunk's first blocks."""
+    """AdamW groups: weights and the rest, trunk and the rest, what is told where to look. Freezes the trunk's first
+    blocks and SAM's own prompts: of points, masks and no mask."""
     for module in (model.encoder.stem, *model.encoder.blocks[: config.frozen_blocks]):
         module.requires_grad_(False)
     if config.frozen_prompts:
         model.class_prompts.requires_grad_(False)
-        model.place_prompt.requires_grad_(False)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad or "shared" in name or "mask_embed" in name:
+        if name.startswith(("sam.prompt_encoder", "sam.shared_image_embedding")):
+            parameter.requires_grad_(False)  # or its gradient would add up from step to step, and clip all others
+        if not parameter.requires_grad:
             continue
         factor = config.trunk_lr if name.startswith(("encoder.stem", "encoder.blocks")) else 1.0
         decay = config.weight_decay if parameter.ndim > 1 and "prompts" not in name else 0.0
+        if name.endswith(("image_to_token.q_proj.weight", "image_to_token.k_proj.weight")):
+            factor, decay = LOOKING_RATE, 0.0
         groups.setdefault((factor, decay), []).append(parameter)
     return [{"params": p, "factor": f, "weight_decay": d} for (f, d), p in groups.items()]
 
@@ -363,7 +414,7 @@ def train_vision(
             line |= {"wall_s": time.time() - started, "cpu_s": time.process_time() - cpu_started}
             sums, since = {}, 0
             if progress.step % VALIDATE_EVERY == 0 or progress.step == total:
-                line["gIoU"] = validate(model, validation, phase.size, index)
+                line |= validate(model, validation, phase.size, index)
             progress.history.append(line)
             log.info(" ".join(f"{k} {v:.4g}" for k, v in line.items()))
         if progress.step % SAVE_EVERY == 0 or progress.step == total:
@@ -384,28 +435,35 @@ def _save(path: Path, model: VisionModel, optimizer: torch.optim.Optimizer, prog
 
 
 @torch.inference_mode()
-def validate(model: VisionModel, scenes: list[Scene], size: int, index: dict[str, int]) -> float:
-    """gIoU by class prompt: every class that is there, all its objects, on letterboxed pictures."""
+def validate(model: VisionModel, scenes: list[Scene], size: int, index: dict[str, int]) -> dict[str, float]:
+    """On letterboxed pictures, "gIoU": by class prompt, every class that is there, all its objects; and "one": by class
+    and place, each of several alike (where scenes have such)."""
     model.eval()
-    scores = []
+    scores: dict[str, list[float]] = {"gIoU": [], "one": []}
     for scene in scenes:
         sample = scene.sample(index)
         rgb, ids, _ = letterbox(sample.rgb, sample.ids, size)
         by_class: dict[int, list[int]] = {}
         for i, c in sample.classes.items():
             by_class.setdefault(c, []).append(i)
-        truths = {c: np.isin(ids, members) for c, members in by_class.items()}
-        truths = {c: t for c, t in truths.items() if t.sum() >= SMALLEST}
-        if not truths:
+        asked = [("gIoU", MaskPrompt([c], members)) for c, members in by_class.items()]
+        for c, members in by_class.items():
+            if len(members) > 1:
+                asked += [("one", MaskPrompt([c], [i], placed=True)) for i in members]
+        truths = [np.isin(ids, prompt.wanted) for _, prompt in asked]
+        seen = [p for p, truth in enumerate(truths) if truth.sum() >= SMALLEST]
+        if not seen:
             continue
-        weights = torch.zeros(1, len(truths), len(index))
-        for p, c in enumerate(truths):
-            weights[0, p, c] = 1
-        none = torch.zeros(1, len(truths))
-        prompts = model.prompts(weights, none[..., None].expand(-1, -1, 2), none)
-        logits = model.decode(model.embed(normalise(rgb[None])), prompts)
+        weights, places = torch.zeros(1, len(seen), len(index)), torch.zeros(1, len(seen), 2)
+        placed = torch.zeros(1, len(seen))
+        for row, p in enumerate(seen):
+            _, prompt = asked[p]
+            weights[0, row, prompt.classes] = 1
+            if prompt.placed:
+                places[0, row], placed[0, row] = torch.tensor(middle(truths[p])), 1
+        logits = model.decode(model.embed(normalise(rgb[None])), model.prompts(weights, places, placed))
         masks = F.interpolate(logits, (size, size), mode="bilinear")[0].numpy() > 0
-        for mask, truth in zip(masks, truths.values(), strict=True):
-            scores.append((mask & truth).sum() / max((mask | truth).sum(), 1))
+        for mask, p in zip(masks, seen, strict=True):
+            scores[asked[p][0]].append(float((mask & truths[p]).sum() / max((mask | truths[p]).sum(), 1)))
     model.train()
-    return float(np.mean(scores)) if scores else 0.0
+    return {name: float(np.mean(found)) for name, found in scores.items() if found}

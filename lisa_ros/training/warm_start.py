@@ -21,7 +21,7 @@ from lisa_ros.model.lisa import Lisa
 from lisa_ros.model.precision import Precision
 from lisa_ros.training.language import Library, seg_truth
 from lisa_ros.training.packing import pack, read_packed, states_at, word_tokens
-from lisa_ros.training.vision import VisionModel, place_features
+from lisa_ros.training.vision import VisionModel
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,8 @@ def load_finished(folder: Path, lisa: Lisa) -> None:
         mine = lisa.state_dict()
         other = [name for name, tensor in state.items() if name not in mine or mine[name].shape != tensor.shape]
         if other:
-            raise ConfigError(f"{folder} is of other sizes than the recipe ({other[0]}, {len(other)} tensors in all)")
+            tensors = f"{other[0]}, {len(other)} tensors in all"
+            raise ConfigError(f"{folder} is of other sizes than the recipe, or of an older release ({tensors})")
         lisa.load_state_dict(state, strict=False)
     log.info("going on from %s", read_spec(folder).name)
 
@@ -79,12 +80,9 @@ def recover_prompts(lisa: Lisa, library: Library, vision: VisionModel, steps: in
         scenes = [library.scenes[number] for number in numbers]
         classes, places, single = seg_truth(packed.segs, scenes, shown, library.class_index)
         states = states_at(hidden, [row for row, _, _ in packed.segs], [at for _, at, _ in packed.segs])
-        wanted.append(lisa.seg_projector(states))
-        features.append(torch.cat([classes, single[:, None] * place_features(places), single[:, None]], dim=1))
+        wanted.append(lisa.seg_projector(states) - vision.place(places) * single[:, None])
+        features.append(classes)
     x, y = torch.cat(features).double(), torch.cat(wanted).double()
     solved = torch.linalg.solve(x.T @ x + RIDGE * len(x) * torch.eye(x.shape[1]), x.T @ y).float()
-    count = len(library.class_index)
-    vision.class_prompts.weight.copy_(solved[:count])
-    vision.place_prompt.weight.copy_(solved[count:-1].T)
-    vision.place_prompt.bias.copy_(solved[-1])
+    vision.class_prompts.weight.copy_(solved)
     return float(F.mse_loss(x.float() @ solved, y.float()))
