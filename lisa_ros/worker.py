@@ -239,7 +239,8 @@ class Worker:
             self._on_event(LoadFailed(LisaError(text)))
 
     def _start_again_and_again(self) -> None:
-        deaths, deaths_loading = 0, 0
+        first_s, deaths_loading = self._settings.first_pause_s, 0
+        pause_s, longest_s = first_s, max(first_s, LONGEST_PAUSE_S)
         while not self._closing.is_set():
             born = time.monotonic()
             was_ready = load_failed = False
@@ -254,15 +255,15 @@ class Worker:
             if self._closing.is_set() or load_failed:
                 return
             deaths_loading = 0 if was_ready else deaths_loading + 1
-            deaths = 1 if time.monotonic() - born > LONG_LIFE_S else deaths + 1
+            if time.monotonic() - born > LONG_LIFE_S:
+                pause_s = first_s
             if deaths_loading == MAX_DEATHS_LOADING:
                 message = f"the worker died {deaths_loading} times while it loaded the model, the last time {cause}"
                 self._on_event(LoadFailed(LisaError(message)))
                 return
-            first_s = self._settings.first_pause_s
-            pause_s = min(first_s * 2 ** min(deaths - 1, 16), max(first_s, LONGEST_PAUSE_S))
             self._on_event(Died(cause, pause_s))
             self._closing.wait(pause_s)
+            pause_s = min(2 * pause_s, longest_s)
 
     def _start_process(self) -> tuple[Connection, subprocess.Popen[bytes]]:
         """A process that has its settings. Raises OSError: memory or files are short, or it died at once."""

@@ -18,11 +18,11 @@ def new_sam(config: SamConfig) -> SamModel:
     """SAM with untrained weights, whose mask decoder heeds ``attention_downsample_rate`` in its layers too:
     transformers heeds it in the last attention only and takes 2 for the others."""
     sam, decoder = SamModel(config), config.mask_decoder_config
+    width = decoder.hidden_size // decoder.attention_downsample_rate
     for layer in sam.mask_decoder.transformer.layers:
         for name in ("cross_attn_token_to_image", "cross_attn_image_to_token"):
-            attention = SamAttention(decoder)
-            if getattr(layer, name).internal_dim != attention.internal_dim:
-                setattr(layer, name, attention.apply(sam._init_weights))
+            if getattr(layer, name).internal_dim != width:
+                setattr(layer, name, SamAttention(decoder).apply(sam._init_weights))
     return sam
 
 

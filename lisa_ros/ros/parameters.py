@@ -146,9 +146,7 @@ class Parameters:
     )
     max_turns: int = _parameter(8, "commands remembered in a session", between=(1, 100))
     restart_pause_s: float = _parameter(
-        1.0,
-        "[s] before a dead worker process is started again; doubles up to 4 s",
-        between=(0.0, 30.0),
+        1.0, "[s] before a dead worker process is started again; doubles up to 4 s", between=(0.0, 30.0)
     )
     stuck_worker_s: float = _parameter(
         60.0,

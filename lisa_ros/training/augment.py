@@ -42,6 +42,12 @@ def letterbox(rgb: Image, ids: Image, size: int) -> tuple[Image, Image, float]:
     return out_rgb, out_ids, scale
 
 
+def middle(mask: NDArray[np.bool_]) -> tuple[float, float]:
+    """Where the middle (x, y) of what a square mask covers is, relative to its side."""
+    rows, columns = np.nonzero(mask)
+    return float(columns.mean() + 0.5) / len(mask), float(rows.mean() + 0.5) / len(mask)
+
+
 def paste_objects(sample: Sample, donor: Sample, rng: random.Random, count: int) -> Sample:
     """Copy up to ``count`` whole objects of ``donor`` to random places of ``sample``, in front of what is there."""
     rgb, ids = sample.rgb.copy(), sample.ids.copy()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from lisa_ros.model.lisa import Lisa
-from lisa_ros.training.augment import letterbox
+from lisa_ros.training.augment import letterbox, middle
 from lisa_ros.training.dialogue import Speech, Suffix
 from lisa_ros.training.scenes import COLOURS, Scene
 
@@ -56,8 +56,7 @@ def cells_of(scene: Scene, class_index: dict[str, int], size: int, grid: int) ->
         parts[i] = torch.from_numpy((covered / covered.sum()).astype(np.float32))
         if colour := sample.colours[i]:
             share[:, len(class_index) + colour - 1] += covered
-        rows, columns = np.nonzero(mask)
-        places[i] = (float(columns.mean() + 0.5) / size, float(rows.mean() + 0.5) / size, area / size**2)
+        places[i] = (*middle(mask), area / size**2)
     covered = np.flatnonzero(share.sum(1) > 0.02)
     return Cells(torch.from_numpy(covered), torch.from_numpy(share[covered]), places, parts)
 

@@ -11,9 +11,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +25,7 @@ from lisa_ros.errors import ConfigError
 from lisa_ros.image import SAM_MEAN, SAM_STD
 from lisa_ros.model.conv import ConvImageEncoder, Recognition
 from lisa_ros.model.mask_decoder import decode_and_look
-from lisa_ros.training.augment import camera, letterbox, paste_objects, repaint_background, warp
+from lisa_ros.training.augment import camera, letterbox, middle, paste_objects, repaint_background, warp
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
 from lisa_ros.training.precision import half_precision
 from lisa_ros.training.scenes import COLOURS, Scene
@@ -68,9 +66,8 @@ class VisionConfig:
     """Stage 1. prompts: for each picture. trunk_lr: factor for the pretrained trunk, whose first blocks stay frozen.
 
     paste, repaint: share of pictures with pasted objects, and of those with another background. doubles: share of
-    pictures with pasted objects into which things of their own are pasted once more.
-    frozen_prompts: keep the prompts of classes, so that stage 2 can learn them meanwhile. precision: of
-    products, as in :func:`half_precision`."""
+    pictures with pasted objects into which things of their own are pasted once more. frozen_prompts: keep the prompts
+    of classes, so that stage 2 can learn them meanwhile. precision: of products, as in :func:`half_precision`."""
 
     phases: tuple[Phase, ...]
     prompts: int = 6
@@ -204,8 +201,8 @@ def make_batch(
             weights[b, p, prompt.classes] = 1
             wanted[b, p, prompt.wanted] = 1
             if prompt.placed:
-                error = partial(rng.gauss, 0.0, PLACE_ERROR)  # who says where is seldom exact
-                places[b, p] = torch.tensor(middle(ids[b] == prompt.wanted[0], error))
+                truly = middle(ids[b] == prompt.wanted[0])  # who says where is seldom exact
+                places[b, p] = torch.tensor([at + rng.gauss(0.0, PLACE_ERROR) for at in truly])
                 has_place[b, p] = 1
     cells = ids[:, 2::4, 2::4].astype(np.int64)  # four looks at every cell of stride 8
     labels, paints = (
@@ -268,13 +265,6 @@ def draw_prompts(
     return prompts
 
 
-def middle(mask: NDArray[np.bool_], error: Callable[[], float] = lambda: 0.0) -> tuple[float, float]:
-    """Where the middle (x, y) of a square mask is, relative to its side. error: added to each."""
-    rows, columns = np.nonzero(mask)
-    x, y = ((float(at.mean()) + 0.5) / len(mask) + error() for at in (columns, rows))
-    return x, y
-
-
 def vision_loss(model: VisionModel, batch: Batch, precision: str = "fp32") -> tuple[Tensor, dict[str, float]]:
     """2 BCE + Dice of the masks at stride 2, the same of where the mask decoder's told heads look, class and colour of
     every cell, and presence."""
@@ -315,14 +305,12 @@ def look_loss(looks: list[Tensor], targets: Tensor, placed: Tensor) -> Tensor:
     if not placed.any():
         return looks[0].sum() * 0.0
     side = math.isqrt(looks[0].shape[-1])
-    truth = F.adaptive_avg_pool2d(targets[placed][:, None], side).flatten(2).expand(-1, LOOKING_HEADS, -1)  # (M, n, G)
-    losses = []
+    truth = F.adaptive_avg_pool2d(targets[placed][:, None], side).flatten(2).expand(-1, LOOKING_HEADS, -1)
+    truth, losses = truth.flatten(0, 1), []  # (M * n, G)
     for look in looks:
-        scores = look[placed, :LOOKING_HEADS].float()
-        odds = scores[:, :, -1] - scores[:, :, :-1].logsumexp(2)
-        seen = odds.sigmoid()
-        dice = 1 - 2 * (seen * truth).sum(-1) / (seen.sum(-1) + truth.sum(-1)).clamp_min(1e-6)
-        losses.append(2 * F.binary_cross_entropy_with_logits(odds, truth) + dice.mean())
+        scores = look[placed, :LOOKING_HEADS].float().flatten(0, 1)
+        odds = scores[:, -1] - scores[:, :-1].logsumexp(1)
+        losses.append((2 * bce_per_mask(odds, truth) + dice_per_mask(odds, truth)).mean())
     return torch.stack(losses).mean()
 
 
@@ -446,24 +434,21 @@ def validate(model: VisionModel, scenes: list[Scene], size: int, index: dict[str
         by_class: dict[int, list[int]] = {}
         for i, c in sample.classes.items():
             by_class.setdefault(c, []).append(i)
-        asked = [("gIoU", MaskPrompt([c], members)) for c, members in by_class.items()]
-        for c, members in by_class.items():
-            if len(members) > 1:
-                asked += [("one", MaskPrompt([c], [i], placed=True)) for i in members]
-        truths = [np.isin(ids, prompt.wanted) for _, prompt in asked]
-        seen = [p for p, truth in enumerate(truths) if truth.sum() >= SMALLEST]
-        if not seen:
+        prompts = [MaskPrompt([c], members) for c, members in by_class.items()]
+        prompts += [MaskPrompt([c], [i], placed=True) for c, alike in by_class.items() if len(alike) > 1 for i in alike]
+        asked = [(prompt, np.isin(ids, prompt.wanted)) for prompt in prompts]
+        asked = [(prompt, truth) for prompt, truth in asked if truth.sum() >= SMALLEST]
+        if not asked:
             continue
-        weights, places = torch.zeros(1, len(seen), len(index)), torch.zeros(1, len(seen), 2)
-        placed = torch.zeros(1, len(seen))
-        for row, p in enumerate(seen):
-            _, prompt = asked[p]
-            weights[0, row, prompt.classes] = 1
-            if prompt.placed:
-                places[0, row], placed[0, row] = torch.tensor(middle(truths[p])), 1
+        weights, places = torch.zeros(1, len(asked), len(index)), torch.zeros(1, len(asked), 2)
+        for p, (prompt, truth) in enumerate(asked):
+            weights[0, p, prompt.classes] = 1
+            places[0, p] = torch.tensor(middle(truth))
+        placed = torch.tensor([[float(prompt.placed) for prompt, _ in asked]])
         logits = model.decode(model.embed(normalise(rgb[None])), model.prompts(weights, places, placed))
         masks = F.interpolate(logits, (size, size), mode="bilinear")[0].numpy() > 0
-        for mask, p in zip(masks, seen, strict=True):
-            scores[asked[p][0]].append(float((mask & truths[p]).sum() / max((mask | truths[p]).sum(), 1)))
+        for mask, (prompt, truth) in zip(masks, asked, strict=True):
+            overlap = (mask & truth).sum() / max((mask | truth).sum(), 1)
+            scores["one" if prompt.placed else "gIoU"].append(float(overlap))
     model.train()
     return {name: float(np.mean(found)) for name, found in scores.items() if found}
