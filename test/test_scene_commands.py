@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 
@@ -85,12 +86,14 @@ def test_a_need_marks_every_object_that_fits_it():
 
 
 def test_who_is_thirsty_is_shown_every_drink_and_no_glass():
-    scene = record("milk carton", "beer bottle", "hammer")
-    made = conversations_for(scene, random.Random(2), 400, "train")
-    turns = [talked["turns"][0] for talked in made if "thirsty" in talked["turns"][0]["command"]]
+    def thirsty(*labels):
+        made = conversations_for(record(*labels), random.Random(2), 400, "train", {"need": 1.0})
+        turns = [talked["turns"][0] for talked in made]
+        return [turn for turn in turns if contract("I am thirsty.").rstrip(".") in contract(turn["command"])]
+
+    turns = thirsty("milk carton", "beer bottle", "hammer")
     assert turns and all(turn["targets"] == [1, 2] for turn in turns)
-    made = conversations_for(record("milk carton", "glass"), random.Random(2), 400, "train")
-    assert not any("thirsty" in talked["turns"][0]["command"] for talked in made)
+    assert not thirsty("milk carton", "glass")
 
 
 def test_a_command_that_one_could_argue_about_is_not_made():
@@ -132,6 +135,33 @@ def test_what_two_things_are_not_is_said_of_both():
     assert any(turn["answer"] == "The hammers are not like that." for turn in turns)
     assert any(turn["answer"] == "The cup is not like that." for turn in turns)
     assert not any(turn["answer"] == "The hammer is not like that." for turn in turns)
+
+
+def test_a_colour_is_denied_by_the_one_that_is_seen():
+    scene = record("mug", "mug", "towel")
+    for thing, colour in zip(scene["objects"], ("red", "blue", "green"), strict=True):
+        thing["color"] = colour
+    made = conversations_for(scene, random.Random(5), 60, "train", {"false_premise": 1.0})
+    answers = {talked["turns"][0]["answer"] for talked in made}
+    assert any(answer.startswith("The blue and red mugs are not ") for answer in answers)
+    assert any(answer.startswith("The green towel is not ") for answer in answers)
+    assert not any(answer.startswith(("The green towel is not green", "There is no")) for answer in answers)
+
+
+def test_training_says_as_many_colours_truly_as_falsely():
+    kinds = {"name": 0.55, "false_premise": 0.45}
+    scenes = [record("mug", "towel", "kettle") for _ in range(40)]
+    for scene in scenes:
+        for thing, colour in zip(scene["objects"], ("red", "blue", "green"), strict=True):
+            thing["color"] = colour
+    turns = [
+        talked["turns"][0]
+        for number, scene in enumerate(scenes)
+        for talked in conversations_for(scene, random.Random(number), 12, "train", kinds)
+    ]
+    true = sum(re.search("the (red|blue|green) .*SEG", turn["answer"]) is not None for turn in turns)
+    false = sum(re.match("The (red|blue|green) ", turn["answer"]) is not None for turn in turns)
+    assert 0.5 < true / false < 2
 
 
 def test_training_hears_what_is_true_of_two_things_about_as_often_as_what_is_not():
@@ -194,7 +224,9 @@ def test_explanations_give_the_reason_of_the_thing_found():
 
 def test_the_other_one_is_the_other_one():
     pairs = [
-        talked for _, talked in talk("train") if talked["kind"] == "followup" and "other" in str(talked["turns"][1])
+        talked
+        for _, talked in talk("train")
+        if talked["kind"] == "followup" and re.search(r"\bother\b", talked["turns"][1]["command"].lower())
     ]
     assert pairs
     for talked in pairs:

@@ -191,7 +191,8 @@ class Speaker:
 
     def make_name(self) -> dict | None:
         painted = [thing for thing in self.objects if thing.get("color")]
-        if painted and self.rng.random() < 0.3:
+        # Training says as many colours truly as falsely, or the model would come to doubt, or to believe, all of them.
+        if painted and self.rng.random() < (0.5 if self.split == "train" else 0.3):
             thing = self.rng.choice(painted)
             same = [other for other in self.by_class[thing["class"]] if other["color"] == thing["color"]]
             if len(same) == 1:
@@ -228,7 +229,9 @@ class Speaker:
         return self.make_phrase("property", "PROPERTY", WORLD.properties)
 
     def make_place(self) -> dict | None:
-        makers = (self.place_relation, self.place_relation, self.place_neighbour, self.place_extreme, self.place_pair)
+        makers = [self.place_relation, self.place_relation, self.place_neighbour, self.place_extreme, self.place_pair]
+        if self.split == "train":  # what takes longest to learn
+            makers += [self.place_neighbour, self.place_extreme]
         phrase, thing = self.rng.choice(makers)() or ("", None)
         if thing is None:
             return None
@@ -407,8 +410,10 @@ class Speaker:
 
     def make_false_premise(self) -> dict | None:
         """The thing is there, but what is said of it is not true."""
-        maker = self.rng.choice((self.wrong_place, self.wrong_place, self.wrong_paint, self.wrong_property))
-        turn = maker()
+        makers = [self.wrong_place, self.wrong_place, self.wrong_paint, self.wrong_property]
+        if self.split == "train":  # few things have a colour
+            makers.append(self.wrong_paint)
+        turn = self.rng.choice(makers)()
         return turn and self.conversation("false_premise", turn)
 
     def wrong_place(self) -> dict | None:
@@ -432,9 +437,11 @@ class Speaker:
             return None
         unclear = taken | {colour for name in taken for colour in ALIKE.get(name, ())}
         paint = self.rng.choice([name for name in COLOURS if name not in unclear])
-        phrase = f"{paint} {thing['class']}"
-        denied = answer_without(phrase, WORLD.things[thing["class"]].many)
-        return self.turn(self.say("NAME", x=phrase), [], denied)
+        # The colour that is seen is said first: whether that is what was asked for can then be read off the words.
+        of_class, several = WORLD.things[thing["class"]], len(self.by_class[thing["class"]]) > 1
+        name = f"{' and '.join(sorted(taken))} {of_class.plural if several else of_class.label}"
+        denied = answer_denying(name, paint, several or of_class.many)
+        return self.turn(self.say("NAME", x=f"{paint} {thing['class']}"), [], denied)
 
     def wrong_property(self) -> dict | None:
         thing = self.rng.choice(self.objects)
