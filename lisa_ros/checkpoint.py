@@ -291,6 +291,7 @@ def build_lisa(spec: Spec, shapes: Mapping[str, Shape], clip: ClipFolder | None 
             spec.mm_hidden_size,
             int(spec.shared_tower.get("classes", 0)),
             int(spec.shared_tower.get("colours", 0)),
+            bool(spec.shared_tower.get("things", False)),
         )
     elif clip is not None:
         if clip.config.hidden_size != spec.mm_hidden_size:

@@ -4,18 +4,19 @@ import random
 from copy import deepcopy
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from training_data import CLASSES, conversations_for, sentences, write_scenes
 
-from lisa_ros.model.conv import ConvImageEncoder
+from lisa_ros.model.conv import ConvImageEncoder, SharedTower
 from lisa_ros.prompt import template
 from lisa_ros.tokenizer import Tokenizer
 from lisa_ros.training.dialogue import Speech
 from lisa_ros.training.language import LanguageConfig, Library, exactness, seg_truth
 from lisa_ros.training.packing import WHOLE_ATTENTION, cells_of, pack, read_packed
 from lisa_ros.training.pointing import HEADS, attention_of, pointing_losses
-from lisa_ros.training.scenes import read_scenes
+from lisa_ros.training.scenes import Scene, read_scenes
 from lisa_ros.training.small import QUESTIONS, Sizes, build_lisa, build_sam
 from lisa_ros.training.stages import Run
 from lisa_ros.training.vocabulary import train_tokenizer
@@ -107,6 +108,36 @@ def test_cells_know_what_covers_them(tmp_path):
     assert len(cells.index) < 16
 
 
+def test_cells_know_where_middles_are_and_what_is_not_the_only_one_of_its_class():
+    ids = np.zeros((64, 64), np.uint8)
+    ids[:16, :16], ids[48:, 48:] = 1, 2  # two balls in corners
+    ids[20:44, 20:44] = 3  # a box like a frame: its middle is bare
+    ids[22:42, 22:42] = 0
+    objects = [{"id": 1, "class": "ball"}, {"id": 2, "class": "ball"}, {"id": 3, "class": "box"}]
+    cells = cells_of(Scene({"objects": objects}, np.zeros((64, 64, 3), np.uint8), ids), INDEX, 64, 4)
+    middles, alike = cells.whole_share(4)[:, -2:].unbind(1)
+    assert middles.sum() == 3 and middles[0] == middles[15] == 1
+    (frame,) = set(middles.nonzero().flatten().tolist()) - {0, 15}
+    assert cells.parts[3][frame] > 0, "the middle of a frame is on the frame"
+    assert alike.nonzero().flatten().tolist() == [0, 15]
+
+
+def test_the_tower_tells_things_apart_and_marks_what_is_not_the_only_one_of_its_class():
+    tower = SharedTower(3, 2, 8, 8, classes=2, colours=1, things=True)
+    recognition, words = tower.reader
+    assert words.in_features == 2 + 1 + 2
+    with torch.no_grad():  # channels of the embedding: nothing, the first class, the second
+        recognition.cell_class.weight.copy_(40.0 * torch.eye(3)[:, :, None, None])
+        recognition.cell_class.bias.zero_()
+    seen = np.zeros((8, 8), int)
+    seen[:2, :2], seen[4:, 4:], seen[:2, 5:8] = 1, 1, 2  # two of the first class, one of the second
+    seen[7, 0] = 2  # a speck is no thing
+    embedding = torch.nn.functional.one_hot(torch.from_numpy(seen), 3).permute(2, 0, 1)[None].float()
+    shares = tower.shares(embedding)[0]
+    assert shares[:, -2].tolist() == [1.0, 1.0, 0.0, 1.0]
+    assert torch.allclose(shares[:, -1], torch.tensor([0.25, 0.0, 0.0, 1.0]), atol=1e-4)
+
+
 def test_presence_is_the_best_match_and_changes_what_is_said(speech):
     torch.manual_seed(0)
     sizes = Sizes(
@@ -175,6 +206,27 @@ def test_what_else_was_asked_about_is_looked_at_before_what_is_meant(speech):
     assert asked_about("the ball left of the box", [3], "It is the ball, [SEG].") == {(2,)}
     assert asked_about("the left ball", [1], "It is the ball, [SEG].") == {(1, 3)}
     assert asked_about("the box left of the ball", [], "The box is not left of the ball.") == {(1, 3)}
+
+
+def test_a_colour_that_is_said_points_at_what_has_it(speech):
+    objects = [
+        {"id": 1, "class": "ball", "color": "red"},
+        {"id": 2, "class": "box", "color": "red"},
+        {"id": 3, "class": "ball", "color": "blue"},
+    ]
+    turn = {"command": "the red ball", "targets": [1], "answer": "It is the red ball, [SEG].", "explain": False}
+    suffix = speech.suffix({"turns": [turn]}, objects=objects)
+    assert sorted(members for _, members in suffix.nouns) == [[1, 2], [1, 3]]
+    assert {tuple(members) for _, members in suffix.meant} == {(1,)}
+
+
+def test_a_colour_that_is_not_so_is_denied_after_the_one_that_is(speech):
+    turn = {"command": "the red ball", "targets": [], "answer": "The blue ball is not red.", "explain": False}
+    suffix = speech.suffix({"turns": [turn]}, objects=[{"id": 3, "class": "ball", "color": "blue"}])
+    answer = speech.tokenizer.decode([i for i, on in zip(suffix.ids, suffix.weights, strict=True) if on])
+    assert answer.replace(" ", "").startswith("Itistheblueballthatisnotred.")
+    assert {tuple(members) for _, members in suffix.meant} == {(3,)}, "where the colour is read off"
+    assert [there for _, there in suffix.presence] == [False]
 
 
 def test_one_thing_has_a_place_and_several_have_none(tmp_path):

@@ -7,11 +7,15 @@ decoder then draws masks at stride 2.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lisa_ros.model.things import tell_apart
 
 # (expansion, channels, blocks, stride of the first block): MobileNetV2, width 1.
 MOBILENET_STAGES = (
@@ -122,13 +126,23 @@ class SharedTower(nn.Module):
     by 4. A convolution does not know where it is, so every token gets a learned vector for its place.
     classes, colours: where given, each cell of the embedding is first recognised as one of the classes and colours, and
     a token says too how much of it each covers, in learned words. For a small language model reading is far easier
-    than seeing.
+    than seeing. things: a token says, too, how many things have their middle in it, and how much of it is covered by
+    what is not the only one of its class; attention averages, and what averages cannot count.
     """
 
     def __init__(
-        self, channels: int, grid: int, embedding_grid: int, out_channels: int, classes: int = 0, colours: int = 0
+        self,
+        channels: int,
+        grid: int,
+        embedding_grid: int,
+        out_channels: int,
+        classes: int = 0,
+        colours: int = 0,
+        things: bool = False,
     ):
         super().__init__()
+        if things and not classes:
+            raise ValueError("things are told apart by their classes; this tower recognises none")
         if embedding_grid < grid:
             raise ValueError(f"{embedding_grid} cells of the embedding are too few for a grid of {grid} tokens")
         self.grid = grid
@@ -136,7 +150,8 @@ class SharedTower(nn.Module):
         self.merge = nn.Conv2d(channels, out_channels, self.side, self.side)
         self.position = nn.Parameter(_places(grid, out_channels))
         self.recognition = Recognition(channels, classes, colours) if classes else None
-        self.words = nn.Linear(classes + colours, out_channels, bias=False) if classes else None
+        self.words = nn.Linear(classes + colours + 2 * things, out_channels, bias=False) if classes else None
+        self.things = things
 
     @property
     def num_tokens(self) -> int:
@@ -163,9 +178,29 @@ class SharedTower(nn.Module):
         return words(shares) + self.position[index]
 
     def shares(self, image_embedding: Tensor) -> Tensor:
-        """(B, C, g, g) -> (B, grid * grid, classes + colours) in [0, 1]: of a token that each covers."""
+        """(B, C, g, g) -> (B, grid * grid, classes + colours): the share of a token that each covers, in [0, 1].
+
+        With things two more: how many have their middle there, and the share of what is not the only one of its class.
+        """
         recognition, _ = self.reader
-        return F.adaptive_avg_pool2d(recognition(image_embedding), self.grid).flatten(2).transpose(1, 2)
+        shares = F.adaptive_avg_pool2d(recognition(image_embedding), self.grid).flatten(2).transpose(1, 2)
+        if not self.things:
+            return shares
+        return torch.cat([shares, self._things(recognition.labels(image_embedding), shares)], dim=2)
+
+    def _things(self, labels: Tensor, shares: Tensor) -> Tensor:
+        """(B, grid * grid, 2) of labels (B, g, g) and what classes cover of tokens (B, grid * grid, K or more)."""
+        middles = np.zeros(shares.shape[:2], np.float32)
+        several = np.zeros((len(shares), 1, shares.shape[2]), np.float32)
+        for picture, seen in enumerate(labels.cpu().numpy()):
+            found = tell_apart(seen)
+            for thing in found:
+                row, column = (at * self.grid // len(seen) for at in (thing.row, thing.column))
+                middles[picture, row * self.grid + column] += 1
+            counts = Counter(thing.label for thing in found)
+            several[picture, 0, [label - 1 for label, count in counts.items() if count > 1]] = 1
+        counted, marks = (torch.from_numpy(told).to(shares) for told in (middles, several))
+        return torch.stack([counted, (shares * marks).sum(2)], dim=2)
 
 
 class Recognition(nn.Module):
@@ -181,6 +216,10 @@ class Recognition(nn.Module):
         classes = self.cell_class(image_embedding).softmax(1)
         colours = self.cell_colour(image_embedding).softmax(1)[:, 1:] * (1 - classes[:, :1])
         return torch.cat([classes[:, 1:], colours], dim=1)
+
+    def labels(self, image_embedding: Tensor) -> Tensor:
+        """(B, C, g, g) -> (B, g, g) int64: 0 for background, else 1 + the likeliest class."""
+        return self.cell_class(image_embedding).argmax(1)
 
 
 def _places(grid: int, channels: int) -> Tensor:

@@ -17,10 +17,10 @@ class Suffix:
 
     weights: 0 for what a person said, 1 for answers, VERDICT where an answer turns to "here it is" or "it is not here".
     segs: position (in ids) of each ``[SEG]``; targets: the object ids of each. presence: position (in ids) of a token
-    that says whether what was named is there, and whether it is. nouns: positions (in ids) of tokens that name things,
-    and the object ids that the state there is to point at. meant: the same for the tokens that say what is meant, where
-    the state before points. asked: those of them with which the answer begins, and what the question's nouns named
-    beside what is meant, or at all where that is all.
+    that says whether what was named is there, and whether it is. nouns: positions (in ids) of tokens that name things
+    or their colour, and the object ids that the state there is to point at. meant: the same for the tokens that say
+    what is meant, where the state before points. asked: those of them with which the answer begins, and what the
+    question's nouns named beside what is meant, or at all where that is all.
     """
 
     ids: list[int]
@@ -63,6 +63,8 @@ class Speech:
     tokenizer: Tokenizer
     template: Template
     questions: QuestionForms
+    _phrases: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Ids of words that were looked for: they are looked for again and again."""
 
     def prefix(self) -> tuple[list[int], list[int]]:
         """Ids before and after the image that all conversations share: ``<s>``, USER:, <im_start> and <im_end>."""
@@ -112,13 +114,16 @@ class Speech:
         segs: list[int],
     ) -> None:
         """Note where the newest turn, asked from ``question_at`` and answered from ``begin`` on, names things that are
-        there: in the question all of the class, in the answer up to its verdict those that are meant or, where
-        something is denied of them, all of the class."""
+        there: in the question all of the class, or of the colour, in the answer up to its verdict those that are meant
+        or, where something is denied of them, all of the class."""
         if verdict is None:
             return
         by_class: dict[str, list[int]] = {}
+        by_colour: dict[str, list[int]] = {}
         for thing in objects:
             by_class.setdefault(thing["class"], []).append(thing["id"])
+            if thing.get("color"):
+                by_colour.setdefault(thing["color"], []).append(thing["id"])
         nouns: list[tuple[int, list[int]]] = []
         named: list[tuple[int, list[int]]] = []
         for label, members in by_class.items():
@@ -127,7 +132,12 @@ class Speech:
             if chosen:
                 found = self._names(result.ids, begin, verdict, label)
                 named += [(first, chosen) for first, _ in sorted(found)[:1]]
-        result.nouns += nouns
+        coloured = [
+            (last, members)
+            for colour, members in by_colour.items()
+            for _, last in self._find(result.ids, question_at, begin, colour)
+        ]
+        result.nouns += nouns + coloured
         if not named:
             return
         for first, _ in named:
@@ -142,15 +152,22 @@ class Speech:
 
     def _names(self, ids: list[int], begin: int, end: int, label: str) -> list[tuple[int, int]]:
         """First and last position of every "label" or "labels" in ids[begin:end]."""
-        found = []
-        for phrase in (self.tokenizer.encode(label), self.tokenizer.encode(label + "s")):
-            length = len(phrase)
-            found += [(i, i + length - 1) for i in range(begin, end - length + 1) if ids[i : i + length] == phrase]
-        return found
+        return [*self._find(ids, begin, end, label), *self._find(ids, begin, end, label + "s")]
+
+    def _find(self, ids: list[int], begin: int, end: int, words: str) -> list[tuple[int, int]]:
+        """First and last position of every ``words`` in ids[begin:end]."""
+        phrase = self._phrase(words)
+        length = len(phrase)
+        return [(i, i + length - 1) for i in range(begin, end - length + 1) if ids[i : i + length] == phrase]
+
+    def _phrase(self, words: str) -> list[int]:
+        if words not in self._phrases:
+            self._phrases[words] = self.tokenizer.encode(words)
+        return self._phrases[words]
 
     def _denials(self, ids: list[int], begin: int) -> list[int]:
         """Where "that is not" or "that are not" begins."""
-        phrases = [self.tokenizer.encode(f"that {verb} not") for verb in ("is", "are")]
+        phrases = [self._phrase(f"that {verb} not") for verb in ("is", "are")]
         return [i for i in range(begin, len(ids)) if any(ids[i : i + len(phrase)] == phrase for phrase in phrases)]
 
     def _ids(self, turns: list[Turn]) -> list[int]:

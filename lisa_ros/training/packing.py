@@ -16,16 +16,21 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from lisa_ros.model.lisa import Lisa
+from lisa_ros.model.things import core
 from lisa_ros.training.augment import letterbox, middle
 from lisa_ros.training.dialogue import Speech, Suffix
 from lisa_ros.training.scenes import COLOURS, Scene
+
+MIDDLES, ALIKE = -2, -1
+"""Columns of a cell's share: how many things have their middle there, and what is not the only one of its class."""
 
 
 @dataclass
 class Cells:
     """What covers each cell of a picture's token grid. index: (n,) cells with an object.
 
-    share: (n, words) of the cell that each class, and each colour, covers.
+    share: (n, words): of the cell that each class, and each colour, covers; how many things have their middle there;
+    and the share of what is not the only one of its class.
     places: object id -> (x, y) of its middle and area, all relative to the padded square. parts: object id -> (grid *
     grid,) the share of the object in each cell, summing to 1.
     """
@@ -41,23 +46,29 @@ class Cells:
 
 
 def cells_of(scene: Scene, class_index: dict[str, int], size: int, grid: int) -> Cells:
-    """Read the cells off the instance ids of the letterboxed picture. Words: the classes, then COLOURS."""
+    """Read the cells off the instance ids of the letterboxed picture. Words: the classes, COLOURS, middles, alike."""
     sample = scene.sample(class_index)
     _, ids, _ = letterbox(np.zeros((*sample.ids.shape, 3), np.uint8), sample.ids, size)
-    share = np.zeros((grid * grid, len(class_index) + len(COLOURS)), np.float32)
+    share = np.zeros((grid * grid, len(class_index) + len(COLOURS) + 2), np.float32)
     places, parts = {}, {}
+    areas = np.bincount(ids.ravel(), minlength=256)
+    shown = Counter(c for i, c in sample.classes.items() if areas[i])
     for i, c in sample.classes.items():
-        mask = ids == i
-        area = int(mask.sum())
+        area = int(areas[i])
         if not area:
             continue
+        mask = ids == i
         covered = mask.reshape(grid, size // grid, grid, size // grid).mean((1, 3)).ravel()
         share[:, c] += covered
         parts[i] = torch.from_numpy((covered / covered.sum()).astype(np.float32))
         if colour := sample.colours[i]:
             share[:, len(class_index) + colour - 1] += covered
+        row, column = core(mask)
+        share[row * grid // size * grid + column * grid // size, MIDDLES] += 1
+        if shown[c] > 1:
+            share[:, ALIKE] += covered
         places[i] = (*middle(mask), area / size**2)
-    covered = np.flatnonzero(share.sum(1) > 0.02)
+    covered = np.flatnonzero((share[:, :MIDDLES].sum(1) > 0.02) | (share[:, MIDDLES] > 0))
     return Cells(torch.from_numpy(covered), torch.from_numpy(share[covered]), places, parts)
 
 

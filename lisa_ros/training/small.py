@@ -103,7 +103,7 @@ def build_lisa(sizes: Sizes, vocabulary: int, sam: SamModel, encoder: ConvImageE
     sam.vision_encoder = encoder
     grid = sizes.image_size // encoder.stride
     lisa = Lisa(
-        vision_tower=SharedTower(sizes.channels, sizes.grid, grid, sizes.mm_hidden, classes, len(COLOURS)),
+        vision_tower=SharedTower(sizes.channels, sizes.grid, grid, sizes.mm_hidden, classes, len(COLOURS), things=True),
         image_projector=nn.Linear(sizes.mm_hidden, sizes.hidden),
         llama=LlamaModel(llama_config(sizes, vocabulary)),
         lm_head=nn.Linear(sizes.hidden, vocabulary, bias=False),
@@ -142,6 +142,7 @@ def checkpoint_config(sizes: Sizes, vocabulary: int, name: str, classes: int) ->
                 "grid": sizes.grid,
                 "classes": classes,
                 "colours": len(COLOURS),
+                "things": True,
             },
             "presence": True,
             "smallest_part": 0.2,

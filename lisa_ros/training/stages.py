@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lisa_ros.atomic import replacing
 from lisa_ros.checkpoint import save_checkpoint
 from lisa_ros.errors import ConfigError
 from lisa_ros.model.conv import ConvImageEncoder
@@ -32,7 +33,7 @@ from lisa_ros.training.augment import camera, letterbox, repaint_background
 from lisa_ros.training.dialogue import Speech
 from lisa_ros.training.language import LanguageConfig, Library, Picture, exactness, seg_truth, train_language
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
-from lisa_ros.training.packing import Cells, Packed, states_at, word_tokens
+from lisa_ros.training.packing import MIDDLES, Cells, Packed, states_at, word_tokens
 from lisa_ros.training.pointing import told_parameters
 from lisa_ros.training.precision import half_precision
 from lisa_ros.training.scenes import Scene, read_scenes
@@ -142,7 +143,7 @@ class Run:
         torch.set_num_threads(self.recipe.threads)
         torch.manual_seed(self.recipe.seed)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.scenes = read_scenes(self.data, longest_side=384, limit=self.limit)
+        self.scenes = read_scenes(self.data, longest_side=self.recipe.sizes.image_size, limit=self.limit)
         if len(self.scenes) <= self.recipe.validation:
             raise ConfigError(
                 f"{self.data} has {len(self.scenes)} usable scenes; more than {self.recipe.validation} are needed"
@@ -307,14 +308,16 @@ class Run:
 
     def _traces(self, stage: str, number: int) -> tuple[Report, Path]:
         """Where a round writes its losses, and what it needs to go on after a stop."""
-        return Report(self.folder / f"{stage}-{number}.json"), self.folder / f"{stage}-{number}-run.pt"
+        report, going_on = self.folder / f"{stage}-{number}.json", self.folder / f"{stage}-{number}-run.pt"
+        return Report(report, going_on=going_on.exists()), going_on
 
     def _shown(self, covered: Tensor, cells: Cells, config: LanguageConfig, rng: random.Random) -> Tensor:
         """(n,) cells of the grid that become image tokens: some of ``covered``, then some of the others."""
         chosen = covered.tolist()
         empty = sorted(set(range(self.recipe.sizes.grid**2)) - set(chosen))
         if config.covered_cells is not None and len(chosen) > config.covered_cells:
-            best = {int(part.argmax()) for part in cells.parts.values()} & set(chosen)
+            middles = cells.index[cells.share[:, MIDDLES] > 0].tolist()
+            best = {*middles, *(int(part.argmax()) for part in cells.parts.values())} & set(chosen)
             others = sorted(set(chosen) - best)
             chosen = sorted(best) + rng.sample(others, min(len(others), max(0, config.covered_cells - len(best))))
         return torch.tensor(chosen + rng.sample(empty, min(config.empty_cells, len(empty))), dtype=torch.long)
@@ -467,18 +470,21 @@ class Seen:
 
 
 class Report:
-    """Writes a line of losses to the log and to a json, with the seconds since the start."""
+    """Writes a line of losses to the log and to a json, with the seconds since this process began the round.
 
-    def __init__(self, path: Path):
+    going_on: keep what a stopped run wrote, but for the steps that are done again."""
+
+    def __init__(self, path: Path, going_on: bool = False):
         self.path = path
-        self.lines: list[dict[str, float]] = []
+        self.lines: list[dict[str, float]] = json.loads(path.read_text()) if going_on and path.exists() else []
         self.wall, self.cpu = time.time(), time.process_time()
 
     def __call__(self, step: int, values: dict[str, float]) -> None:
         line = {"step": step} | values
         line |= {"wall_s": time.time() - self.wall, "cpu_s": time.process_time() - self.cpu}
-        self.lines.append(line)
-        self.path.write_text(json.dumps(self.lines, indent=1))
+        self.lines = [*(earlier for earlier in self.lines if earlier["step"] < step), line]
+        with replacing(self.path) as unfinished:
+            unfinished.write_text(json.dumps(self.lines, indent=1))
         log.info(" ".join(f"{key} {value:.4g}" for key, value in line.items()))
 
 
