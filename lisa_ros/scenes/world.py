@@ -90,8 +90,7 @@ def collect(things: dict[str, dict], field: str) -> tuple[Phrase, ...]:
 
 def load_world(path: Path = TABLE) -> World:
     """Read the table. Raises ValueError where it names a class that it does not have."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in Python alone, the table takes seconds
-    table = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    table = yaml.safe_load(path.read_text(encoding="utf-8"))
     entries = table["things"]
     things = {}
     for label, fields in entries.items():
