@@ -183,13 +183,15 @@ class SharedTower(nn.Module):
         With things two more: how many have their middle there, and the share of what is not the only one of its class.
         """
         recognition, _ = self.reader
-        shares = F.adaptive_avg_pool2d(recognition(image_embedding), self.grid).flatten(2).transpose(1, 2)
+        classes, colours = recognition(image_embedding)
+        seen = torch.cat([classes[:, 1:], colours], dim=1)
+        shares = F.adaptive_avg_pool2d(seen, self.grid).flatten(2).transpose(1, 2)
         if not self.things:
             return shares
-        return torch.cat([shares, self._things(recognition.labels(image_embedding), shares)], dim=2)
+        return torch.cat([shares, self._things(classes.argmax(1), shares)], dim=2)
 
     def _things(self, labels: Tensor, shares: Tensor) -> Tensor:
-        """(B, grid * grid, 2) of labels (B, g, g) and what classes cover of tokens (B, grid * grid, K or more)."""
+        """(B, grid * grid, 2) of labels (B, g, g), 0 for background or 1 + a class, and shares (B, grid * grid, W)."""
         middles = np.zeros(shares.shape[:2], np.float32)
         several = np.zeros((len(shares), 1, shares.shape[2]), np.float32)
         for picture, seen in enumerate(labels.cpu().numpy()):
@@ -211,15 +213,11 @@ class Recognition(nn.Module):
         self.cell_class = nn.Conv2d(channels, classes + 1, 1)
         self.cell_colour = nn.Conv2d(channels, colours + 1, 1)
 
-    def forward(self, image_embedding: Tensor) -> Tensor:
-        """(B, C, g, g) -> (B, classes + colours, g, g): probabilities; colours are those of things."""
+    def forward(self, image_embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, g, g) -> probabilities (B, 1 + classes, g, g), background first, and (B, colours, g, g) of things."""
         classes = self.cell_class(image_embedding).softmax(1)
         colours = self.cell_colour(image_embedding).softmax(1)[:, 1:] * (1 - classes[:, :1])
-        return torch.cat([classes[:, 1:], colours], dim=1)
-
-    def labels(self, image_embedding: Tensor) -> Tensor:
-        """(B, C, g, g) -> (B, g, g) int64: 0 for background, else 1 + the likeliest class."""
-        return self.cell_class(image_embedding).argmax(1)
+        return classes, colours
 
 
 def _places(grid: int, channels: int) -> Tensor:

@@ -141,6 +141,11 @@ class Speaker:
         """The class's own name two times in three, else a synonym."""
         return thing.label if self.rng.random() < 0.67 else self.rng.choice(thing.names)
 
+    def all_of(self, label: str) -> tuple[str, bool]:
+        """What all that is here of a class is called, and whether it is spoken of as many."""
+        thing, several = WORLD.things[label], len(self.by_class[label]) > 1
+        return (thing.plural if several else label), several or thing.many
+
     def colloquial(self, command: str) -> str:
         """As typed or heard: now and then polite, without capitals or without the full stop."""
         rng = self.rng
@@ -438,9 +443,8 @@ class Speaker:
         unclear = taken | {colour for name in taken for colour in ALIKE.get(name, ())}
         paint = self.rng.choice([name for name in COLOURS if name not in unclear])
         # The colour that is seen is said first: whether that is what was asked for can then be read off the words.
-        of_class, several = WORLD.things[thing["class"]], len(self.by_class[thing["class"]]) > 1
-        name = f"{' and '.join(sorted(taken))} {of_class.plural if several else of_class.label}"
-        denied = answer_denying(name, paint, several or of_class.many)
+        name, many = self.all_of(thing["class"])
+        denied = answer_denying(f"{' and '.join(sorted(taken))} {name}", paint, many)
         return self.turn(self.say("NAME", x=f"{paint} {thing['class']}"), [], denied)
 
     def wrong_property(self) -> dict | None:
@@ -449,10 +453,8 @@ class Speaker:
         if not options:
             return None
         phrase = f"the {thing['class']} that {self.rng.choice(options).text}"
-        of_class = WORLD.things[thing["class"]]
-        several = len(self.by_class[thing["class"]]) > 1
-        denied = answer_denying(of_class.plural if several else of_class.label, "like that", several or of_class.many)
-        return self.turn(self.whole(phrase), [], denied)
+        name, many = self.all_of(thing["class"])
+        return self.turn(self.whole(phrase), [], answer_denying(name, "like that", many))
 
     # -- two turns
 

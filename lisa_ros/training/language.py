@@ -89,9 +89,9 @@ class LanguageConfig:
     pictures: a step. conversations: behind each. absent: share of them at least that ask for what is not there, where
     the supply has so many (the model that seldom hears of absence never refuses). drawn: masks decoded for each picture
     (stage 3). draw_weight: of their loss. covered_cells, empty_cells: at most so many of a picture become image
-    tokens (None: all), and of each thing at least the one that shows most of it; a model in use sees all, but fewer
-    cost less. kinds: share of each kind of conversation, where it shall not be the supply's own. precision: of
-    products, as in half_precision.
+    tokens (None: all), and of each thing at least the one that shows most of it and the one with its middle; a model
+    in use sees all, but fewer cost less. kinds: share of each kind of conversation, where it shall not be the supply's
+    own. precision: of products, as in half_precision.
     """
 
     steps: int
