@@ -341,5 +341,8 @@ def main(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here")
         raise
+    if _is_clip(folder):
+        print(f"ready: {folder}, for --vision-tower")
+        return 0
     print(f'ready: lisa segment photo.jpg "the thing to drink from" --model {folder}')
     return 0

@@ -41,10 +41,6 @@ class HubRepository:
             checksums={file.rfilename: file.lfs.sha256 for file in files if file.lfs},
         )
 
-    @property
-    def short_name(self) -> str:
-        return self.source.rpartition("/")[2]
-
     def file(self, name: str, staging: Path) -> Path:
         """The file, downloaded into ``staging`` with a progress bar; goes on where an earlier download stopped."""
         path = _asking_hub(
@@ -71,10 +67,6 @@ class LocalFolder:
     def look_up(cls, folder: Path) -> LocalFolder:
         sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
         return cls(str(folder.resolve()), sizes)
-
-    @property
-    def short_name(self) -> str:
-        return Path(self.source).name
 
     def file(self, name: str, staging: Path) -> Path:
         return Path(self.source) / name

@@ -111,12 +111,12 @@ class Segmenter:
         self.precision = precision
         self.name = spec.name
         self._clip = clip
-        self._template = template(conversation)
-        self._seg_id = self._required_token(SEG)
+        self.template = template(conversation)
+        self.seg_id = self._required_token(SEG)
         if spec.image_start_end:
             self._required_token("<im_start>")
             self._required_token("<im_end>")
-        self._drafts = DraftBook(tokenizer, self._template)
+        self._drafts = DraftBook(tokenizer, self.template)
         self._prefix = self._read_system_text()
 
     @classmethod
@@ -167,7 +167,7 @@ class Segmenter:
         check_rgb(rgb)
         begun = time.perf_counter()
         with _out_of_memory("encoding an image"):
-            embedding = self._embed(rgb) if self._clip is None else None
+            embedding = self.embed(rgb) if self._clip is None else None
             tokens = self.lisa.image_tokens(self._clip_pixels(rgb) if embedding is None else embedding)
         self._synchronize()
         cache = self._prefix.copy(len(self._prefix.tokens))
@@ -225,7 +225,7 @@ class Segmenter:
         room = limit - min(max_new_tokens, limit // 4)
         for forgotten in range(len(past) + 1):
             turns = [*past[forgotten:], Turn(question)]
-            ids = self._expand(build_prompt(turns, self._template, im_start_end=self.spec.image_start_end))
+            ids = self._expand(build_prompt(turns, self.template, im_start_end=self.spec.image_start_end))
             if len(ids) <= room:
                 return ids, forgotten
         raise CommandError(
@@ -239,7 +239,7 @@ class Segmenter:
 
     def _read_system_text(self) -> PrefixCache:
         """Keys and values of all that stands before the image: the same for every frame, so computed once."""
-        ids = self._expand(build_prompt([Turn("x")], self._template, im_start_end=self.spec.image_start_end))
+        ids = self._expand(build_prompt([Turn("x")], self.template, im_start_end=self.spec.image_start_end))
         cache = self.lisa.new_cache()
         before = ids[: ids.index(IMAGE_ID)]
         with torch.inference_mode():
@@ -304,7 +304,7 @@ class Segmenter:
             answer.on_event(Stage("generating"))
         answer.ids += [token for token, _, _ in settled]
         answer.on_event(Token(self.tokenizer.answer_text(answer.ids)))
-        chosen = [(hidden, logits) for token, hidden, logits in settled if token == self._seg_id]
+        chosen = [(hidden, logits) for token, hidden, logits in settled if token == self.seg_id]
         chosen = chosen[: self.max_masks - len(answer.crops)]
         if not chosen:
             return
@@ -313,7 +313,7 @@ class Segmenter:
         answer.on_event(Stage("decoding"))
         if encoded.embedding is None:
             begun = time.perf_counter()
-            encoded.embedding = self._embed(encoded.rgb)
+            encoded.embedding = self.embed(encoded.rgb)
             self._synchronize()
             answer.embed_s += time.perf_counter() - begun
             if stop():
@@ -329,7 +329,7 @@ class Segmenter:
         low_res = self.lisa.decode_masks(encoded.embedding, embeddings)  # (S, 1, h, w)
         low_res = low_res.float()
         full = upsample_logits(low_res, encoded.size, self.lisa.input_size)  # (S, H, W)
-        probabilities = torch.stack([logits for _, logits in chosen]).float().softmax(-1)[:, self._seg_id]
+        probabilities = torch.stack([logits for _, logits in chosen]).float().softmax(-1)[:, self.seg_id]
         answer.low_res.append(low_res)
         for logits, probability in zip(full.cpu().numpy(), probabilities.tolist(), strict=True):
             if self.spec.smallest_part:
@@ -370,7 +370,8 @@ class Segmenter:
         assert self._clip is not None
         return self._to_device(for_clip(rgb, self._clip.preprocessing))
 
-    def _embed(self, rgb: NDArray[np.uint8]) -> Tensor:
+    def embed(self, rgb: NDArray[np.uint8]) -> Tensor:
+        """Frame (H, W, 3) uint8 to the image embedding (1, C, h, w) that masks are decoded from."""
         return self.lisa.embed_image(self._to_device(for_sam(rgb, self.lisa.input_size)))
 
     def _to_device(self, pixels: NDArray[np.float32]) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from lisa_ros.checkpoint import load_lisa, read_clip, reference_name
+from lisa_ros.checkpoint import load_lisa, read_clip, read_spec, reference_name
 from lisa_ros.errors import CheckpointError, ConfigError
 from lisa_ros.model.lisa import Lisa
 from lisa_ros.model.precision import Precision
@@ -128,6 +128,15 @@ def test_a_tower_that_the_configuration_named_is_found_again(tmp_path: Path) -> 
     save_trained(tmp_path / "run" / "best" / "trained.safetensors", {"lm_head.weight": torch.zeros(803, 96)}, metadata)
     lisa_merge(tmp_path / "run", "--out", tmp_path / "merged")
     Segmenter.from_checkpoint(tmp_path / "merged", device="cpu", precision="fp32")
+
+
+def test_the_merged_model_talks_as_the_run_did(tmp_path: Path) -> None:
+    metadata = {"start": str(COMPACT / "ckpt"), "scale": "1.0", "conversation": "llava_llama_2"}
+    (tmp_path / "run" / "best").mkdir(parents=True)
+    save_trained(tmp_path / "run" / "best" / "trained.safetensors", {"lm_head.weight": torch.zeros(803, 96)}, metadata)
+    lisa_merge(tmp_path / "run", "--out", tmp_path / "merged")
+    assert read_spec(tmp_path / "merged").conversation == "llava_llama_2"
+    assert read_spec(COMPACT / "ckpt").conversation != "llava_llama_2"
 
 
 @pytest.mark.parametrize("style", ["reference", "peft"])

@@ -148,6 +148,17 @@ def test_a_colour_is_denied_by_the_one_that_is_seen():
     assert not any(answer.startswith(("The green towel is not green", "There is no")) for answer in answers)
 
 
+def test_a_colour_is_asked_of_one_thing_and_told():
+    scene = record("mug", "mug", "towel", "hammer")
+    for thing, colour in zip(scene["objects"], ("red", "blue", "green", None), strict=True):
+        thing["color"] = colour
+    for split in ("train", "test"):
+        made = conversations_for(scene, random.Random(5), 6, split, {"colour": 1.0})
+        turns = [turn for talked in made for turn in talked["turns"]]
+        assert len(turns) == 6
+        assert {(turn["answer"], *turn["targets"]) for turn in turns} == {("It is the green towel, [SEG].", 3)}
+
+
 def test_training_says_as_many_colours_truly_as_falsely():
     kinds = {"name": 0.55, "false_premise": 0.45}
     scenes = [record("mug", "towel", "kettle") for _ in range(40)]

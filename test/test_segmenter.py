@@ -65,7 +65,7 @@ def test_the_second_command_on_a_frame_reads_only_its_own_words(segmenter, wide,
     first = segmenter.segment(frame, DRINK, verbatim=True)
     embedding = frame.embedding
     passes = count_positions(segmenter, monkeypatch)
-    monkeypatch.setattr(segmenter, "_embed", lambda rgb: pytest.fail("the frame was encoded twice"))
+    monkeypatch.setattr(segmenter, "embed", lambda rgb: pytest.fail("the frame was encoded twice"))
     other = segmenter.segment(frame, NO_MASK, verbatim=True)
     assert passes[0] < 40 < segmenter.lisa.vision_tower.num_tokens
     again = segmenter.segment(frame, DRINK, verbatim=True)

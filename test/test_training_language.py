@@ -12,7 +12,7 @@ from training_data import CLASSES, conversations_for, sentences, write_scenes
 from lisa_ros.model.conv import ConvImageEncoder, SharedTower
 from lisa_ros.prompt import template
 from lisa_ros.tokenizer import Tokenizer
-from lisa_ros.training.dialogue import Speech
+from lisa_ros.training.dialogue import COLOURED, NAMED, VERDICT, Speech
 from lisa_ros.training.language import LanguageConfig, Library, exactness, seg_truth
 from lisa_ros.training.packing import WHOLE_ATTENTION, cells_of, pack, read_packed
 from lisa_ros.training.pointing import HEADS, attention_of, pointing_losses
@@ -48,6 +48,17 @@ def test_only_answers_are_trained_and_every_seg_knows_its_mask(speech):
     assert speech.tokenizer.answer_text(trained).replace(" ", "") == "Itistheball,[SEG].Itistheboxthatisnothere."
     assert suffix.targets == [[1]]
     assert [suffix.ids[at] for at in suffix.segs] == [speech.tokenizer.id_of("[SEG]")]
+
+
+def test_what_is_seen_weighs_more_than_other_words_of_an_answer(speech):
+    scene = [{"id": 1, "class": "ball", "color": "red"}]
+    turn = {"command": "the blue ball", "targets": [], "answer": "The red ball is not blue.", "explain": False}
+    suffix = speech.suffix({"turns": [turn]}, objects=scene)
+    weights = {}
+    for word, weight in (("red", COLOURED), ("ball", NAMED), ("that", VERDICT), ("not", 1.0)):
+        (first,) = [at for at, _ in speech._find(suffix.ids, suffix.weights.index(1.0), len(suffix.ids), word)]
+        weights[word] = (suffix.weights[first], weight)
+    assert all(given == wanted for given, wanted in weights.values()), weights
 
 
 def test_an_answer_without_its_seg_is_refused(speech):

@@ -81,10 +81,6 @@ class Recording:
     def topics(self) -> set[str]:
         return {connection.topic for connection in self._reader.connections}
 
-    @property
-    def message_count(self) -> int:
-        return self._reader.message_count
-
     def image_topic(self, wanted: str | None) -> str:
         """``wanted``, else the only topic with images that can be used. Raises ConfigError with what there is."""
         images = {c.topic: c for c in self._reader.connections if c.msgtype in (IMAGE, COMPRESSED) and c.msgcount}

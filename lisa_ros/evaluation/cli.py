@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of `lisa scenes`, or of ReasonSeg")
     parser.add_argument("--model", type=Path, default=None, help="checkpoint folder; the packaged model where left out")
     parser.add_argument("--vision-tower", default=None, help="folder of the CLIP tower, for models that need one")
+    parser.add_argument("--conversation", help="template: llava_v1, v1, llava_llama_2 or compact (default: as trained)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     parser.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16, int8, nf4")
     parser.add_argument("--limit", type=int, default=None, help="only the first so many pictures")
@@ -36,7 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     model = args.model or default_model()
     segmenter = Segmenter.from_checkpoint(
-        model, vision_tower=args.vision_tower, device=args.device, precision=args.precision
+        model,
+        vision_tower=args.vision_tower,
+        conversation=args.conversation,
+        device=args.device,
+        precision=args.precision,
     )
     shown: dict[str, NDArray[np.uint8]] = {}
     begun, done = time.monotonic(), 0

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lisa_ros.evaluation.examples import Example, Picture
 from lisa_ros.evaluation.metrics import Overlap, overlap
-from lisa_ros.prompt import Conversation, Turn, build_prompt, phrase_command, template
+from lisa_ros.prompt import Conversation, Turn, build_prompt, phrase_command
 from lisa_ros.segmenter import EncodedImage, Segmenter, upsample_logits
 
 
@@ -108,16 +108,16 @@ def forced_mask(segmenter: Segmenter, encoded: EncodedImage, example: Example) -
                 said.command, segmenter.spec.questions, explain=said.explain, follow_up=bool(turns)
             )
         turns.append(Turn(question, said.answer))
-    how = template(segmenter.spec.conversation)
+    how = segmenter.template
     asked = build_prompt([*turns[:-1], Turn(turns[-1].question)], how, im_start_end=segmenter.spec.image_start_end)
     whole = build_prompt(turns, how, im_start_end=segmenter.spec.image_start_end)
     tokenizer, lisa = segmenter.tokenizer, segmenter.lisa
     ids = torch.tensor([tokenizer.encode_prompt(whole.text)], device=segmenter.device)
     hidden = lisa.read(lisa.embed_prompt(ids, encoded.tokens))  # (1, L, H)
-    at = lisa.seg_positions(ids, segmenter._seg_id, encoded.tokens.shape[1])[0]
+    at = lisa.seg_positions(ids, segmenter.seg_id, encoded.tokens.shape[1])[0]
     at[: len(tokenizer.encode_prompt(asked.text)) + encoded.tokens.shape[1] - 2] = False  # earlier turns' masks
     if encoded.embedding is None:
-        encoded.embedding = segmenter._embed(encoded.rgb)
+        encoded.embedding = segmenter.embed(encoded.rgb)
     low_res = lisa.decode_masks(encoded.embedding, lisa.seg_projector(hidden[0, at]))
     logits = upsample_logits(low_res.float(), encoded.size, lisa.input_size)
     return (logits > 0).any(0).cpu().numpy()

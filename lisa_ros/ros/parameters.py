@@ -55,7 +55,7 @@ class Parameters:
     device: str = _parameter("auto", "auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
     precision: str = _parameter(
         "auto",
-        "number format of the language model; auto: bf16 on a GPU, fp32 on a CPU",
+        "number format of the language model; auto: bf16 on a GPU, or fp16 where it has none, fp32 on a CPU",
         choices=("auto", "bf16", "fp16", "fp32", "int8", "nf4"),
     )
     threads: int = _parameter(0, "CPU threads of the model; 0: as many as torch takes", between=(0, 1024))
@@ -128,7 +128,7 @@ class Parameters:
     )
     search_s: float = _parameter(
         10.0,
-        "[s] after everything that is followed was lost it is looked for so long, and then given up",
+        "[s] after all that is followed was lost it is looked for so long (after 5 s by the model only), then given up",
         between=(0.0, 86400.0),
         live=True,
     )
@@ -138,7 +138,10 @@ class Parameters:
         fixed=True,
     )
     marker_lifetime_s: float = _parameter(
-        0.0, "[s] boxes on ~/markers vanish after; 0: with the next answer", between=(0.0, 86400.0), live=True
+        0.0,
+        "[s] boxes of an answer on ~/markers vanish after; 0: with the next; followed ones live for 1 s",
+        between=(0.0, 86400.0),
+        live=True,
     )
     kept_frames: int = _parameter(2, "encoded frames kept for follow-up commands", between=(0, 64))
     max_sessions: int = _parameter(

@@ -351,7 +351,7 @@ class RequestQueue:
             self.gpu_bytes = 0
             text = f"the worker process died {event.cause}; it is started again in {event.pause_s:g} s"
             logger.error("%s", text)
-            self._show(NodeState(State.RESTARTING, text, model=path))
+            self._show(NodeState(State.RESTARTING, text, 0.0, model=path))
             self._drop_everything()
 
     # --- a command's life

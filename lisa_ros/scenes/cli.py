@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", choices=FORMATS, default="scenes", help="scenes (scenes.jsonl, ids, depth) or ReasonSeg's pairs"
     )
     parser.add_argument(
-        "--size", type=picture_size, metavar="WxH", help="all pictures of one size (mixed, about 320x240)"
+        "--size", type=picture_size, metavar="WxH", help="all pictures of one size (mixed, about 640x480)"
     )
     parser.add_argument("--commands", type=count, default=8, metavar="N", help="conversations about a scene (8)")
     parser.add_argument("--no-depth", dest="depth", action="store_false", help="leave out the depth images")

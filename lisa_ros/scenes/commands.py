@@ -27,6 +27,7 @@ KINDS = {
     "absent": 0.10,
     "false_premise": 0.04,
     "followup": 0.10,
+    "colour": 0.02,
 }
 EXPLAINED = 0.2  # of the commands that have one reason
 MOST_CLASSES = 4  # in one answer
@@ -208,6 +209,15 @@ class Speaker:
         thing = self.rng.choice(self.single)
         turn = self.found(self.say("NAME", x=self.name(WORLD.things[thing["class"]])), [thing])
         return turn and self.conversation("name", turn)
+
+    def make_colour(self) -> dict | None:
+        """ "What colour is the cup?" The picture alone says it; about "the red cup" the question does, mostly."""
+        painted = [thing for thing in self.single if thing.get("color")]
+        if not painted:
+            return None
+        thing = self.rng.choice(painted)
+        command = self.say("COLOUR_OF", x=self.name(WORLD.things[thing["class"]]))
+        return self.conversation("colour", self.turn(command, [thing], answer_with([thing], paint=thing["color"])))
 
     def make_phrase(self, kind: str, intention: str, phrases: Iterable[Phrase], held: bool = False) -> dict | None:
         options = self.fitting(phrases)

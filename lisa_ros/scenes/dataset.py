@@ -18,7 +18,7 @@ from lisa_ros.scenes.commands import conversations_for
 from lisa_ros.scenes.layout import Layout, look, rotate, sample_layout
 from lisa_ros.scenes.render import Frame, Studio, camera_axes, focal_length
 
-SIZES = ((320, 240), (320, 240), (320, 256), (256, 256), (320, 180), (320, 240), (240, 320))  # width, height
+SIZES = ((640, 480), (640, 480), (640, 512), (512, 512), (640, 360), (640, 480), (480, 640))  # width, height
 SMALLEST = 0.0012  # of the image: an object seen by fewer pixels is not part of a scene
 INSIDE = 0.65  # share of an object's hull corners that lie in the picture
 SCENES_A_SEED = 1_000_000  # scene i of `--seed S` has the number S * SCENES_A_SEED + i

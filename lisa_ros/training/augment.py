@@ -30,8 +30,8 @@ class Sample:
     colours: dict[int, int]
 
 
-def letterbox(rgb: Image, ids: Image, size: int) -> tuple[Image, Image, float]:
-    """Scale the longest side to ``size`` and pad right and below as SAM does. Returns the scale too."""
+def letterbox(rgb: Image, ids: Image, size: int) -> tuple[Image, Image]:
+    """Scale the longest side to ``size`` and pad right and below as SAM does."""
     height, width = ids.shape
     scale = size / max(height, width)
     new_w, new_h = int(width * scale + 0.5), int(height * scale + 0.5)
@@ -39,7 +39,7 @@ def letterbox(rgb: Image, ids: Image, size: int) -> tuple[Image, Image, float]:
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     out_rgb[:new_h, :new_w] = cv2.resize(rgb, (new_w, new_h), interpolation=how)
     out_ids[:new_h, :new_w] = cv2.resize(ids, (new_w, new_h), interpolation=cv2.INTER_NEAREST)
-    return out_rgb, out_ids, scale
+    return out_rgb, out_ids
 
 
 def middle(mask: NDArray[np.bool_]) -> tuple[float, float]:
@@ -108,16 +108,13 @@ def repaint_background(rgb: Image, ids: Image, rng: random.Random) -> Image:
     return np.where(background[..., None], painted.astype(np.uint8), rgb)
 
 
-def warp(sample: Sample, size: int, rng: random.Random, turns: bool = True) -> tuple[Image, Image]:
-    """Random flip, quarter turn, small rotation, zoom and shift onto a (size, size) square; the rest stays empty.
-
-    turns: whether mirrored and turned pictures are allowed (not where a sentence says left or right).
-    """
+def warp(sample: Sample, size: int, rng: random.Random) -> tuple[Image, Image]:
+    """Random flip, quarter turn, small rotation, zoom and shift onto a (size, size) square; the rest stays empty."""
     height, width = sample.ids.shape
     fit = size / max(height, width)
     zoom = fit * math.exp(rng.uniform(math.log(0.8), math.log(1.5)))
-    angle = rng.gauss(0.0, 8.0) + (rng.choice((0, 0, 0, 0, 0, 90, 180, 270)) if turns else 0)
-    flip = -1.0 if turns and rng.random() < 0.5 else 1.0
+    angle = rng.gauss(0.0, 8.0) + rng.choice((0, 0, 0, 0, 0, 90, 180, 270))
+    flip = -1.0 if rng.random() < 0.5 else 1.0
     cos, sin = zoom * math.cos(math.radians(angle)), zoom * math.sin(math.radians(angle))
     matrix = np.array([[cos * flip, -sin, 0.0], [sin * flip, cos, 0.0]])
     spread_x, spread_y = (float(abs(row) @ (width, height)) for row in matrix[:, :2])
@@ -134,26 +131,31 @@ def warp(sample: Sample, size: int, rng: random.Random, turns: bool = True) -> t
 
 
 def camera(rgb: Image, rng: random.Random) -> Image:
-    """Exposure, white balance, contrast, saturation, blur, noise and JPEG, each at random. (H, W, 3) uint8 both."""
-    if rng.random() < 0.15:
-        kernel = rng.choice((3, 3, 5))
-        rgb = np.asarray(cv2.GaussianBlur(rgb, (kernel, kernel), 0))
+    """Resolution, blur, exposure, white balance, contrast, saturation, noise and JPEG, each at random. (H, W, 3) uint8
+    both."""
+    height, width = rgb.shape[:2]
+    if rng.random() < 0.2:  # a small picture, enlarged
+        small = (max(8, int(width * rng.uniform(0.4, 0.9))), max(8, int(height * rng.uniform(0.4, 0.9))))
+        rgb = np.asarray(cv2.resize(rgb, small, interpolation=cv2.INTER_AREA))
+        rgb = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_LINEAR))
+    if rng.random() < 0.2:
+        rgb = np.asarray(cv2.GaussianBlur(rgb, (0, 0), max(0.4, rng.uniform(0.001, 0.006) * width)))
     if rng.random() < 0.8:
         x = rgb.astype(np.float32)
         if rng.random() < 0.6:
             grey = x @ np.array([0.299, 0.587, 0.114], np.float32)
             x = grey[..., None] + rng.uniform(0.5, 1.5) * (x - grey[..., None])
-        gain = math.exp(rng.gauss(0.0, 0.2))
+        gain = math.exp(rng.gauss(-0.05, 0.3))
         balance = np.array([math.exp(rng.gauss(0.0, 0.08)) for _ in range(3)], np.float32)
         contrast = rng.uniform(0.75, 1.25)
         x = (x - 128.0) * contrast + 128.0
         x = x * (gain * balance)
         if rng.random() < 0.4:
             noise = np.random.default_rng(rng.getrandbits(32)).standard_normal(x.shape, dtype=np.float32)
-            x = x + noise * np.float32(rng.uniform(2.0, 14.0))
+            x = x + noise * np.float32(math.exp(rng.uniform(math.log(2.0), math.log(30.0))))
         rgb = np.clip(x, 0, 255).astype(np.uint8)
-    if rng.random() < 0.15:
-        quality = rng.randrange(25, 80)
+    if rng.random() < 0.2:
+        quality = rng.randrange(8, 80)
         _, data = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])
         rgb = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
     return rgb

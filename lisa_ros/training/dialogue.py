@@ -15,7 +15,8 @@ from lisa_ros.tokenizer import IMAGE_ID, Tokenizer
 class Suffix:
     """One conversation after the image: ids (T,), the weight of each in the loss, and the masks its ``[SEG]`` ask for.
 
-    weights: 0 for what a person said, 1 for answers, VERDICT where an answer turns to "here it is" or "it is not here".
+    weights: 0 for what a person said, 1 for answers; in them NAMED and COLOURED for what is meant and its colour, and
+    VERDICT where an answer turns to "here it is" or "it is not here".
     segs: position (in ids) of each ``[SEG]``; targets: the object ids of each. presence: position (in ids) of a token
     that says whether what was named is there, and whether it is. nouns: positions (in ids) of tokens that name things
     or their colour, and the object ids that the state there is to point at. meant: the same for the tokens that say
@@ -36,6 +37,9 @@ class Suffix:
 
 NAMED = 2.0
 """Weight of the token with which an answer begins to name what is meant."""
+
+COLOURED = 4.0
+"""Weight of the token that says the colour of what is there: one among many, and what is false of it hangs on it."""
 
 VERDICT = 3.0
 """Weight of the one token of an answer that says whether the thing is there."""
@@ -140,6 +144,9 @@ class Speech:
         result.nouns += nouns + coloured
         if not named:
             return
+        for colour in by_colour:
+            for first, _ in self._find(result.ids, begin, verdict, colour):
+                result.weights[first] = COLOURED
         for first, _ in named:
             result.weights[first] = NAMED
         opening = min(first for first, _ in named)

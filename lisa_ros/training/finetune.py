@@ -230,6 +230,7 @@ class Finetuning:
             "start": str(self.start.resolve()),
             "tower": str(self.clip.folder.resolve()) if self.clip is not None else "",
             "scale": str(self.config.lora.scale),
+            "conversation": self.conversation,
             "step": str(self.step),
         }
 

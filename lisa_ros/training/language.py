@@ -87,11 +87,11 @@ class LanguageConfig:
     """One stage of the language model.
 
     pictures: a step. conversations: behind each. absent: share of them at least that ask for what is not there, where
-    the supply has so many (the model that seldom hears of absence never refuses). drawn: masks decoded for each picture
-    (stage 3). draw_weight: of their loss. covered_cells, empty_cells: at most so many of a picture become image
-    tokens (None: all), and of each thing at least the one that shows most of it and the one with its middle; a model
-    in use sees all, but fewer cost less. kinds: share of each kind of conversation, where it shall not be the supply's
-    own. precision: of products, as in half_precision.
+    the supply has so many (the model that seldom hears of absence never refuses). drawn: masks decoded for each
+    picture, in the mean (stage 3). draw_weight: of their loss. covered_cells, empty_cells: at most so many of a picture
+    become image tokens (None: all), and of each thing at least the one that shows most of it and the one with its
+    middle; a model in use sees all, but fewer cost less. kinds: weight of each kind of conversation, where it shall not
+    be the supply's own. precision: of products, as in half_precision.
     """
 
     steps: int
@@ -102,7 +102,7 @@ class LanguageConfig:
     lr_end: float = 0.0
     warmup: int = 100
     weight_decay: float = 0.02
-    drawn: int = 3
+    drawn: float = 3
     draw_weight: float = 1.0
     empty_cells: int = 12
     covered_cells: int | None = None
@@ -170,7 +170,7 @@ class Library:
     def truth(self, number: int, wanted: list[int]) -> Tensor:
         """(size / 2, size / 2) float32: the mask of ``wanted`` at the mask decoder's grid, soft at edges."""
         scene = self.scenes[number]
-        _, ids, _ = letterbox(np.zeros((*scene.ids.shape, 3), np.uint8), scene.ids, self.size)
+        _, ids = letterbox(np.zeros((*scene.ids.shape, 3), np.uint8), scene.ids, self.size)
         mask = torch.from_numpy(np.isin(ids, wanted)).float()
         return F.avg_pool2d(mask[None], 2)[0]
 

@@ -70,7 +70,7 @@ def merge_run(
     if not (base / "config.json").is_file():
         raise CheckpointError(f"the model that {run} started from is not at {base}; say where with --start")
     tower = Path(metadata["tower"]) if metadata.get("tower") else None
-    _fold(base, trained, float(metadata.get("scale", "0")), out, dtype, tower)
+    _fold(base, trained, float(metadata.get("scale", "0")), out, dtype, tower, metadata.get("conversation"))
 
 
 def merge_checkpoint(source: Path, out: Path, *, alpha: float, dtype: torch.dtype | None = None) -> None:
@@ -112,6 +112,7 @@ def _fold(
     out: Path,
     dtype: torch.dtype | None,
     tower: Path | None = None,
+    conversation: str | None = None,
 ) -> None:
     pairs: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
@@ -143,7 +144,7 @@ def _fold(
     if waiting:
         raise CheckpointError(f"{base} is not the model that was trained: it has no {min(waiting)}")
     _copy_words(base, out)
-    writer.close(_config(base, out, vocabulary, tower))
+    writer.close(_config(base, out, vocabulary, tower, conversation))
     read_spec(out)
 
 
@@ -159,10 +160,12 @@ def _copy_words(base: Path, out: Path) -> None:
             shutil.copyfile(file, out / file.name)
 
 
-def _config(base: Path, out: Path, vocabulary: int | None, tower: Path | None) -> dict[str, Any]:
+def _config(
+    base: Path, out: Path, vocabulary: int | None, tower: Path | None, conversation: str | None
+) -> dict[str, Any]:
     """The base's config.json; where the CLIP tower would not be found from the new place, with the path to it.
 
-    tower: what the run used; None: what the base's own configuration leads to.
+    tower, conversation: what the run used; None: what the base's own configuration leads to.
     """
     config = json.loads((base / "config.json").read_text("utf-8"))
     if vocabulary is not None:
@@ -170,6 +173,8 @@ def _config(base: Path, out: Path, vocabulary: int | None, tower: Path | None) -
     if "lisa" in config:
         config["lisa"].pop("name", None)  # the folder's name is its name
     spec = read_spec(base)
+    if conversation and conversation != spec.conversation:
+        config.setdefault("lisa", {})["conversation"] = conversation
     tower = tower or _tower(spec, base)
     if tower is not None and _tower(spec, out) is None:
         config["mm_vision_tower"] = str(tower.resolve())

@@ -48,7 +48,7 @@ class Cells:
 def cells_of(scene: Scene, class_index: dict[str, int], size: int, grid: int) -> Cells:
     """Read the cells off the instance ids of the letterboxed picture. Words: the classes, COLOURS, middles, alike."""
     sample = scene.sample(class_index)
-    _, ids, _ = letterbox(np.zeros((*sample.ids.shape, 3), np.uint8), sample.ids, size)
+    _, ids = letterbox(np.zeros((*sample.ids.shape, 3), np.uint8), sample.ids, size)
     share = np.zeros((grid * grid, len(class_index) + len(COLOURS) + 2), np.float32)
     places, parts = {}, {}
     areas = np.bincount(ids.ravel(), minlength=256)

@@ -1,6 +1,7 @@
 """The stages that make the small LISA, in order: vision, speech, sight, export.
 
-Each stage reads what the one before left in the run's folder and can be repeated alone.
+Each stage reads what the one before left in the run's folder. It can be run alone; once finished, it is repeated when
+what it left is removed.
 """
 
 from __future__ import annotations
@@ -344,7 +345,7 @@ class Run:
         vision.eval()
         size, found = self.recipe.sizes.image_size, []
         for number, scene in enumerate(scenes):
-            rgb, ids, _ = letterbox(scene.rgb, scene.ids, size)
+            rgb, ids = letterbox(scene.rgb, scene.ids, size)
             rng = random.Random(f"{self.recipe.seed}/{number}")
             if rng.random() < self.recipe.vision.repaint:
                 rgb = repaint_background(rgb, ids, rng)
@@ -394,7 +395,7 @@ class Run:
                 config: LanguageConfig = config,
             ) -> tuple[Tensor, dict[str, float]]:
                 prompt = self._prompt_loss(lisa, vision, library, hidden, packed, numbers)
-                drawn = rng.sample(packed.segs, min(config.drawn * len(numbers), len(packed.segs)))
+                drawn = rng.sample(packed.segs, min(round(config.drawn * len(numbers)), len(packed.segs)))
                 bce, dice = self._draw(lisa, vision, seen, hidden, drawn, numbers)
                 parts = {"prompt": float(prompt.detach()), "bce": float(bce.detach()), "dice": float(dice.detach())}
                 return prompt + config.draw_weight * (2 * bce + 0.5 * dice), parts

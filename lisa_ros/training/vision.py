@@ -1,7 +1,8 @@
 """Stage 1: image encoder and mask decoder, before there is a language model.
 
 The mask decoder is prompted by a learned vector for each class: the place that the embedding of ``[SEG]`` will take.
-Two helpers hang on the image embedding during training only: a class for every cell, and whether a class is there.
+A class and a colour for every cell hang on the image embedding, which the image tower says to the language model later,
+and, during training only, whether a class is there.
 Trained alone, without sentences, seeing and drawing are learned an order of magnitude faster than end to end.
 """
 
@@ -182,7 +183,7 @@ def make_batch(
             donor = sample if rng.random() < config.doubles else rng.choice(scenes).sample(index)
             sample = paste_objects(sample, donor, rng, rng.randrange(1, 4))
         if rng.random() < 0.15:
-            picture, seen, _ = letterbox(sample.rgb, sample.ids, size)
+            picture, seen = letterbox(sample.rgb, sample.ids, size)
             rgb[b], ids[b] = picture, seen
         else:
             rgb[b], ids[b] = warp(sample, size, rng)
@@ -415,7 +416,6 @@ def _save(path: Path, model: VisionModel, optimizer: torch.optim.Optimizer, prog
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "progress": asdict(progress),
-        "classes": model.classes,
     }
     temporary = path.with_suffix(".tmp")
     torch.save(state, temporary)
@@ -430,7 +430,7 @@ def validate(model: VisionModel, scenes: list[Scene], size: int, index: dict[str
     scores: dict[str, list[float]] = {"gIoU": [], "one": []}
     for scene in scenes:
         sample = scene.sample(index)
-        rgb, ids, _ = letterbox(sample.rgb, sample.ids, size)
+        rgb, ids = letterbox(sample.rgb, sample.ids, size)
         by_class: dict[int, list[int]] = {}
         for i, c in sample.classes.items():
             by_class.setdefault(c, []).append(i)
