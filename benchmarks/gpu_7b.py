@@ -155,7 +155,7 @@ def measure(
 def language_model_speed(segmenter: Segmenter, rgb: np.ndarray, bandwidth: float, rounds: int) -> dict[str, float]:
     """Prefill of a whole prompt and decoding one token after another, the language model alone."""
     lisa, device = segmenter.lisa, segmenter.device
-    prompt = build_prompt([Turn(FIRST)], segmenter._template, im_start_end=segmenter.spec.image_start_end)
+    prompt = build_prompt([Turn(FIRST)], segmenter.template, im_start_end=segmenter.spec.image_start_end)
     ids = segmenter.tokenizer.encode_prompt(prompt.text, prompt.literal)
 
     image_tokens = segmenter.encode(rgb).tokens

@@ -1,16 +1,20 @@
 """From outcomes to numbers: who was refused, what counts, what a baseline is."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from training_data import write_scenes
 
+from lisa_ros.evaluation import run
 from lisa_ros.evaluation.examples import Example, Said, read_pictures
 from lisa_ros.evaluation.metrics import overlap
 from lisa_ros.evaluation.report import page, summarise, table
 from lisa_ros.evaluation.run import Outcome
+from lisa_ros.prompt import template
+from lisa_ros.segmenter import Segmenter
 
 
 def outcome(truth, mask, *, kind="name", command="the cup", answer="It is the cup, [SEG].", found=True, explain=False):
@@ -52,6 +56,19 @@ def test_present_targets_are_scored_and_absent_ones_counted(outcomes):
     assert report["time_to_mask_s"]["p50"] == pytest.approx(0.1)
     json.dumps(report)
     assert "absent targets refused  50.0% of 2" in table(report)
+
+
+def test_the_given_answer_stands_in_the_talk_that_was_asked_for(monkeypatch):
+    """--conversation holds for both scores, not for free generation alone."""
+    seen = []
+    build = run.build_prompt
+    monkeypatch.setattr(run, "build_prompt", lambda turns, how, **rest: seen.append(how) or build(turns, how, **rest))
+    golden = Path(__file__).parent / "golden"
+    segmenter = Segmenter.from_checkpoint(golden / "ckpt", conversation="v1", device="cpu", precision="fp32")
+    frame = segmenter.encode(np.zeros((32, 32, 3), np.uint8))
+    truth = np.ones((32, 32), np.uint8)
+    run.forced_mask(segmenter, frame, Example("name", [Said("the cup", "It is the cup, [SEG].")], truth, False))
+    assert seen and all(how is template("v1") for how in seen)
 
 
 def test_an_evaluation_without_targets_still_reports(outcomes):

@@ -36,6 +36,7 @@ from lisa_ros.training.datasets.example import BadExample, Dialogue, Example
 from lisa_ros.training.finetune_config import FinetuneConfig
 from lisa_ros.training.lora import LoraOptions, is_lora, prepare_training, training_mode
 from lisa_ros.training.objective import LossWeights, Objective
+from lisa_ros.training.snapshot import read_trained
 
 pytestmark = pytest.mark.skipif(
     any(find_spec(package) is None for package in ("accelerate", "peft", "tensorboard")),
@@ -326,7 +327,8 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path: Path, d
     for name in ("unbroken", "killed"):
         validation = {"data": str(data), "every": 3, "limit": 1}
         config = tmp_path / f"{name}.yaml"
-        config.write_text(yaml.safe_dump(settings(tmp_path / name, data, validation=validation)))
+        how = {"validation": validation, "conversation": "llava_llama_2"}
+        config.write_text(yaml.safe_dump(settings(tmp_path / name, data, **how)))
         runs[name] = start_run(config)
     try:
         until = time.monotonic() + 200
@@ -357,6 +359,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path: Path, d
     scores = [json.loads((tmp_path / name / "best" / "score.json").read_text()) for name in runs]
     assert scores[0] == scores[1]
     assert scores[0]["n"] == 1
+    assert read_trained(tmp_path / "killed" / "best" / "trained.safetensors")[1]["conversation"] == "llava_llama_2"
     assert [folder.name for folder in (tmp_path / "killed" / "state").iterdir()] == ["0000003"]
     assert list((tmp_path / "killed" / "log").glob("events*"))
 

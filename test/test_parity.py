@@ -138,7 +138,7 @@ def test_teacher_forced_masks_equal_the_reference(goldens: Path) -> None:
             hidden = lisa.read(lisa.embed_prompt(ids, tokens))
             predicts = lisa.seg_positions(ids, ours.tokenizer.id_of("[SEG]"), tokens.shape[1])
             embeddings = lisa.seg_projector(hidden[predicts])
-            low_res = lisa.decode_masks(ours._embed(frame.rgb), embeddings)
+            low_res = lisa.decode_masks(ours.embed(frame.rgb), embeddings)
         np.testing.assert_allclose(embeddings.numpy(), arrays["pred_embeddings"], rtol=0, atol=2e-5)
         np.testing.assert_allclose(low_res.numpy(), arrays["low_res_masks"], rtol=0, atol=1e-4)
 

@@ -148,6 +148,11 @@ def test_a_colour_is_denied_by_the_one_that_is_seen():
     assert not any(answer.startswith(("The green towel is not green", "There is no")) for answer in answers)
 
 
+def test_what_has_a_colour_is_one():
+    """Questions about colours say "is" and "its"."""
+    assert not any(thing.paintable and thing.many for thing in WORLD.things.values())
+
+
 def test_a_colour_is_asked_of_one_thing_and_told():
     scene = record("mug", "mug", "towel", "hammer")
     for thing, colour in zip(scene["objects"], ("red", "blue", "green", None), strict=True):

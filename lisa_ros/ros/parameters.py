@@ -128,7 +128,7 @@ class Parameters:
     )
     search_s: float = _parameter(
         10.0,
-        "[s] after all that is followed was lost it is looked for so long (after 5 s by the model only), then given up",
+        "[s] after all that is followed was lost it is looked for so long (FlowTracker: 5 s, then the model)",
         between=(0.0, 86400.0),
         live=True,
     )

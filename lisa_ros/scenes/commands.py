@@ -552,7 +552,7 @@ def conversations_for(
     """``count`` conversations about ``scene`` (a line of scenes.jsonl), fewer where the scene gives no more.
 
     split "train" uses the training phrasings; every other split only held-out phrasings, and for half of its needs
-    needs that training never names. kinds: share of each kind, KINDS where left out. Deterministic in ``rng``.
+    needs that training never names. kinds: weight of each kind, KINDS where left out. Deterministic in ``rng``.
     Raises ConfigError for a kind that there is not.
     """
     shares = kinds or KINDS

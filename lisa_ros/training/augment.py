@@ -123,9 +123,10 @@ def warp(sample: Sample, size: int, rng: random.Random) -> tuple[Image, Image]:
     centre = (size / 2 + rng.uniform(-room_x, room_x), size / 2 + rng.uniform(-room_y, room_y))
     matrix[:, 2] = np.array(centre) - matrix[:, :2] @ np.array([width / 2, height / 2])
     rgb, shrunk = sample.rgb, matrix.copy()
-    if zoom < 0.5:  # warpAffine does not average: halve first, or thin things alias
-        rgb = np.asarray(cv2.resize(rgb, (width // 2, height // 2), interpolation=cv2.INTER_AREA))
+    while zoom < 0.5:  # warpAffine does not average: halve first, or thin things alias
+        rgb = np.asarray(cv2.resize(rgb, (rgb.shape[1] // 2, rgb.shape[0] // 2), interpolation=cv2.INTER_AREA))
         shrunk[:, :2] *= 2
+        zoom *= 2
     rgb = np.asarray(cv2.warpAffine(rgb, shrunk, (size, size), flags=cv2.INTER_LINEAR, borderValue=PADDING))
     return rgb, np.asarray(cv2.warpAffine(sample.ids, matrix, (size, size), flags=cv2.INTER_NEAREST))
 

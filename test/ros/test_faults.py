@@ -49,6 +49,7 @@ def test_a_worker_killed_in_the_middle_of_a_command_costs_that_command_only(clie
     assert client.call("the box", own_image(client)).status == Segmentation.NOT_READY
     client.works()
     states = [s.state for s in client.heard["status"] if s.state in (Status.RESTARTING, Status.LOADING)]
+    assert all(s.progress == 0.0 for s in client.heard["status"] if s.state == Status.RESTARTING)
     assert states[:2] == [Status.RESTARTING, Status.LOADING]
     assert client.lisa.worker.pid != killed.pid
     assert client.heard_result(goal.request_id).status == Segmentation.INTERNAL_ERROR
