@@ -170,6 +170,27 @@ def test_a_finished_model_is_where_the_next_run_begins(data, recipe, finished, t
     assert (tmp_path / "next" / "model" / "model.safetensors").is_file()
 
 
+def test_what_is_exported_may_be_mixed_with_the_start(data, recipe, finished, tmp_path):
+    run = Run(replace(recipe, start=str(finished)), data, tmp_path / "next")
+    for stage in ("vision", "speech", "sight", "export"):
+        getattr(run, stage)()
+    half = Run(replace(recipe, start=str(finished), mix=0.5), data, tmp_path / "next")
+    theirs, mine, mixed = (
+        load_file(folder / "model.safetensors")
+        for folder in (finished, tmp_path / "next" / "model", half.export(tmp_path / "half"))
+    )
+    moved = [name for name in mine if not torch.equal(theirs[name], mine[name])]
+    assert {name.split(".")[1] for name in moved} >= {"visual_model", "layers", "vision_tower"}
+    for name, tensor in mixed.items():
+        assert torch.allclose(tensor.float(), (theirs[name].float() + mine[name].float()) / 2, atol=2e-3), name
+
+
+@pytest.mark.parametrize(("told", "complaint"), [({"mix": 0.5}, "no model to mix with"), ({"mix": 0.0}, "mix is 0.0")])
+def test_a_mix_of_nothing_is_named(recipe, told, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        replace(recipe, **told)
+
+
 def test_a_finished_model_may_see_larger_pictures_from_now_on(data, recipe, finished, tmp_path):
     sizes = replace(recipe.sizes, image_size=96)
     kernel = Run(replace(recipe, start=str(finished), sizes=sizes), data, tmp_path / "next").started()["lisa"]

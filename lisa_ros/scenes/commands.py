@@ -393,7 +393,13 @@ class Speaker:
     def absent_thing(self) -> Thing:
         """A class that is not here and that nothing here could be called."""
         here = self.present | {near for label in self.present for near in WORLD.things[label].near}
-        return WORLD.things[self.rng.choice(sorted(WORLD.things.keys() - here))]
+        gone = sorted(WORLD.things.keys() - here)
+        # Training asks every other time for what is akin to something here: there refusing is hard.
+        if self.split == "train" and self.rng.random() < 0.5:
+            akin = [sum(WORLD.kinship[label][other] for other in self.present) for label in gone]
+            if any(akin):
+                return WORLD.things[self.rng.choices(gone, akin)[0]]
+        return WORLD.things[self.rng.choice(gone)]
 
     def make_absent(self) -> dict | None:
         rng = self.rng
@@ -408,6 +414,9 @@ class Speaker:
             kinds = (("USE", WORLD.uses), ("NEED", WORLD.needs), ("NEED", WORLD.needs), ("PROPERTY", WORLD.properties))
             intention, phrases = rng.choice(kinds)
             options = self.missing(phrases)
+            if self.split == "train":
+                label = self.absent_thing().label
+                options = [phrase for phrase in options if label in phrase.fits] or options
             if not options:
                 return None
             phrase = rng.choice(options)

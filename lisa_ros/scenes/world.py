@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -64,6 +66,15 @@ class World:
     properties: tuple[Phrase, ...]
     groups: tuple[Group, ...]
     never: dict[str, tuple[str, ...]]
+
+    @cached_property
+    def kinship(self) -> dict[str, Counter[str]]:
+        """Of each class the classes that trained phrases name with it, as fitting or arguable, and how many do."""
+        kin: dict[str, Counter[str]] = {label: Counter() for label in self.things}
+        for phrase in (*self.uses, *self.needs, *self.properties):
+            for label in phrase.fits:
+                kin[label].update((phrase.fits | phrase.unsure) - {label})
+        return kin
 
 
 def classes(text: str, known: dict) -> frozenset[str]:
