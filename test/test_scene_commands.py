@@ -71,6 +71,25 @@ def test_a_thing_said_to_be_absent_is_nowhere_in_the_scene():
                 assert answer != f"There is no {thing['class']} here.", (answer, scene)
 
 
+def test_training_asks_more_often_for_what_is_absent_but_akin_to_what_is_there():
+    table, kin = record("cup", "hammer"), WORLD.kinship["cup"]
+    assert kin["glass"] > 5 and kin["saw"] == 0
+    share = {}
+    for split in ("train", "test"):
+        made = conversations_for(table, random.Random(0), 300, split, kinds={"absent": 1})
+        answers = [talked["turns"][-1]["answer"] for talked in made]
+        share[split] = sum(answer.startswith("There is no glass here") for answer in answers) / len(answers)
+    assert share["train"] > 4 * share["test"] and share["train"] < 0.5
+
+
+def test_kinship_comes_from_what_is_trained_alone():
+    held = {phrase.text for phrase in WORLD.held_needs}
+    counted = [phrase for phrase in (*WORLD.uses, *WORLD.needs, *WORLD.properties) if "pen" in phrase.fits]
+    assert not held & {phrase.text for phrase in counted}
+    named = sum(len((phrase.fits | phrase.unsure) - {"pen"}) for phrase in counted)
+    assert WORLD.kinship["pen"].total() == named
+
+
 def test_a_need_marks_every_object_that_fits_it():
     scene = record("cup", "mug", "hammer")
     texts = {phrase.text: phrase.fits for phrase in WORLD.needs}
