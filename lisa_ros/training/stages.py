@@ -67,8 +67,9 @@ class Recipe:
     """A training run, as its yaml says. conversations, sentences: ``module:function`` of the supply of commands.
 
     speech, sight: rounds, one after the other, each with its own learning rate. start: folder of a finished model to
-    go on from, or PACKAGED. mix: share in (0, 1] of the trained weights in what is exported, beside those of ``start``:
-    between the two is often a better model than either (Wortsman et al., 2022, "Robust fine-tuning of zero-shot models").
+    go on from, or PACKAGED. mix: share in (0, 1] of the trained weights in what is exported, the rest is of ``start``:
+    between the two there is often a better model than either (Wortsman et al., 2022, Robust fine-tuning of zero-shot
+    models).
     """
 
     name: str
