@@ -138,6 +138,28 @@ def _in_half_precision(recipe):
     return replace(recipe, vision=vision, speech=speech, sight=sight)
 
 
+def test_sight_may_look_at_scenes_that_vision_never_saw(data, recipe, tmp_path, monkeypatch):
+    fresh = write_scenes(tmp_path / "fresh", 8, seed=1)
+    run = Run(replace(recipe, sight_data=str(fresh)), data, tmp_path / "run")
+    seen, embeddings = [], Run.embeddings
+    monkeypatch.setattr(Run, "embeddings", lambda run, *told: seen.append(told[1]) or embeddings(run, *told))
+    for stage in ("vision", "speech", "sight"):
+        getattr(run, stage)()
+    train, kept = seen
+    assert len(train) == 6 and len(kept) == 2
+    own = [scene.rgb.tobytes() for scene in run.scenes]
+    assert not [scene for scene in (*train, *kept) if scene.rgb.tobytes() in own]
+
+
+def test_classes_of_sights_own_scenes_are_checked_too(data, recipe, tmp_path):
+    fresh = write_scenes(tmp_path / "fresh", 8, seed=1)
+    lines = (fresh / "scenes.jsonl").read_text().replace('"ball"', '"cone"')
+    (fresh / "scenes.jsonl").write_text(lines)
+    run = Run(replace(recipe, sight_data=str(fresh)), data, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"fresh shows classes that .* does not know: cone"):
+        run.sight_split()
+
+
 def test_frozen_prompts_stay_while_the_rest_is_trained(data, recipe, tmp_path):
     run = Run(replace(recipe, vision=replace(recipe.vision, frozen_prompts=True)), data, tmp_path / "run")
     model = run.vision_model(False)

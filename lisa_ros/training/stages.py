@@ -66,7 +66,8 @@ STAGES = ("vision", "speech", "sight", "export")
 class Recipe:
     """A training run, as its yaml says. conversations, sentences: ``module:function`` of the supply of commands.
 
-    speech, sight: rounds, one after the other, each with its own learning rate. start: folder of a finished model to
+    speech, sight: rounds, one after the other, each with its own learning rate. sight_data: folder of scenes for sight
+    alone: in pictures that the vision stage never saw it errs as in use. start: folder of a finished model to
     go on from, or PACKAGED. mix: share in (0, 1] of the trained weights in what is exported, the rest is of ``start``:
     between the two there is often a better model than either (Wortsman et al., 2022, Robust fine-tuning of zero-shot
     models).
@@ -84,6 +85,7 @@ class Recipe:
     seed: int = 0
     validation: int = 120
     sight_scenes: int = 4000
+    sight_data: str | None = None
     trunk: str | None = None
     start: str | None = None
     mix: float = 1.0
@@ -132,6 +134,10 @@ def read_recipe(told: dict[str, Any]) -> Recipe:
         raise ConfigError(f"the recipe lacks or garbles {error}") from error
 
 
+def _shown_classes(scenes: list[Scene]) -> list[str]:
+    return sorted({o["class"] for scene in scenes for o in scene.record["objects"]})
+
+
 def _function(name: str) -> Callable[..., Any]:
     module, _, function = name.partition(":")
     try:
@@ -154,30 +160,36 @@ class Run:
         torch.set_num_threads(self.recipe.threads)
         torch.manual_seed(self.recipe.seed)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.scenes = read_scenes(self.data, longest_side=self.recipe.sizes.image_size, limit=self.limit)
-        if len(self.scenes) <= self.recipe.validation:
-            raise ConfigError(
-                f"{self.data} has {len(self.scenes)} usable scenes; more than {self.recipe.validation} are needed"
-            )
+        self.scenes = self._read(self.data)
         self.classes = self._classes()
         self.index = {name: i for i, name in enumerate(self.classes)}
         log.info("%d scenes of %d classes", len(self.scenes), len(self.classes))
+
+    def _read(self, data: Path) -> list[Scene]:
+        """Raises ConfigError where there are too few."""
+        scenes = read_scenes(data, longest_side=self.recipe.sizes.image_size, limit=self.limit)
+        if len(scenes) <= self.recipe.validation:
+            raise ConfigError(f"{data} has {len(scenes)} usable scenes; more than {self.recipe.validation} are needed")
+        return scenes
 
     def _classes(self) -> list[str]:
         """Names in the order that the run, or the model it goes on from, gave them: later scenes do not move it.
 
         Raises ConfigError where scenes show others."""
         path = self.folder / CLASSES
-        names = sorted({o["class"] for scene in self.scenes for o in scene.record["objects"]})
+        names = _shown_classes(self.scenes)
         if not path.exists():
             start = self._start()
             path.write_text(json.dumps(names, indent=1) + "\n" if start is None else (start / CLASSES).read_text())
         known: list[str] = json.loads(path.read_text())
         if (start := self._start()) is not None and json.loads((start / CLASSES).read_text()) != known:
             raise ConfigError(f"{path} and {start / CLASSES} name other classes; take another 'out' for this start")
-        if unknown := sorted(set(names) - set(known)):
-            raise ConfigError(f"{self.data} shows classes that {path.parent} does not know: {', '.join(unknown)}")
+        self._check_classes(names, known, self.data)
         return known
+
+    def _check_classes(self, names: list[str], known: list[str], data: Path) -> None:
+        if unknown := sorted(set(names) - set(known)):
+            raise ConfigError(f"{data} shows classes that {self.folder} does not know: {', '.join(unknown)}")
 
     def _start(self) -> Path | None:
         """The folder of the finished model to go on from. Raises ConfigError where it does not name its classes."""
@@ -191,7 +203,19 @@ class Run:
     @property
     def split(self) -> tuple[list[Scene], list[Scene]]:
         """(train, validation): the first scenes validate."""
-        return self.scenes[self.recipe.validation :], self.scenes[: self.recipe.validation]
+        return self._split(self.scenes)
+
+    def sight_split(self) -> tuple[list[Scene], list[Scene]]:
+        """(train, validation) of the scenes for sight, read anew where they are its own."""
+        scenes = self.scenes
+        if self.recipe.sight_data is not None:
+            scenes = self._read(data := Path(self.recipe.sight_data))
+            self._check_classes(_shown_classes(scenes), self.classes, data)
+        train, validation = self._split(scenes)
+        return train[: self.recipe.sight_scenes], validation
+
+    def _split(self, scenes: list[Scene]) -> tuple[list[Scene], list[Scene]]:
+        return scenes[self.recipe.validation :], scenes[: self.recipe.validation]
 
     def started(self) -> dict[str, dict[str, Tensor]]:
         """What the model of ``start`` brings along: "vision" of stage 1, "lisa" of the language stages. Found once."""
@@ -371,7 +395,7 @@ class Run:
         if not rounds:
             return
         vision = self.vision_model(True)
-        scenes = self.split[0][: self.recipe.sight_scenes]
+        scenes, validation = self.sight_split()
         library = self.library(scenes)
         lisa = self.lisa(vision, len(library.speech.tokenizer))
         path = self.folder / ("sight.pt" if rounds[0][0] > 0 else "speech.pt")
@@ -385,8 +409,8 @@ class Run:
             lisa.sam.mask_decoder.load_state_dict(before["decoder"])
         log.info("encoding %d pictures", len(scenes))
         seen = self._seen(lisa, library, self.embeddings(vision, scenes))
-        kept = self.library(self.split[1])
-        seen_kept = self._seen(lisa, kept, self.embeddings(vision, self.split[1]))
+        kept = self.library(validation)
+        seen_kept = self._seen(lisa, kept, self.embeddings(vision, validation))
 
         for done, config in rounds:
 
