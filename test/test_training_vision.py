@@ -1,14 +1,19 @@
 """Stage 1: what the mask decoder is asked for, and that it heeds which of two things alike is meant."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from transformers.models.sam.modeling_sam import SamAttention
 
-from lisa_ros.model.conv import ConvImageEncoder
+from lisa_ros.model.conv import ConvImageEncoder, PatchConv2d
+from lisa_ros.models import default_model
+from lisa_ros.segmenter import Segmenter
+from lisa_ros.training.precision import half_precision
 from lisa_ros.training.scenes import Scene
 from lisa_ros.training.small import build_sam
 from lisa_ros.training.vision import (
@@ -81,6 +86,25 @@ def test_only_told_heads_are_told_and_the_more_the_further_they_are_off():
     look_loss(looks, torch.zeros(1, 8, 8), torch.tensor([True])).backward()
     gradient = looks[0].grad.abs().sum((2, 3))[0]
     assert gradient[0] > gradient[1] > 0 and not gradient[LOOKING_HEADS:].any()
+
+
+@pytest.mark.parametrize(("channels", "side"), [(16, 4), (24, 2)])
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 0.01)])
+def test_a_convolution_of_patches_is_the_convolution_in_half_precision_too(channels, side, dtype, error):
+    torch.manual_seed(0)
+    patches = PatchConv2d(channels, 96, side).to(memory_format=torch.channels_last)
+    x = torch.randn(2, channels, 64, 48).to(memory_format=torch.channels_last)
+    right = F.conv2d(x, patches.weight, patches.bias, stride=side)
+    assert (patches.to(dtype)(x.to(dtype)) - right).norm() < error * right.norm()
+
+
+def test_the_packaged_encoder_sees_the_same_in_half_precision():
+    segmenter = Segmenter.from_checkpoint(default_model(), device="cpu", precision="fp32")
+    rgb = np.asarray(Image.open(Path(__file__).parent / "golden" / "wide.png").convert("RGB"))
+    right = segmenter.embed(rgb)
+    with torch.no_grad(), half_precision("bf16"):
+        halved = segmenter.embed(rgb)
+    assert (halved - right).norm() < 0.1 * right.norm()
 
 
 def test_what_looks_learns_faster_and_the_prompts_of_sam_stay():
