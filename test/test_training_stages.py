@@ -196,7 +196,7 @@ def test_what_is_exported_may_be_mixed_with_the_start(data, recipe, finished, tm
     run = Run(replace(recipe, start=str(finished)), data, tmp_path / "next")
     for stage in ("vision", "speech", "sight", "export"):
         getattr(run, stage)()
-    half = Run(replace(recipe, start=str(finished), mix=0.5), data, tmp_path / "next")
+    half = Run(replace(recipe, start=str(finished), mix={str(finished): 0.5}), data, tmp_path / "next")
     theirs, mine, mixed = (
         load_file(folder / "model.safetensors")
         for folder in (finished, tmp_path / "next" / "model", half.export(tmp_path / "half"))
@@ -207,10 +207,20 @@ def test_what_is_exported_may_be_mixed_with_the_start(data, recipe, finished, tm
         assert torch.allclose(tensor.float(), (theirs[name].float() + mine[name].float()) / 2, atol=2e-3), name
 
 
-@pytest.mark.parametrize(("told", "complaint"), [({"mix": 0.5}, "no model to mix with"), ({"mix": 0.0}, "mix is 0.0")])
-def test_a_mix_of_nothing_is_named(recipe, told, complaint):
-    with pytest.raises(ConfigError, match=complaint):
-        replace(recipe, **told)
+@pytest.mark.parametrize("shares", [{"one": 0.0}, {"one": 0.5, "other": 0.5}])
+def test_a_mix_that_leaves_nothing_is_named(recipe, shares):
+    with pytest.raises(ConfigError, match="leave something to this run"):
+        replace(recipe, mix=shares)
+
+
+def test_what_is_no_finished_model_cannot_be_mixed(data, recipe, finished, tmp_path):
+    run = Run(replace(recipe, mix={str(tmp_path): 0.5}), data, tmp_path / "run")
+    with pytest.raises(ConfigError, match="is no finished small model"):
+        run._mixed({})
+    shutil.copytree(finished, tmp_path / "other")
+    (tmp_path / "other" / "classes.json").write_text('["cone"]')
+    with pytest.raises(ConfigError, match="names other classes than this run"):
+        Run(replace(recipe, mix={str(tmp_path / "other"): 0.5}), data, tmp_path / "run")._mixed({})
 
 
 def test_a_finished_model_may_see_larger_pictures_from_now_on(data, recipe, finished, tmp_path):

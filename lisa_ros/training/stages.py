@@ -67,10 +67,10 @@ class Recipe:
     """A training run, as its yaml says. conversations, sentences: ``module:function`` of the supply of commands.
 
     speech, sight: rounds, one after the other, each with its own learning rate. sight_data: folder of scenes for sight
-    alone: in pictures that the vision stage never saw it errs as in use. start: folder of a finished model to
-    go on from, or PACKAGED. mix: share in (0, 1] of the trained weights in what is exported, the rest is of ``start``:
-    between the two there is often a better model than either (Wortsman et al., 2022, Robust fine-tuning of zero-shot
-    models).
+    alone: in pictures that the vision stage never saw it errs as in use. start: folder of a finished model to go on
+    from, or PACKAGED. mix: finished models, named as for ``start``, and their shares in what is exported; the rest is
+    this run's. Between a model and what was trained on from it there is often a better one than either (Wortsman et
+    al., 2022, Robust fine-tuning of zero-shot models), and so between two runs that began alike.
     """
 
     name: str
@@ -88,13 +88,11 @@ class Recipe:
     sight_data: str | None = None
     trunk: str | None = None
     start: str | None = None
-    mix: float = 1.0
+    mix: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 0 < self.mix <= 1:
-            raise ConfigError(f"mix is {self.mix}; it is a share of the trained weights, over 0 and at most 1")
-        if self.mix < 1 and self.start is None:
-            raise ConfigError(f"mix is {self.mix}, but without 'start' there is no model to mix with")
+        if any(share <= 0 for share in self.mix.values()) or sum(self.mix.values()) >= 1:
+            raise ConfigError(f"mix is {self.mix}; shares of other models are over 0 and leave something to this run")
 
 
 def train(configuration: dict[str, Any]) -> int:
@@ -132,6 +130,14 @@ def read_recipe(told: dict[str, Any]) -> Recipe:
         return Recipe(**(told | made))
     except (KeyError, TypeError) as error:
         raise ConfigError(f"the recipe lacks or garbles {error}") from error
+
+
+def _finished(model: str) -> Path:
+    """The folder of a finished model, or of PACKAGED. Raises ConfigError where it does not name its classes."""
+    folder = default_model() if model == PACKAGED else Path(model)
+    if not (folder / CLASSES).is_file():
+        raise ConfigError(f"{folder} is no finished small model: it has no {CLASSES}")
+    return folder
 
 
 def _shown_classes(scenes: list[Scene]) -> list[str]:
@@ -193,12 +199,7 @@ class Run:
 
     def _start(self) -> Path | None:
         """The folder of the finished model to go on from. Raises ConfigError where it does not name its classes."""
-        if self.recipe.start is None:
-            return None
-        folder = default_model() if self.recipe.start == PACKAGED else Path(self.recipe.start)
-        if not (folder / CLASSES).is_file():
-            raise ConfigError(f"{folder} is no finished small model: it has no {CLASSES}")
-        return folder
+        return None if self.recipe.start is None else _finished(self.recipe.start)
 
     @property
     def split(self) -> tuple[list[Scene], list[Scene]]:
@@ -487,17 +488,27 @@ class Run:
         state = torch.load(self.folder / "sight.pt", weights_only=True)
         lisa.load_state_dict(state["lisa"], strict=False)
         lisa.sam.mask_decoder.load_state_dict(state["decoder"])
-        if (start := self._start()) is not None and self.recipe.mix < 1:
-            before = self.lisa(self._untrained_vision(), len(tokenizer))
-            load_finished(start, before)
-            theirs = before.state_dict()
-            mixed = {name: torch.lerp(theirs[name], mine, self.recipe.mix) for name, mine in lisa.state_dict().items()}
-            lisa.load_state_dict(mixed)
+        if self.recipe.mix:
+            lisa.load_state_dict(self._mixed(lisa.state_dict()))
         config = checkpoint_config(self.recipe.sizes, len(tokenizer), self.recipe.name, len(self.classes))
         save_checkpoint(lisa, config, into, dtype=torch.float16)
         for name in (*TOKENIZER, CLASSES):
             (into / name).write_bytes((self.folder / name).read_bytes())
         return into
+
+    def _mixed(self, mine: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weighted mean of ``mine`` and the models of ``mix``. Raises ConfigError where one knows other classes."""
+        rest = 1 - sum(self.recipe.mix.values())
+        mixed = {name: rest * tensor for name, tensor in mine.items()}
+        for model, share in self.recipe.mix.items():
+            folder = _finished(model)
+            if json.loads((folder / CLASSES).read_text()) != self.classes:
+                raise ConfigError(f"{folder} names other classes than this run; they cannot be mixed")
+            other = self.lisa(self._untrained_vision(), len(self.tokenizer()))
+            load_finished(folder, other)
+            for name, tensor in other.state_dict().items():
+                mixed[name] += share * tensor
+        return mixed
 
 
 @dataclass(frozen=True, eq=False)
