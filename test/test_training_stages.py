@@ -243,6 +243,13 @@ def test_classes_that_the_start_does_not_know_are_named(data, recipe, finished, 
         Run(replace(recipe, start=str(folder)), data, tmp_path / "other")
 
 
+@pytest.mark.parametrize("name", ["small", "another_round", "quick"])
+def test_every_recipe_in_the_package_can_be_read(name):
+    told = yaml.safe_load((Path(stages.__file__).parent / "configs" / f"{name}.yaml").read_text())
+    settings = {key: value for key, value in told.items() if key not in ("recipe", "data", "out")}
+    assert told["recipe"] == "small" and read_recipe(settings).sight
+
+
 @pytest.mark.timeout(300)
 def test_the_quick_recipe_goes_on_from_the_packaged_model_and_forgets_nothing(tmp_path, monkeypatch):
     """docs/training.md's run of minutes, in seconds: fewer scenes, a step of each stage."""
