@@ -213,6 +213,11 @@ def test_a_mix_that_leaves_nothing_is_named(recipe, shares):
         replace(recipe, mix=shares)
 
 
+def test_a_mix_without_names_is_told_how(recipe):
+    with pytest.raises(ConfigError, match=r"mix is 0\.25; name the other models .* \{lisa-small: 0\.25\}"):
+        replace(recipe, mix=0.25)
+
+
 def test_what_is_no_finished_model_cannot_be_mixed(data, recipe, finished, tmp_path):
     run = Run(replace(recipe, mix={str(tmp_path): 0.5}), data, tmp_path / "run")
     with pytest.raises(ConfigError, match="is no finished small model"):

@@ -91,6 +91,8 @@ class Recipe:
     mix: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.mix, dict):
+            raise ConfigError(f"mix is {self.mix}; name the other models with their shares: {{{PACKAGED}: 0.25}}")
         if any(share <= 0 for share in self.mix.values()) or sum(self.mix.values()) >= 1:
             raise ConfigError(f"mix is {self.mix}; shares of other models are over 0 and leave something to this run")
 
