@@ -70,17 +70,18 @@ class ResidualBlock(nn.Module):
 class PatchConv2d(nn.Conv2d):
     """A convolution whose stride is its kernel, as one matrix product of its patches.
 
-    The convolution itself is wrong in bf16 on processors with AMX: torch 2.13 with 16 channels and a kernel of 4 gives
-    numbers that have nothing to do with the right ones.
+    Of 16 channels and with a kernel of 4 the convolution itself is wrong in bf16 on processors with AMX (torch 2.13: a
+    relative error of 1.2). Of 24 channels with 2 and of 96 with 4, which are used here too, it was found right (0.003).
+    Both sides of a map must be divisible by ``side``.
     """
 
     def __init__(self, channels_in: int, channels_out: int, side: int):
         super().__init__(channels_in, channels_out, side, side)
-        self.side = side
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, h, w) -> (B, C_out, h / side, w / side)."""
-        rows = x.permute(0, 2, 3, 1).unflatten(2, (-1, self.side)).unflatten(1, (-1, self.side))
+        height, width = self.kernel_size
+        rows = x.permute(0, 2, 3, 1).unflatten(2, (-1, width)).unflatten(1, (-1, height))
         patches = rows.transpose(2, 3).flatten(3)  # (B, h / side, w / side, side * side * C_in)
         return F.linear(patches, self.weight.permute(0, 2, 3, 1).flatten(1), self.bias).permute(0, 3, 1, 2)
 
