@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from training_data import write_scenes
 
 from lisa_ros import cli
@@ -22,6 +22,10 @@ from lisa_ros.training.language import Library, seg_truth
 from lisa_ros.training.precision import half_precision
 from lisa_ros.training.stages import Report, Run, read_recipe, train
 from lisa_ros.training.vision import train_vision
+from lisa_ros.training.warm_start import load_finished
+
+CONFIGS = Path(stages.__file__).parent / "configs"
+WEIGHTS = "model.safetensors"
 
 RECIPE = """
 name: tiny
@@ -151,13 +155,17 @@ def test_sight_may_look_at_scenes_that_vision_never_saw(data, recipe, tmp_path, 
     assert not [scene for scene in (*train, *kept) if scene.rgb.tobytes() in own]
 
 
-def test_classes_of_sights_own_scenes_are_checked_too(data, recipe, tmp_path):
+def test_sights_own_scenes_are_checked_before_training(data, recipe, tmp_path):
     fresh = write_scenes(tmp_path / "fresh", 8, seed=1)
-    lines = (fresh / "scenes.jsonl").read_text().replace('"ball"', '"cone"')
-    (fresh / "scenes.jsonl").write_text(lines)
-    run = Run(replace(recipe, sight_data=str(fresh)), data, tmp_path / "run")
+    lines = (fresh / "scenes.jsonl").read_text()
+    (fresh / "scenes.jsonl").write_text(lines.replace('"ball"', '"cone"'))
     with pytest.raises(ConfigError, match=r"fresh shows classes that .* does not know: cone"):
-        run.sight_split()
+        Run(replace(recipe, sight_data=str(fresh)), data, tmp_path / "run")
+    (fresh / "scenes.jsonl").write_text("".join(lines.splitlines(True)[:2]))
+    with pytest.raises(ConfigError, match=r"fresh has 2 usable scenes; more than 2 are needed"):
+        Run(replace(recipe, sight_data=str(fresh)), data, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"nowhere.* does not exist"):
+        Run(replace(recipe, sight_data=str(tmp_path / "nowhere")), data, tmp_path / "run")
 
 
 def test_frozen_prompts_stay_while_the_rest_is_trained(data, recipe, tmp_path):
@@ -192,6 +200,13 @@ def test_a_finished_model_is_where_the_next_run_begins(data, recipe, finished, t
     assert (tmp_path / "next" / "model" / "model.safetensors").is_file()
 
 
+def test_without_phases_vision_stays_as_it_began(data, recipe, finished, tmp_path):
+    run = Run(replace(recipe, start=str(finished), vision=replace(recipe.vision, phases=())), data, tmp_path / "next")
+    run.vision()
+    began, now = run.started()["vision"], run.vision_model(True).state_dict()
+    assert all(torch.equal(now[name], tensor) for name, tensor in began.items())
+
+
 def test_what_is_exported_may_be_mixed_with_the_start(data, recipe, finished, tmp_path):
     run = Run(replace(recipe, start=str(finished)), data, tmp_path / "next")
     for stage in ("vision", "speech", "sight", "export"):
@@ -218,14 +233,31 @@ def test_a_mix_without_names_is_told_how(recipe):
         replace(recipe, mix=0.25)
 
 
-def test_what_is_no_finished_model_cannot_be_mixed(data, recipe, finished, tmp_path):
-    run = Run(replace(recipe, mix={str(tmp_path): 0.5}), data, tmp_path / "run")
-    with pytest.raises(ConfigError, match="is no finished small model"):
-        run._mixed({})
-    shutil.copytree(finished, tmp_path / "other")
-    (tmp_path / "other" / "classes.json").write_text('["cone"]')
-    with pytest.raises(ConfigError, match="names other classes than this run"):
-        Run(replace(recipe, mix={str(tmp_path / "other"): 0.5}), data, tmp_path / "run")._mixed({})
+def test_partners_of_a_mix_have_their_own_shares(data, recipe, finished, tmp_path):
+    run = Run(replace(recipe, start=str(finished), mix={str(finished): 0.5}), data, tmp_path / "run")
+    shutil.copytree(finished, double := tmp_path / "double")
+    save_file({k: 2 * v for k, v in load_file(finished / WEIGHTS).items()}, double / WEIGHTS, {"format": "pt"})
+    run = Run(replace(recipe, mix={str(finished): 0.5, str(double): 0.2}), data, tmp_path / "run")
+    one = run.lisa(run._untrained_vision(), len(run.tokenizer()))
+    load_finished(finished, one)
+    mine = {name: torch.full_like(tensor, 10.0) for name, tensor in one.state_dict().items()}
+    for name, tensor in run._mixed(mine).items():
+        assert torch.allclose(tensor, 3.0 + 0.9 * one.state_dict()[name], atol=1e-3), name
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda folder: (folder / "classes.json").unlink(), "is no finished small model"),
+        (lambda folder: (folder / "classes.json").write_text('["cone"]'), "names other classes than this run"),
+        (lambda folder: (folder / "added_tokens.json").write_text("{}"), "has another tokenizer than this run"),
+    ],
+)
+def test_what_cannot_be_mixed_is_named_before_training(data, recipe, finished, tmp_path, spoil, complaint):
+    shutil.copytree(finished, other := tmp_path / "other")
+    spoil(other)
+    with pytest.raises(ConfigError, match=complaint):
+        Run(replace(recipe, start=str(finished), mix={str(other): 0.5}), data, tmp_path / "run")
 
 
 def test_a_finished_model_may_see_larger_pictures_from_now_on(data, recipe, finished, tmp_path):
@@ -248,9 +280,9 @@ def test_classes_that_the_start_does_not_know_are_named(data, recipe, finished, 
         Run(replace(recipe, start=str(folder)), data, tmp_path / "other")
 
 
-@pytest.mark.parametrize("name", ["small", "another_round", "quick"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
 def test_every_recipe_in_the_package_can_be_read(name):
-    told = yaml.safe_load((Path(stages.__file__).parent / "configs" / f"{name}.yaml").read_text())
+    told = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     settings = {key: value for key, value in told.items() if key not in ("recipe", "data", "out")}
     assert told["recipe"] == "small" and read_recipe(settings).sight
 
@@ -262,8 +294,7 @@ def test_the_quick_recipe_goes_on_from_the_packaged_model_and_forgets_nothing(tm
     monkeypatch.chdir(tmp_path)
     for split, count in (("train", "40"), ("test", "8")):
         assert cli.main(["scenes", "--out", f"scenes/{split}", "--count", count, "--seed", "1", "--split", split]) == 0
-    configs = Path(stages.__file__).parent / "configs"
-    settings = yaml.safe_load((configs / "quick.yaml").read_text())
+    settings = yaml.safe_load((CONFIGS / "quick.yaml").read_text())
     settings |= {"data": "scenes/train", "validation": 8, "threads": 1}
     for round in (*settings["vision"]["phases"], *settings["speech"], *settings["sight"]):
         round["steps"] = 1

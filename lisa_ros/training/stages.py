@@ -11,7 +11,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from lisa_ros.training.losses import bce_per_mask, dice_per_mask
 from lisa_ros.training.packing import MIDDLES, Cells, Packed, states_at, word_tokens
 from lisa_ros.training.pointing import told_parameters
 from lisa_ros.training.precision import half_precision
-from lisa_ros.training.scenes import Scene, read_scenes
+from lisa_ros.training.scenes import Scene, read_records, read_scenes
 from lisa_ros.training.small import QUESTIONS, Sizes, build_lisa, build_sam, checkpoint_config
 from lisa_ros.training.vision import Phase, VisionConfig, VisionModel, normalise, train_vision
 from lisa_ros.training.vocabulary import train_tokenizer
@@ -142,8 +142,8 @@ def _finished(model: str) -> Path:
     return folder
 
 
-def _shown_classes(scenes: list[Scene]) -> list[str]:
-    return sorted({o["class"] for scene in scenes for o in scene.record["objects"]})
+def _shown_classes(records: list[dict]) -> list[str]:
+    return sorted({o["class"] for record in records for o in record["objects"]})
 
 
 def _function(name: str) -> Callable[..., Any]:
@@ -172,20 +172,30 @@ class Run:
         self.classes = self._classes()
         self.index = {name: i for i, name in enumerate(self.classes)}
         log.info("%d scenes of %d classes", len(self.scenes), len(self.classes))
+        # What stages in hours will need is looked at now.
+        if self.recipe.sight_data is not None:
+            data = Path(self.recipe.sight_data)
+            self._check_count(records := read_records(data)[: self.limit], data)
+            self._check_classes(_shown_classes(records), self.classes, data)
+        for model in self.recipe.mix:
+            self._check_alike(_finished(model))
 
     def _read(self, data: Path) -> list[Scene]:
         """Raises ConfigError where there are too few."""
         scenes = read_scenes(data, longest_side=self.recipe.sizes.image_size, limit=self.limit)
+        self._check_count(scenes, data)
+        return scenes
+
+    def _check_count(self, scenes: Sized, data: Path) -> None:
         if len(scenes) <= self.recipe.validation:
             raise ConfigError(f"{data} has {len(scenes)} usable scenes; more than {self.recipe.validation} are needed")
-        return scenes
 
     def _classes(self) -> list[str]:
         """Names in the order that the run, or the model it goes on from, gave them: later scenes do not move it.
 
         Raises ConfigError where scenes show others."""
         path = self.folder / CLASSES
-        names = _shown_classes(self.scenes)
+        names = _shown_classes([scene.record for scene in self.scenes])
         if not path.exists():
             start = self._start()
             path.write_text(json.dumps(names, indent=1) + "\n" if start is None else (start / CLASSES).read_text())
@@ -198,6 +208,14 @@ class Run:
     def _check_classes(self, names: list[str], known: list[str], data: Path) -> None:
         if unknown := sorted(set(names) - set(known)):
             raise ConfigError(f"{data} shows classes that {self.folder} does not know: {', '.join(unknown)}")
+
+    def _check_alike(self, folder: Path) -> None:
+        """Raises ConfigError where the model in ``folder`` was made for other classes or words than this run's."""
+        if json.loads((folder / CLASSES).read_text()) != self.classes:
+            raise ConfigError(f"{folder} names other classes than this run; they cannot be mixed")
+        self.tokenizer()
+        if any((folder / name).read_bytes() != (self.folder / name).read_bytes() for name in TOKENIZER):
+            raise ConfigError(f"{folder} has another tokenizer than this run; they cannot be mixed")
 
     def _start(self) -> Path | None:
         """The folder of the finished model to go on from. Raises ConfigError where it does not name its classes."""
@@ -212,8 +230,7 @@ class Run:
         """(train, validation) of the scenes for sight, read anew where they are its own."""
         scenes = self.scenes
         if self.recipe.sight_data is not None:
-            scenes = self._read(data := Path(self.recipe.sight_data))
-            self._check_classes(_shown_classes(scenes), self.classes, data)
+            scenes = self._read(Path(self.recipe.sight_data))
         train, validation = self._split(scenes)
         return train[: self.recipe.sight_scenes], validation
 
@@ -499,15 +516,12 @@ class Run:
         return into
 
     def _mixed(self, mine: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weighted mean of ``mine`` and the models of ``mix``. Raises ConfigError where one knows other classes."""
+        """The weighted mean of ``mine`` and the models of ``mix``."""
         rest = 1 - sum(self.recipe.mix.values())
         mixed = {name: rest * tensor for name, tensor in mine.items()}
         for model, share in self.recipe.mix.items():
-            folder = _finished(model)
-            if json.loads((folder / CLASSES).read_text()) != self.classes:
-                raise ConfigError(f"{folder} names other classes than this run; they cannot be mixed")
             other = self.lisa(self._untrained_vision(), len(self.tokenizer()))
-            load_finished(folder, other)
+            load_finished(_finished(model), other)
             for name, tensor in other.state_dict().items():
                 mixed[name] += share * tensor
         return mixed

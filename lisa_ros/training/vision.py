@@ -408,6 +408,8 @@ def train_vision(
             log.info(" ".join(f"{k} {v:.4g}" for k, v in line.items()))
         if progress.step % SAVE_EVERY == 0 or progress.step == total:
             _save(checkpoint, model, optimizer, progress)
+    if total == 0:  # what the run goes on from stays as it is
+        _save(checkpoint, model, optimizer, progress)
     return progress
 
 
