@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from lisa_ros.errors import ConfigError
 from lisa_ros.scenes import phrasings
-from lisa_ros.scenes.world import WORLD, Phrase, Thing
+from lisa_ros.scenes.world import WORLD, Phrase, Phrases, Thing
 
 KINDS = {
     "name": 0.16,
@@ -166,6 +166,23 @@ class Speaker:
 
     # -- conversations
 
+    def talk(self, count: int, kinds: dict[str, float] | None = None) -> list[dict]:
+        """What conversations_for promises."""
+        shares = kinds or KINDS
+        if unknown := sorted(shares.keys() - KINDS.keys()):
+            raise ConfigError(f"no kind of command is called {', '.join(unknown)}; choose from {', '.join(KINDS)}")
+        made: list[dict] = []
+        for _ in range(4 * count):
+            if len(made) == count:
+                break
+            kind = self.rng.choices(list(shares), list(shares.values()))[0]
+            for _ in range(TRIES):  # a place or a comparison is often arguable: try others before giving up the kind
+                conversation = getattr(self, f"make_{kind}")()
+                if conversation is not None and conversation not in made:
+                    made.append(conversation)
+                    break
+        return made
+
     def turn(self, command: str, objects: Iterable[dict], answer: str, explain: bool = False) -> dict:
         targets = sorted(thing["id"] for thing in objects)
         return {"command": self.colloquial(command), "targets": targets, "answer": answer, "explain": explain}
@@ -219,13 +236,10 @@ class Speaker:
         command = self.say("COLOUR_OF", x=self.name(WORLD.things[thing["class"]]))
         return self.conversation("colour", self.turn(command, [thing], answer_with([thing], paint=thing["color"])))
 
-    def make_phrase(self, kind: str, intention: str, phrases: Iterable[Phrase], held: bool = False) -> dict | None:
-        options = self.fitting(phrases)
-        if not options:
-            return None
+    def make_phrase(self, kind: str, intention: str, phrases: Phrases, held: bool = False) -> dict | None:
         # First the target, then one of its phrases: things with many phrases are not asked for more often.
         label = self.rng.choice(sorted(self.present))
-        options = [(phrase, objects) for phrase, objects in options if label in phrase.fits]
+        options = self.fitting(phrases.of.get(label, ()))
         if not options:
             return None
         phrase, objects = self.rng.choice(options)
@@ -413,13 +427,12 @@ class Speaker:
         elif choice < 0.92:
             kinds = (("USE", WORLD.uses), ("NEED", WORLD.needs), ("NEED", WORLD.needs), ("PROPERTY", WORLD.properties))
             intention, phrases = rng.choice(kinds)
-            options = self.missing(phrases)
-            if self.split == "train":
-                label = self.absent_thing().label
-                options = [phrase for phrase in options if label in phrase.fits] or options
+            options = self.missing(phrases.of.get(self.absent_thing().label, ())) if self.split == "train" else []
+            options = options or self.missing(phrases)
             if not options:
                 return None
             phrase = rng.choice(options)
+            # Of several that fit always the first: there is one right answer to learn.
             wanted = next(thing for label, thing in WORLD.things.items() if label in phrase.fits)
             command, answer = self.say(intention, x=phrase.text), answer_without(wanted.label, wanted.many)
         else:
@@ -497,7 +510,7 @@ class Speaker:
         """A plain request whose only target is ``thing``, a single one of its class."""
         label = thing["class"]
         phrases = [(intention, phrase) for intention, phrases in (("USE", WORLD.uses), ("NEED", WORLD.needs))
-                   for phrase, objects in self.fitting(phrases) if objects == [thing]]  # fmt: skip
+                   for phrase, objects in self.fitting(phrases.of.get(label, ())) if objects == [thing]]  # fmt: skip
         if phrases and self.rng.random() < 0.5:
             intention, phrase = self.rng.choice(phrases)
             return self.turn(self.say(intention, x=phrase.text), [thing], answer_with([thing]))
@@ -564,21 +577,7 @@ def conversations_for(
     needs that training never names. kinds: weight of each kind, KINDS where left out. Deterministic in ``rng``.
     Raises ConfigError for a kind that there is not.
     """
-    shares = kinds or KINDS
-    if unknown := sorted(shares.keys() - KINDS.keys()):
-        raise ConfigError(f"no kind of command is called {', '.join(unknown)}; choose from {', '.join(KINDS)}")
-    speaker = Speaker(scene, rng, split)
-    made: list[dict] = []
-    for _ in range(4 * count):
-        if len(made) == count:
-            break
-        kind = rng.choices(list(shares), list(shares.values()))[0]
-        for _ in range(TRIES):  # a place or a comparison is often arguable: try others before giving up the kind
-            conversation = getattr(speaker, f"make_{kind}")()
-            if conversation is not None and conversation not in made:
-                made.append(conversation)
-                break
-    return made
+    return Speaker(scene, rng, split).talk(count, kinds)
 
 
 def sentences(seed: int = 0) -> Iterator[str]:
