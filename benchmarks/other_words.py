@@ -1,0 +1,64 @@
+"""Commands in other people's words, asked on scenes that are there: other_words.yaml, on which nothing was trained.
+
+    lisa scenes --out scenes/dev --count 100 --seed 5511 --split test
+    python benchmarks/other_words.py --scenes scenes/dev --out scenes/other
+    lisa evaluate --data scenes/other
+
+Uses, needs and properties are the file's own; of phrasings, what the file has none of is said as in tests. Two in three
+commands are a use, a need or a property, the others of all kinds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+import yaml
+
+from lisa_ros.scenes.commands import KINDS, Speaker
+from lisa_ros.scenes.world import WORLD, Phrases, collect
+
+WORDS = Path(__file__).with_suffix(".yaml")
+EACH = 8  # conversations about a scene
+SHARES = {kind: share / 2 for kind, share in KINDS.items()} | {"use": 0.17, "need": 0.33, "property": 0.17}
+
+
+TABLE = yaml.safe_load(WORDS.read_text(encoding="utf-8"))
+THINGS = {label: TABLE["things"].get(label, {}) for label in WORLD.things}
+CONTENT = {kind: collect(THINGS, field) for kind, field in (("use", "uses"), ("need", "needs"), ("property", "is"))}
+
+
+class OtherSpeaker(Speaker):
+    """Says what it can in the words of the file."""
+
+    def say(self, intention: str, **words: str) -> str:
+        others = TABLE["phrasings"].get(intention)
+        return self.rng.choice(others).format(**words) if others else super().say(intention, **words)
+
+    def make_phrase(self, kind: str, intention: str, phrases: Phrases, held: bool = False) -> dict | None:
+        return super().make_phrase(kind, intention, CONTENT[kind], held=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scenes", type=Path, required=True, help="folder of `lisa scenes`")
+    parser.add_argument("--out", type=Path, required=True, help="new folder: the same pictures, these commands")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True)
+    for name in ("images", "ids"):
+        (arguments.out / name).symlink_to((arguments.scenes / name).resolve())
+    asked = 0
+    with open(arguments.out / "scenes.jsonl", "w", encoding="utf-8") as lines:
+        for line in (arguments.scenes / "scenes.jsonl").read_text(encoding="utf-8").splitlines():
+            scene = json.loads(line)
+            rng = random.Random(f"other words {scene['seed']} {scene['id']}")
+            scene["conversations"] = OtherSpeaker(scene, rng, "test").talk(EACH, SHARES)
+            asked += len(scene["conversations"])
+            lines.write(json.dumps(scene) + "\n")
+    print(f"{arguments.out}: {asked} conversations")
+
+
+if __name__ == "__main__":
+    main()
