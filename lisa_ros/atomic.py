@@ -7,6 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lisa_ros.errors import ConfigError
+
+
+def check_output(option: str, path: Path) -> None:
+    """Raises ConfigError where ``path``, told by ``option``, cannot be written: better before long work than after."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise ConfigError(f"{option} {path}: there is no folder {path.parent}; create it first")
+    if path.is_dir():
+        raise ConfigError(f"{option} {path} is a folder; add a file name")
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"{option} {path}: {path.parent} may not be written to; choose another folder")
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlamaModel, SamModel
@@ -203,6 +204,8 @@ def read_spec(folder: Path) -> Spec:
         )
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise CheckpointError(f"config.json in {folder} lacks or garbles {error}") from error
+    except StrictDataclassError as error:  # how transformers 5 says that sizes do not go together
+        raise CheckpointError(f"config.json in {folder} cannot be: {' '.join(str(error).split())}") from error
 
 
 def _llama_config(config: dict[str, Any]) -> LlamaConfig:

@@ -32,7 +32,7 @@ _PIN = "pin.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _INDEX = "model.safetensors.index.json"
 _KEPT = re.compile(
-    r"(config|generation_config|preprocessor_config|tokenizer_config|special_tokens_map|added_tokens|tokenizer)\.json"
+    r"(config|generation_config|preprocessor_config|tokenizer_config|special_tokens_map|added_tokens|tokenizer|classes)\.json"
     r"|tokenizer\.model|(README|LICENSE|NOTICE|USE_POLICY)[\w.]*"
 )
 

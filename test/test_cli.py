@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -185,6 +186,7 @@ def test_a_picture_comes_from_standard_input_too(monkeypatch: pytest.MonkeyPatch
         ((PHOTO, "x", "--out", PHOTO), "would overwrite the picture"),
         ((PHOTO, "x", "--mask", "mask.jpg"), "use .png"),
         ((PHOTO, "x", "--json", "nowhere/a.json"), "there is no folder nowhere"),
+        ((PHOTO, "x", "--mask", "a.png", "--out", "./a.png"), "a.png is named twice"),
         ((PHOTO, "x", "--precision", "int3"), "precision 'int3' is not known; choose one of"),
         ((PHOTO, "x", "--device", "cuda:9"), "device 'cuda:9' does not exist"),
         ((PHOTO, "x", "--conversation", "y"), "conversation 'y' is not known; choose one of"),
@@ -200,6 +202,15 @@ def test_a_mistake_is_one_line_and_exit_code_1(
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_may_not_be_written_to_is_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    monkeypatch.setattr(Segmenter, "from_checkpoint", lambda *_, **__: pytest.fail("the model was loaded"))
+    assert segment(PHOTO, "x", "--json", tmp_path / "a.json") == 1
+    assert f"{tmp_path} may not be written to" in capsys.readouterr().err
 
 
 def test_an_interrupt_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

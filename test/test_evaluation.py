@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from training_data import write_scenes
 
+from lisa_ros import cli
 from lisa_ros.evaluation import run
 from lisa_ros.evaluation.examples import Example, Said, read_pictures
 from lisa_ros.evaluation.metrics import overlap
@@ -102,3 +103,30 @@ def test_scenes_and_reasonseg_folders_are_read_alike(tmp_path):
     (folder / "a.json").write_text(json.dumps(label))
     (picture,) = read_pictures(folder)
     assert picture.examples[0].turns[0].verbatim == " I am thirsty. Please output segmentation mask."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--data", "nowhere"), "nowhere has neither scenes.jsonl"),
+        (("--data", "silent"), "silent has no picture with a command"),
+        (("--data", "scenes", "--json", "nowhere/a.json"), "there is no folder nowhere"),
+        (("--data", "scenes", "--html", "scenes"), "scenes is a folder"),
+    ],
+)
+def test_what_would_fail_later_fails_before_the_model_is_loaded(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    write_scenes(tmp_path / "scenes", 2)
+    silent = write_scenes(tmp_path / "silent", 2) / "scenes.jsonl"
+    lines = [json.loads(line) | {"conversations": []} for line in silent.read_text().splitlines()]
+    silent.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr(Segmenter, "from_checkpoint", lambda *_, **__: pytest.fail("the model was loaded"))
+    assert cli.main(["evaluate", *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "x"])
+def test_a_limit_that_leaves_nothing_is_wrong_usage(tmp_path, capsys, limit):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["evaluate", "--data", str(tmp_path), "--limit", limit])
+    assert f"'{limit}' is not a whole number from 1 up" in capsys.readouterr().err

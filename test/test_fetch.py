@@ -21,6 +21,7 @@ from lisa_ros.checkpoint import read_spec, resolve_tower
 from lisa_ros.conversion import convert
 from lisa_ros.errors import CheckpointError
 from lisa_ros.fetch import fetch
+from lisa_ros.models import default_model
 from lisa_ros.origin import sha256
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -90,6 +91,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         yield hub
+
+
+def test_the_model_in_the_box_comes_whole(working_directory: Path) -> None:
+    """Training goes on from a finished model by the names of its classes."""
+    out, box = fetch(str(default_model())), default_model()
+    assert (out / "classes.json").read_bytes() == (box / "classes.json").read_bytes()
+    assert {name: t.dtype for name, t in _tensors(out).items()} == {name: t.dtype for name, t in _tensors(box).items()}
 
 
 def test_a_local_folder_becomes_safetensors_with_the_same_bytes(checkpoint: Path, working_directory: Path) -> None:

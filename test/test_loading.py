@@ -160,6 +160,14 @@ def test_another_architecture_is_named(folder: Path) -> None:
         load(folder)
 
 
+def test_sizes_that_do_not_go_together_are_named(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config["num_attention_heads"] = 7
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(CheckpointError, match=r"config\.json in .* heads \(7\)"):
+        load(folder)
+
+
 def test_a_folder_that_is_not_there_a_file_and_an_empty_folder_are_told_apart(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a folder"):
         load(tmp_path / "nothing")

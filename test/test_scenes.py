@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lisa_ros import cli
-from lisa_ros.errors import LisaError
+from lisa_ros.errors import ConfigError, LisaError
+from lisa_ros.scenes.cli import prepare
 
 pytest.importorskip("mujoco", reason="MuJoCo draws the scenes: pip install mujoco", exc_type=ImportError)
 try:
@@ -146,3 +147,28 @@ def test_chance_of_the_caller_is_left_alone():
     before = random.getstate()
     layout.sample_layout(5, "train", SIZE)
     assert random.getstate() == before
+
+
+def test_overwriting_touches_nothing_that_is_not_of_ours(tmp_path):
+    mine = tmp_path / "mine" / "images"
+    mine.mkdir(parents=True)
+    (mine / "holiday.jpg").write_bytes(b"dear")
+    with pytest.raises(ConfigError, match=r"images is not of `lisa scenes`, so .*mine is left as it is"):
+        prepare(mine.parent, overwrite=True)
+    assert (mine / "holiday.jpg").read_bytes() == b"dear"
+    made = tmp_path / "made"
+    (made / "images").mkdir(parents=True)
+    for name in ("scenes.jsonl", "preview.png", "images/000000.jpg"):
+        (made / name).write_bytes(b"old")
+    with pytest.raises(ConfigError, match="is not empty; name another folder or add --overwrite"):
+        prepare(made, overwrite=False)
+    prepare(made, overwrite=True)
+    assert not list(made.iterdir())
+    for name in ("000001_0.jpg", "000001_0.json", "notes.txt"):
+        (made / name).write_bytes(b"old")
+    with pytest.raises(ConfigError, match=r"notes\.txt is not of `lisa scenes`"):
+        prepare(made, overwrite=True)
+    assert len(list(made.iterdir())) == 3
+    (made / "notes.txt").unlink()
+    prepare(made, overwrite=True)
+    assert not list(made.iterdir())

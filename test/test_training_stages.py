@@ -20,12 +20,11 @@ from lisa_ros.tokenizer import Tokenizer
 from lisa_ros.training import language, stages, warm_start
 from lisa_ros.training.language import Library, seg_truth
 from lisa_ros.training.precision import half_precision
-from lisa_ros.training.stages import Report, Run, read_recipe, train
+from lisa_ros.training.stages import WEIGHTS, Report, Run, read_recipe, train
 from lisa_ros.training.vision import train_vision
 from lisa_ros.training.warm_start import load_finished
 
 CONFIGS = Path(stages.__file__).parent / "configs"
-WEIGHTS = "model.safetensors"
 
 RECIPE = """
 name: tiny
@@ -200,6 +199,14 @@ def test_a_finished_model_is_where_the_next_run_begins(data, recipe, finished, t
     assert (tmp_path / "next" / "model" / "model.safetensors").is_file()
 
 
+def test_a_run_does_not_go_on_from_another_model_than_it_began_with(data, recipe, finished, tmp_path):
+    shutil.copytree(finished, other := tmp_path / "other")
+    Run(replace(recipe, start=str(other)), data, tmp_path / "next").started()
+    save_file({k: 2 * v for k, v in load_file(finished / WEIGHTS).items()}, other / WEIGHTS, {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"began with other weights than .*other has now; take another 'out'"):
+        Run(replace(recipe, start=str(other)), data, tmp_path / "next").started()
+
+
 def test_without_phases_vision_stays_as_it_began(data, recipe, finished, tmp_path):
     run = Run(replace(recipe, start=str(finished), vision=replace(recipe.vision, phases=())), data, tmp_path / "next")
     run.vision()
@@ -370,8 +377,41 @@ def test_a_broken_scene_is_named_and_skipped(tmp_path, recipe, caplog):
     assert len(list(read_pictures(data))) == 4
 
 
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda told: told.update(vison=told.pop("vision")), "'vison' is not a setting; did you mean 'vision'"),
+        (
+            lambda told: told["speech"][0].update(warmpu=1),
+            r"'speech\[0\].warmpu' is not a setting; did you mean 'warmup'",
+        ),
+        (
+            lambda told: told["vision"]["phases"][0].update(lr="abc"),
+            r"vision\.phases\[0\]\.lr is 'abc'; it must be a number",
+        ),
+        (
+            lambda told: told["vision"]["phases"][0].update(batch=0),
+            r"vision\.phases\[0\]: batch is 0; it must be above 0",
+        ),
+        (lambda told: told["sight"][1].update(steps=-1), r"sight\[1\]: steps is -1; it must be above 0"),
+        (lambda told: told["sight"][0].update(absent=5), r"sight\[0\]: absent is 5\.0; a share is from 0 to 1"),
+        (
+            lambda told: told["sight"][0].update(kinds={"name": "much"}),
+            r"sight\[0\]\.kinds\.name is 'much'; it must be a number",
+        ),
+        (lambda told: told.update(speech=3), "speech is 3; it must be a list"),
+        (lambda told: told.update(mix=0.5), r"mix is 0\.5; it needs a number behind each name"),
+    ],
+)
+def test_what_a_recipe_says_wrong_is_named(change, complaint):
+    told = yaml.safe_load(RECIPE)
+    change(told)
+    with pytest.raises(ConfigError, match=complaint):
+        read_recipe(told)
+
+
 def test_a_recipe_that_cannot_work_says_so(tmp_path, data, recipe):
-    with pytest.raises(ConfigError, match="lacks or garbles 'vision'"):
+    with pytest.raises(ConfigError, match="the setting 'sizes' is missing"):
         read_recipe({"name": "x"})
     with pytest.raises(ConfigError, match="says no data and no out"):
         train({"recipe": "small"})

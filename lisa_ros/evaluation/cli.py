@@ -6,17 +6,25 @@ import argparse
 import json
 import sys
 import time
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lisa_ros.atomic import check_output, replacing
+from lisa_ros.errors import ConfigError
 from lisa_ros.evaluation.examples import Picture, read_pictures
 from lisa_ros.evaluation.report import page, summarise, table
 from lisa_ros.evaluation.run import Outcome, evaluate
 from lisa_ros.models import default_model
 from lisa_ros.segmenter import Segmenter
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return int(text)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--conversation", help="template: llava_v1, v1, llava_llama_2 or compact (default: as trained)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     parser.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16, int8, nf4")
-    parser.add_argument("--limit", type=int, default=None, help="only the first so many pictures")
+    parser.add_argument("--limit", type=_count, default=None, help="only the first so many pictures")
     parser.add_argument("--seed", type=int, default=0, help="of the random-object baseline and the page's examples")
     parser.add_argument("--no-teacher-forced", action="store_true", help="skip the second, teacher-forced score")
     parser.add_argument("--json", type=Path, default=None, help="write the numbers here")
@@ -35,6 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    for option, path in (("--json", args.json), ("--html", args.html)):
+        if path is not None:
+            check_output(option, path)
+    asked = (picture for picture in islice(read_pictures(args.data), args.limit) if picture.examples)
+    first = next(asked, None)  # a wrong folder is known before the model is loaded
+    if first is None:
+        raise ConfigError(
+            f"{args.data} has no picture with a command; `lisa scenes` makes some, and ReasonSeg's pairs work"
+        )
     model = args.model or default_model()
     segmenter = Segmenter.from_checkpoint(
         model,
@@ -54,7 +71,7 @@ def main(args: argparse.Namespace) -> int:
         if sys.stderr.isatty():
             print(f"\r{done} pictures, {time.monotonic() - begun:.0f} s", end="", file=sys.stderr, flush=True)
 
-    pictures = islice(read_pictures(args.data), args.limit)
+    pictures = chain([first], asked)
     outcomes = evaluate(segmenter, pictures, forced=not args.no_teacher_forced, seed=args.seed, on_picture=on_picture)
     report = summarise(outcomes) | {
         "model": segmenter.name,
@@ -65,7 +82,9 @@ def main(args: argparse.Namespace) -> int:
     }
     print(table(report))
     if args.json is not None:
-        args.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+        with replacing(args.json) as unfinished:
+            unfinished.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     if args.html is not None:
-        args.html.write_text(page(outcomes, shown, seed=args.seed), "utf-8")
-    return 0 if outcomes else 1
+        with replacing(args.html) as unfinished:
+            unfinished.write_text(page(outcomes, shown, seed=args.seed), "utf-8")
+    return 0

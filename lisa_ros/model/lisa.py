@@ -6,6 +6,8 @@ C channels of the image embedding (256 in SAM), S masks. Paper: Lai et al., LISA
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaModel, SamModel
@@ -14,6 +16,9 @@ from lisa_ros.model.cache import PrefixCache
 from lisa_ros.model.conv import SharedTower
 from lisa_ros.model.mask_decoder import decode_many
 from lisa_ros.tokenizer import IMAGE_ID
+
+_CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
+"""What LlamaModel calls its cache; transformers 5.24 gave it another name."""
 
 
 class ClipTower(nn.Module):
@@ -133,7 +138,7 @@ class Lisa(nn.Module):
 
         No attention mask: rows are padded on the right, where a causal model never looks.
         """
-        return self.llama(inputs_embeds=embedded, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+        return self.llama(inputs_embeds=embedded, use_cache=cache is not None, **{_CACHE: cache}).last_hidden_state
 
     def predict(self, hidden: Tensor, image_tokens: Tensor) -> Tensor:
         """Logits of the next token: states (L, H) about one image, tokens (K, H), to (L, V)."""

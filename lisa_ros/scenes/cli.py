@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 import time
@@ -12,6 +13,9 @@ from lisa_ros.errors import ConfigError, DeviceError
 
 FORMATS = ("scenes", "reasonseg")
 SPLITS = ("train", "test", "novel")
+
+_PAIR = re.compile(r"\d+_\d+\.(jpg|json)")
+"""Names of ReasonSeg's pairs."""
 
 
 def picture_size(text: str) -> tuple[int, int]:
@@ -49,19 +53,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-depth", dest="depth", action="store_false", help="leave out the depth images")
     parser.add_argument("--smooth", action="store_true", help="no jagged edges; three times as slow")
     parser.add_argument("--preview", action="store_true", help="also write a contact sheet, DIR/preview.png")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is in DIR")
+    parser.add_argument("--overwrite", action="store_true", help="replace the scenes in DIR; nothing else may be there")
 
 
 def prepare(out: Path, overwrite: bool) -> None:
-    """An empty folder. Raises ConfigError where that would lose something."""
+    """An empty folder. Raises ConfigError where that would lose something that `lisa scenes` did not write."""
     if out.is_file():
         raise ConfigError(f"{out} is a file; --out names a folder")
-    if out.is_dir() and any(out.iterdir()):
-        if not overwrite:
-            raise ConfigError(f"{out} is not empty; name another folder or add --overwrite")
-        ours = [out / name for name in ("images", "ids", "depth", "scenes.jsonl", "preview.png")]
-        for path in [*ours, *out.glob("[0-9]*_[0-9]*.jpg"), *out.glob("[0-9]*_[0-9]*.json")]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    there = sorted(out.iterdir()) if out.is_dir() else []
+    if there and not overwrite:
+        raise ConfigError(f"{out} is not empty; name another folder or add --overwrite")
+    ours = {"scenes.jsonl", "preview.png"}
+    if "scenes.jsonl" in {path.name for path in there}:
+        ours |= {"images", "ids", "depth"}
+    if foreign := [path for path in there if path.name not in ours and not _PAIR.fullmatch(path.name)]:
+        raise ConfigError(f"{foreign[0]} is not of `lisa scenes`, so {out} is left as it is; name another folder")
+    for path in there:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     out.mkdir(parents=True, exist_ok=True)
 
 

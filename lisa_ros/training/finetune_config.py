@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from lisa_ros.errors import ConfigError
 from lisa_ros.model.precision import PRECISIONS
 from lisa_ros.training.lora import LoraOptions
 from lisa_ros.training.objective import LossWeights
+from lisa_ros.training.settings import build, check_positive
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,9 @@ class FinetuneConfig:
     validation: Validation | None = None
 
     def __post_init__(self) -> None:
-        positive = ("steps", "batch_size", "accumulation", "learning_rate", "clip_norm", "max_length", "save_every")
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
+        check_positive(
+            self, "steps", "batch_size", "accumulation", "learning_rate", "clip_norm", "max_length", "save_every"
+        )
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision '{self.precision}' is not known; choose one of {', '.join(PRECISIONS)}")
         if self.device not in ("auto", "cpu"):
@@ -97,58 +96,7 @@ class FinetuneConfig:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> FinetuneConfig:
         """Raises ConfigError naming the setting that is unknown, missing or of another type."""
-        return _build(cls, {name: value for name, value in content.items() if name != "recipe"}, "")
-
-
-def _build(kind: type, content: Any, where: str) -> Any:
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"{where or 'the configuration'} is {content!r}; it needs settings, each with a name")
-    types = typing.get_type_hints(kind)
-    fields = {one.name: one for one in dataclasses.fields(kind)}
-    prefix = f"{where}." if where else ""
-    if unknown := set(content) - set(fields):
-        raise ConfigError(f"'{prefix}{min(unknown, key=str)}' is not a setting; there are {', '.join(fields)}")
-    required = [
-        name
-        for name, one in fields.items()
-        if one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
-    ]
-    if missing := [name for name in required if name not in content]:
-        raise ConfigError(f"the setting '{prefix}{missing[0]}' is missing")
-    return kind(**{name: _value(types[name], value, prefix + name) for name, value in content.items()})
-
-
-def _value(kind: Any, value: Any, name: str) -> Any:
-    """``value`` as a ``kind``: YAML reads 3e-4 as text, and gives lists where tuples are meant."""
-    choices = typing.get_args(kind) if typing.get_origin(kind) is not tuple else ()
-    if value is None and type(None) in choices:
-        return None
-    for choice in choices or (kind,):
-        if dataclasses.is_dataclass(choice) and (isinstance(value, Mapping) or len(choices) < 2):
-            return _build(typing.cast(type, choice), value, name)
-    if kind in (int, float) or int in choices:
-        number = int if kind is int or int in choices else float
-        try:
-            if isinstance(value, bool) or (number is int and float(value) != int(value)):
-                raise ValueError
-            return number(value)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"{name} is {value!r}; it must be {'a whole ' if number is int else 'a '}number"
-            ) from error
-    if kind is bool and not isinstance(value, bool):
-        raise ConfigError(f"{name} is {value!r}; it must be true or false")
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)) or not value:
-            raise ConfigError(f"{name} is {value!r}; it must be a list")
-        return tuple(str(one) for one in value)
-    if typing.get_origin(kind) is list:
-        if not isinstance(value, list):
-            raise ConfigError(f"{name} is {value!r}; it must be a list")
-        return value
-    if (kind is str or str in choices) and not isinstance(value, str):
-        raise ConfigError(f"{name} is {value!r}; it must be text")
-    return value
+        return build(cls, {name: value for name, value in content.items() if name != "recipe"})
 
 
 def _plain(value: Any) -> Any:

@@ -36,6 +36,7 @@ from lisa_ros.training.packing import (
 from lisa_ros.training.pointing import pointing_losses
 from lisa_ros.training.precision import half_precision
 from lisa_ros.training.scenes import Scene
+from lisa_ros.training.settings import check_positive, check_shares
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,8 @@ class LanguageConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_positive(self, "steps", "pictures", "conversations", "lr", "warmup")
+        check_shares(self, "absent")
         half_precision(self.precision)
 
 

@@ -26,6 +26,10 @@ class LoraOptions:
     dropout: float = 0.05
     targets: tuple[str, ...] = ("q_proj", "v_proj")
 
+    def __post_init__(self) -> None:
+        if self.rank and not self.targets:
+            raise ConfigError("targets is empty; name layers such as q_proj, or set rank to 0 to go without LoRA")
+
     @property
     def scale(self) -> float:
         """What B A is multiplied by."""

@@ -28,6 +28,7 @@ from lisa_ros.errors import ConfigError
 from lisa_ros.model.conv import ConvImageEncoder
 from lisa_ros.model.lisa import Lisa
 from lisa_ros.models import default_model
+from lisa_ros.origin import sha256
 from lisa_ros.prompt import template
 from lisa_ros.tokenizer import Tokenizer
 from lisa_ros.training.augment import camera, letterbox, repaint_background
@@ -38,8 +39,9 @@ from lisa_ros.training.packing import MIDDLES, Cells, Packed, states_at, word_to
 from lisa_ros.training.pointing import told_parameters
 from lisa_ros.training.precision import half_precision
 from lisa_ros.training.scenes import Scene, read_records, read_scenes
+from lisa_ros.training.settings import build, check_positive
 from lisa_ros.training.small import QUESTIONS, Sizes, build_lisa, build_sam, checkpoint_config
-from lisa_ros.training.vision import Phase, VisionConfig, VisionModel, normalise, train_vision
+from lisa_ros.training.vision import VisionConfig, VisionModel, normalise, train_vision
 from lisa_ros.training.vocabulary import train_tokenizer
 from lisa_ros.training.warm_start import load_finished, recover_prompts, recover_recognition
 
@@ -52,6 +54,8 @@ CLASSES = "classes.json"
 """Names of the classes in the order of the model's recognition, in a run's folder and beside a finished model."""
 
 TOKENIZER = ("tokenizer.model", "added_tokens.json")
+
+WEIGHTS = "model.safetensors"
 
 PACKAGED = "lisa-small"
 """What ``start`` calls the model in the package."""
@@ -91,6 +95,7 @@ class Recipe:
     mix: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_positive(self, "vocabulary", "threads", "validation", "sight_scenes")
         if not isinstance(self.mix, dict):
             raise ConfigError(f"mix is {self.mix}; name the other models with their shares: {{{PACKAGED}: 0.25}}")
         if any(share <= 0 for share in self.mix.values()) or sum(self.mix.values()) >= 1:
@@ -119,19 +124,13 @@ def train(configuration: dict[str, Any]) -> int:
 
 
 def read_recipe(told: dict[str, Any]) -> Recipe:
-    """The settings of a yaml as values. Raises ConfigError naming what it lacks or has too much."""
-    try:
-        vision = dict(told["vision"])
-        vision["phases"] = tuple(Phase(**phase) for phase in vision["phases"])
-        made = {
-            "sizes": Sizes(**told["sizes"]),
-            "vision": VisionConfig(**vision),
-            "speech": tuple(LanguageConfig(**round) for round in told["speech"]),
-            "sight": tuple(LanguageConfig(**round) for round in told["sight"]),
-        }
-        return Recipe(**(told | made))
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"the recipe lacks or garbles {error}") from error
+    """The settings of a yaml as values. Raises ConfigError naming what it lacks, has too much or garbles."""
+    return build(Recipe, told)
+
+
+def _keep(state: dict[str, Any], path: Path) -> None:
+    with replacing(path) as unfinished:
+        torch.save(state, unfinished)
 
 
 def _finished(model: str) -> Path:
@@ -237,12 +236,14 @@ class Run:
     def _split(self, scenes: list[Scene]) -> tuple[list[Scene], list[Scene]]:
         return scenes[self.recipe.validation :], scenes[: self.recipe.validation]
 
-    def started(self) -> dict[str, dict[str, Tensor]]:
-        """What the model of ``start`` brings along: "vision" of stage 1, "lisa" of the language stages. Found once."""
-        path = self.folder / "start.pt"
+    def started(self) -> dict[str, Any]:
+        """What the model of ``start`` brings along: "vision" of stage 1, "lisa" of the language stages. Found once.
+
+        Raises ConfigError where the run began with another model."""
+        path, folder = self.folder / "start.pt", self._start()
+        assert folder is not None
+        weights = sha256(folder / WEIGHTS)
         if not path.exists():
-            folder = self._start()
-            assert folder is not None
             vision = self._untrained_vision()
             lisa = self.lisa(vision, len(self.tokenizer()))
             load_finished(folder, lisa)
@@ -251,8 +252,11 @@ class Run:
             recover_recognition(lisa, vision)
             # While a LISA is around them, SAM holds the encoder too: its tensors are there twice.
             own = {name: t for name, t in vision.state_dict().items() if not name.startswith("sam.vision_encoder.")}
-            torch.save({"vision": own, "lisa": _language_state(lisa)}, path)
-        return torch.load(path, weights_only=True)
+            _keep({"vision": own, "lisa": _language_state(lisa), "of": weights}, path)
+        began = torch.load(path, weights_only=True)
+        if began["of"] != weights:
+            raise ConfigError(f"{self.folder} began with other weights than {folder} has now; take another 'out'")
+        return began
 
     # --- stage 1 ---
 
@@ -351,7 +355,7 @@ class Run:
             report, going_on = self._traces("speech", done)
             validate = partial(exactness, lisa, kept, shown(kept), "test", count=min(96, len(kept.scenes)))
             train_language(lisa, library, config, groups, shown(library), prompt_loss, validate, report, going_on)
-            torch.save({"lisa": _language_state(lisa), "rounds": done + 1}, self.folder / "speech.pt")
+            _keep({"lisa": _language_state(lisa), "rounds": done + 1}, self.folder / "speech.pt")
 
     def _rounds_left(self, stage: str, rounds: tuple[LanguageConfig, ...]) -> list[tuple[int, LanguageConfig]]:
         """Numbers and settings of the rounds that are still to be done."""
@@ -461,7 +465,7 @@ class Run:
             validate = partial(exactness, lisa, kept, shown(seen_kept), "test", count=min(96, len(kept.scenes)))
             train_language(lisa, library, config, groups, shown(seen), losses, validate, report, going_on)
             state = {"lisa": _language_state(lisa), "decoder": lisa.sam.mask_decoder.state_dict(), "rounds": done + 1}
-            torch.save(state, self.folder / "sight.pt")
+            _keep(state, self.folder / "sight.pt")
 
     def _seen(self, lisa: Lisa, library: Library, embeddings: Tensor) -> Seen:
         return Seen(library, embeddings, [self._covered(lisa, embedding) for embedding in embeddings])
@@ -513,6 +517,7 @@ class Run:
         save_checkpoint(lisa, config, into, dtype=torch.float16)
         for name in (*TOKENIZER, CLASSES):
             (into / name).write_bytes((self.folder / name).read_bytes())
+        log.info("the model is in %s", into)
         return into
 
     def _mixed(self, mine: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ from lisa_ros.training.augment import camera, letterbox, middle, paste_objects, 
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
 from lisa_ros.training.precision import half_precision
 from lisa_ros.training.scenes import COLOURS, Scene
+from lisa_ros.training.settings import check_positive, check_shares
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,9 @@ class Phase:
     lr: float
     lr_end: float
 
+    def __post_init__(self) -> None:
+        check_positive(self, "size", "batch", "steps", "lr")
+
 
 @dataclass(frozen=True)
 class VisionConfig:
@@ -84,6 +88,8 @@ class VisionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_positive(self, "prompts", "warmup")
+        check_shares(self, "paste", "doubles", "repaint")
         half_precision(self.precision)
 
 
