@@ -34,7 +34,9 @@ def read_photo(source: str) -> NDArray[np.uint8]:
         raise ImageError(f"{source} is a folder; name one picture in it") from error
     except PermissionError as error:
         raise ImageError(f"{source} may not be read by this user") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{source} has too many pixels ({error}); shrink it first") from error
+    except (OSError, SyntaxError, ValueError) as error:
         reason = "it is not a picture of a known format" if isinstance(error, Image.UnidentifiedImageError) else error
         raise ImageError(f"{source} cannot be read: {reason}; JPEG, PNG, WebP, TIFF and BMP work") from error
 

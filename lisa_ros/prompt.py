@@ -148,6 +148,8 @@ def phrase_command(command: str, forms: QuestionForms, *, explain: bool = False,
 
 def check_words(command: str) -> None:
     """Raise CommandError unless the command is text with a letter or a digit."""
+    if not isinstance(command, str):
+        raise CommandError(f"the command is {command!r}; it must be text")
     for position, character in enumerate(command):
         if "\ud800" <= character <= "\udfff":  # what Python makes of bytes that are no UTF-8
             raise CommandError(f"the command is no text at position {position} (U+{ord(character):04X}); send UTF-8")

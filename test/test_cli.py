@@ -204,6 +204,15 @@ def test_a_mistake_is_one_line_and_exit_code_1(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_picture_of_too_many_pixels_is_to_be_shrunk(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert segment(PHOTO, "x") == 1
+    error = capsys.readouterr().err
+    assert "has too many pixels" in error and "shrink it first" in error and "JPEG" not in error
+
+
 def test_a_folder_that_may_not_be_written_to_is_named_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lisa_ros.errors import CommandError, ConfigError
-from lisa_ros.prompt import Conversation, QuestionForms, Turn, build_prompt, phrase_command, template
+from lisa_ros.prompt import Conversation, QuestionForms, Turn, build_prompt, check_words, phrase_command, template
 
 FORMS = QuestionForms()
 
@@ -76,3 +76,9 @@ def test_what_an_answer_repeats_is_text_in_the_next_prompt() -> None:
 def test_a_question_form_has_exactly_one_place_for_the_words(form: object) -> None:
     with pytest.raises(ValueError, match="question form"):
         QuestionForms(sentence=form)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("command", [None, 5])
+def test_what_is_no_text_is_no_command(command: object) -> None:
+    with pytest.raises(CommandError, match=f"the command is {command}; it must be text"):
+        check_words(command)
