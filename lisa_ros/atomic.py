@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from lisa_ros.errors import ConfigError
 
 
-def check_output(option: str, path: Path) -> None:
-    """Raises ConfigError where ``path``, told by ``option``, cannot be written: better before long work than after."""
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise ConfigError(f"{option} {path}: there is no folder {path.parent}; create it first")
-    if path.is_dir():
-        raise ConfigError(f"{option} {path} is a folder; add a file name")
-    if not os.access(folder, os.W_OK):
-        raise ConfigError(f"{option} {path}: {path.parent} may not be written to; choose another folder")
+def check_outputs(told: Mapping[str, Path | None]) -> None:
+    """Raises ConfigError where a file to write, by its option, cannot be written, or is named twice.
+
+    Better before long work than after.
+    """
+    outputs = {option: path for option, path in told.items() if path is not None and not _is_stream(path)}
+    for option, path in outputs.items():
+        folder = path.absolute().parent
+        if not folder.is_dir():
+            raise ConfigError(f"{option} {path}: there is no folder {path.parent}; create it first")
+        if path.is_dir():
+            raise ConfigError(f"{option} {path} is a folder; add a file name")
+        if not os.access(folder, os.W_OK):
+            raise ConfigError(f"{option} {path}: {path.parent} may not be written to; choose another folder")
+    files = [path.resolve() for path in outputs.values()]
+    if twice := [option for option, path in outputs.items() if files.count(path.resolve()) > 1]:
+        raise ConfigError(f"{' and '.join(twice)} name one file, {outputs[twice[0]]}; each needs its own")
+
+
+def _is_stream(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file beside ``path`` to write to. It takes ``path``'s place when the block ends well and vanishes when not.
 
-    Its name ends like ``path``'s, so that writers which choose the format by the ending choose the same.
+    Its name ends like ``path``'s, so that writers which choose the format by the ending choose the same. A device or a
+    pipe is written to as it is.
     """
+    if _is_stream(path):
+        yield path
+        return
     unfinished = path.with_name(f".unfinished-{path.name}")
     try:
         yield unfinished

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from lisa_ros.atomic import check_output, replacing
+from lisa_ros.atomic import check_outputs, replacing
 from lisa_ros.errors import CommandError, ConfigError
 from lisa_ros.photo import STDIN, read_photo
 from lisa_ros.segmentation import MaskCrop, Segmentation, crop_mask, union_image
@@ -95,24 +95,20 @@ def _check(arguments: argparse.Namespace) -> None:
     for command in arguments.commands:
         if not command.strip():
             raise CommandError("a command is empty; say what to find, for example 'the thing to drink from'")
+    json_file = None if arguments.json in (None, "-") else Path(arguments.json)
+    outputs = {"--out": arguments.out, "--mask": arguments.mask, "--json": json_file}
+    check_outputs(outputs)
     Image.init()
-    for option, path in (("--out", arguments.out), ("--mask", arguments.mask)):
+    for option, path in outputs.items():
         if path is None:
             continue
-        check_output(option, path)
-        if path.suffix.lower() not in Image.EXTENSION or Image.EXTENSION[path.suffix.lower()] not in Image.SAVE:
-            raise ConfigError(f"{option} {path}: pictures cannot be written as '{path.suffix}'; use .png or .jpg")
         if arguments.image != STDIN and path.exists() and path.samefile(arguments.image):
             raise ConfigError(f"{option} {path} would overwrite the picture; choose another name")
+        ending = path.suffix.lower()
+        if option != "--json" and (ending not in Image.EXTENSION or Image.EXTENSION[ending] not in Image.SAVE):
+            raise ConfigError(f"{option} {path}: pictures cannot be written as '{path.suffix}'; use .png or .jpg")
     if arguments.mask is not None and arguments.mask.suffix.lower() not in _LOSSLESS:
         raise ConfigError(f"--mask {arguments.mask}: this format would blur 0 and 255; use .png")
-    written = [
-        Path(path).absolute() for path in (arguments.out, arguments.mask, arguments.json) if path not in (None, "-")
-    ]
-    if twice := [path for path in written if written.count(path) > 1]:
-        raise ConfigError(f"{twice[0]} is named twice; overlay, mask and JSON each need a file of their own")
-    if arguments.json not in (None, "-"):
-        check_output("--json", Path(arguments.json))
 
 
 # --- asking ---

@@ -186,7 +186,8 @@ def test_a_picture_comes_from_standard_input_too(monkeypatch: pytest.MonkeyPatch
         ((PHOTO, "x", "--out", PHOTO), "would overwrite the picture"),
         ((PHOTO, "x", "--mask", "mask.jpg"), "use .png"),
         ((PHOTO, "x", "--json", "nowhere/a.json"), "there is no folder nowhere"),
-        ((PHOTO, "x", "--mask", "a.png", "--out", "./a.png"), "a.png is named twice"),
+        ((PHOTO, "x", "--mask", "a.png", "--out", "../{folder}/a.png"), "--out and --mask name one file"),
+        ((PHOTO, "x", "--json", PHOTO), "would overwrite the picture"),
         ((PHOTO, "x", "--precision", "int3"), "precision 'int3' is not known; choose one of"),
         ((PHOTO, "x", "--device", "cuda:9"), "device 'cuda:9' does not exist"),
         ((PHOTO, "x", "--conversation", "y"), "conversation 'y' is not known; choose one of"),
@@ -197,7 +198,7 @@ def test_a_mistake_is_one_line_and_exit_code_1(
     arguments: tuple, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert segment(*arguments) == 1
+    assert segment(*(str(argument).replace("{folder}", tmp_path.name) for argument in arguments)) == 1
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -220,6 +221,16 @@ def test_a_folder_that_may_not_be_written_to_is_named_at_once(
     monkeypatch.setattr(Segmenter, "from_checkpoint", lambda *_, **__: pytest.fail("the model was loaded"))
     assert segment(PHOTO, "x", "--json", tmp_path / "a.json") == 1
     assert f"{tmp_path} may not be written to" in capsys.readouterr().err
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert segment(PHOTO, FOUND, "--verbatim", "--json", pipe) == 0
+    assert json.loads(os.read(reader, 1 << 16))["answers"][0]["found"]
+    os.close(reader)
+    assert pipe.is_fifo()
 
 
 def test_an_interrupt_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

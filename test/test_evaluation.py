@@ -112,6 +112,7 @@ def test_scenes_and_reasonseg_folders_are_read_alike(tmp_path):
         (("--data", "silent"), "silent has no picture with a command"),
         (("--data", "scenes", "--json", "nowhere/a.json"), "there is no folder nowhere"),
         (("--data", "scenes", "--html", "scenes"), "scenes is a folder"),
+        (("--data", "scenes", "--json", "a", "--html", "./a"), "--json and --html name one file"),
     ],
 )
 def test_what_would_fail_later_fails_before_the_model_is_loaded(tmp_path, monkeypatch, capsys, arguments, message):

@@ -149,26 +149,27 @@ def test_chance_of_the_caller_is_left_alone():
     assert random.getstate() == before
 
 
-def test_overwriting_touches_nothing_that_is_not_of_ours(tmp_path):
-    mine = tmp_path / "mine" / "images"
-    mine.mkdir(parents=True)
-    (mine / "holiday.jpg").write_bytes(b"dear")
-    with pytest.raises(ConfigError, match=r"images is not of `lisa scenes`, so .*mine is left as it is"):
-        prepare(mine.parent, overwrite=True)
-    assert (mine / "holiday.jpg").read_bytes() == b"dear"
-    made = tmp_path / "made"
-    (made / "images").mkdir(parents=True)
-    for name in ("scenes.jsonl", "preview.png", "images/000000.jpg"):
-        (made / name).write_bytes(b"old")
+@pytest.mark.parametrize(
+    "foreign",
+    ["images/holiday.jpg", "notes.txt", "20240101_123456.jpg", "000001_0.jpg", "scenes.jsonl images/holiday.jpg"],
+)
+def test_overwriting_touches_nothing_that_is_not_of_ours(tmp_path, foreign):
+    for name in foreign.split():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"dear")
+    with pytest.raises(ConfigError, match=r"is not of `lisa scenes`, so .* is left as it is"):
+        prepare(tmp_path, overwrite=True)
+    assert all((tmp_path / name).read_bytes() == b"dear" for name in foreign.split())
+
+
+@pytest.mark.parametrize(
+    "ours", ["scenes.jsonl preview.png images/000000.jpg ids/000000.png", "000001_0.jpg 000001_0.json preview.png"]
+)
+def test_overwriting_replaces_scenes(tmp_path, ours):
+    for name in ours.split():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"old")
     with pytest.raises(ConfigError, match="is not empty; name another folder or add --overwrite"):
-        prepare(made, overwrite=False)
-    prepare(made, overwrite=True)
-    assert not list(made.iterdir())
-    for name in ("000001_0.jpg", "000001_0.json", "notes.txt"):
-        (made / name).write_bytes(b"old")
-    with pytest.raises(ConfigError, match=r"notes\.txt is not of `lisa scenes`"):
-        prepare(made, overwrite=True)
-    assert len(list(made.iterdir())) == 3
-    (made / "notes.txt").unlink()
-    prepare(made, overwrite=True)
-    assert not list(made.iterdir())
+        prepare(tmp_path, overwrite=False)
+    prepare(tmp_path, overwrite=True)
+    assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_ros.atomic import check_output, replacing
+from lisa_ros.atomic import check_outputs, replacing
 from lisa_ros.errors import ConfigError
 from lisa_ros.evaluation.examples import Picture, read_pictures
 from lisa_ros.evaluation.report import page, summarise, table
@@ -21,8 +21,8 @@ from lisa_ros.models import default_model
 from lisa_ros.segmenter import Segmenter
 
 
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
+def positive_count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
     return int(text)
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--conversation", help="template: llava_v1, v1, llava_llama_2 or compact (default: as trained)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     parser.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16, int8, nf4")
-    parser.add_argument("--limit", type=_count, default=None, help="only the first so many pictures")
+    parser.add_argument("--limit", type=positive_count, default=None, help="only the first so many pictures")
     parser.add_argument("--seed", type=int, default=0, help="of the random-object baseline and the page's examples")
     parser.add_argument("--no-teacher-forced", action="store_true", help="skip the second, teacher-forced score")
     parser.add_argument("--json", type=Path, default=None, help="write the numbers here")
@@ -43,9 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    for option, path in (("--json", args.json), ("--html", args.html)):
-        if path is not None:
-            check_output(option, path)
+    check_outputs({"--json": args.json, "--html": args.html})
     asked = (picture for picture in islice(read_pictures(args.data), args.limit) if picture.examples)
     first = next(asked, None)  # a wrong folder is known before the model is loaded
     if first is None:

@@ -14,7 +14,10 @@ from lisa_ros.errors import ConfigError, DeviceError
 FORMATS = ("scenes", "reasonseg")
 SPLITS = ("train", "test", "novel")
 
-_PAIR = re.compile(r"\d+_\d+\.(jpg|json)")
+_PICTURE = re.compile(r"\d{6}\.\w+")
+"""Names in the folders of scenes."""
+
+_PAIR = re.compile(r"\d{6}_\d+\.(jpg|json)")
 """Names of ReasonSeg's pairs."""
 
 
@@ -27,7 +30,7 @@ def picture_size(text: str) -> tuple[int, int]:
 
 
 def count(text: str) -> int:
-    if not text.isdigit():
+    if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
     return int(text)
 
@@ -63,14 +66,20 @@ def prepare(out: Path, overwrite: bool) -> None:
     there = sorted(out.iterdir()) if out.is_dir() else []
     if there and not overwrite:
         raise ConfigError(f"{out} is not empty; name another folder or add --overwrite")
-    ours = {"scenes.jsonl", "preview.png"}
-    if "scenes.jsonl" in {path.name for path in there}:
-        ours |= {"images", "ids", "depth"}
-    if foreign := [path for path in there if path.name not in ours and not _PAIR.fullmatch(path.name)]:
-        raise ConfigError(f"{foreign[0]} is not of `lisa scenes`, so {out} is left as it is; name another folder")
     for path in there:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if (foreign := _foreign(path)) is not None:
+            raise ConfigError(f"{foreign} is not of `lisa scenes`, so {out} is left as it is; name another folder")
+    for path in there:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     out.mkdir(parents=True, exist_ok=True)
+
+
+def _foreign(path: Path) -> Path | None:
+    """What of ``path``, in a folder of scenes, `lisa scenes` did not write."""
+    if path.name in ("images", "ids", "depth") and path.is_dir() and (path.parent / "scenes.jsonl").is_file():
+        return next((inside for inside in sorted(path.iterdir()) if not _PICTURE.fullmatch(inside.name)), None)
+    pair = _PAIR.fullmatch(path.name) and path.with_suffix(".json").is_file() and path.with_suffix(".jpg").is_file()
+    return None if pair or path.name in ("scenes.jsonl", "preview.png") else path
 
 
 def main(arguments: argparse.Namespace) -> int:
