@@ -20,7 +20,7 @@ from lisa_ros.tokenizer import Tokenizer
 from lisa_ros.training import language, stages, warm_start
 from lisa_ros.training.language import Library, seg_truth
 from lisa_ros.training.precision import half_precision
-from lisa_ros.training.stages import WEIGHTS, Report, Run, read_recipe, train
+from lisa_ros.training.stages import STAGES, WEIGHTS, Report, Run, read_recipe, train
 from lisa_ros.training.vision import train_vision
 from lisa_ros.training.warm_start import load_finished
 
@@ -132,6 +132,11 @@ def test_a_stopped_language_stage_goes_on_to_equal_weights(data, recipe, tmp_pat
     assert not [key for key in one if not torch.equal(one[key], other[key])]
 
 
+def _change_config(folder, **values):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+
+
 def _in_half_precision(recipe):
     """The recipe with bf16 everywhere, on repainted tables."""
     vision = replace(recipe.vision, precision="bf16", repaint=1.0)
@@ -156,15 +161,18 @@ def test_sight_may_look_at_scenes_that_vision_never_saw(data, recipe, tmp_path, 
 
 def test_sights_own_scenes_are_checked_before_training(data, recipe, tmp_path):
     fresh = write_scenes(tmp_path / "fresh", 8, seed=1)
+    run = Run(replace(recipe, sight_data=str(fresh)), data, tmp_path / "run")
     lines = (fresh / "scenes.jsonl").read_text()
     (fresh / "scenes.jsonl").write_text(lines.replace('"ball"', '"cone"'))
     with pytest.raises(ConfigError, match=r"fresh shows classes that .* does not know: cone"):
-        Run(replace(recipe, sight_data=str(fresh)), data, tmp_path / "run")
+        run.check(STAGES)
+    run.check(("vision", "speech"))
     (fresh / "scenes.jsonl").write_text("".join(lines.splitlines(True)[:2]))
     with pytest.raises(ConfigError, match=r"fresh has 2 usable scenes; more than 2 are needed"):
-        Run(replace(recipe, sight_data=str(fresh)), data, tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"nowhere.* does not exist"):
-        Run(replace(recipe, sight_data=str(tmp_path / "nowhere")), data, tmp_path / "run")
+        run.check(STAGES)
+    (fresh / "scenes.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"fresh.* does not exist"):
+        run.check(STAGES)
 
 
 def test_frozen_prompts_stay_while_the_rest_is_trained(data, recipe, tmp_path):
@@ -241,7 +249,6 @@ def test_a_mix_without_names_is_told_how(recipe):
 
 
 def test_partners_of_a_mix_have_their_own_shares(data, recipe, finished, tmp_path):
-    run = Run(replace(recipe, start=str(finished), mix={str(finished): 0.5}), data, tmp_path / "run")
     shutil.copytree(finished, double := tmp_path / "double")
     save_file({k: 2 * v for k, v in load_file(finished / WEIGHTS).items()}, double / WEIGHTS, {"format": "pt"})
     run = Run(replace(recipe, mix={str(finished): 0.5, str(double): 0.2}), data, tmp_path / "run")
@@ -258,13 +265,16 @@ def test_partners_of_a_mix_have_their_own_shares(data, recipe, finished, tmp_pat
         (lambda folder: (folder / "classes.json").unlink(), "is no finished small model"),
         (lambda folder: (folder / "classes.json").write_text('["cone"]'), "names other classes than this run"),
         (lambda folder: (folder / "added_tokens.json").write_text("{}"), "has another tokenizer than this run"),
+        (lambda folder: _change_config(folder, num_hidden_layers=3), "has 3 layers of 32, this run 2 of 32"),
     ],
 )
 def test_what_cannot_be_mixed_is_named_before_training(data, recipe, finished, tmp_path, spoil, complaint):
     shutil.copytree(finished, other := tmp_path / "other")
     spoil(other)
+    run = Run(replace(recipe, start=str(finished), mix={str(other): 0.5}), data, tmp_path / "run")
+    run.check(("vision", "speech", "sight"))
     with pytest.raises(ConfigError, match=complaint):
-        Run(replace(recipe, start=str(finished), mix={str(other): 0.5}), data, tmp_path / "run")
+        run.check(STAGES)
 
 
 def test_a_finished_model_may_see_larger_pictures_from_now_on(data, recipe, finished, tmp_path):
@@ -400,7 +410,11 @@ def test_a_broken_scene_is_named_and_skipped(tmp_path, recipe, caplog):
             r"sight\[0\]\.kinds\.name is 'much'; it must be a number",
         ),
         (lambda told: told.update(speech=3), "speech is 3; it must be a list"),
-        (lambda told: told.update(mix=0.5), r"mix is 0\.5; it needs a number behind each name"),
+        (lambda told: told.update(mix=0.5), r"mix is 0\.5; it needs a value behind each name"),
+        (lambda told: told["sight"][0].update(kinds={"name": 0}), r"sight\[0\]: kinds is .*; weights are 0 or more"),
+        (lambda told: told["sight"][0].update(empty_cells=-1), r"empty_cells -1; none may be below 0"),
+        (lambda told: told["vision"].update(phases=[]), "vision has no phases and the recipe no start"),
+        (lambda told: told["vision"]["phases"][0].update(lr=float("inf")), r"lr is inf; it must be a number"),
     ],
 )
 def test_what_a_recipe_says_wrong_is_named(change, complaint):
@@ -413,8 +427,12 @@ def test_what_a_recipe_says_wrong_is_named(change, complaint):
 def test_a_recipe_that_cannot_work_says_so(tmp_path, data, recipe):
     with pytest.raises(ConfigError, match="the setting 'sizes' is missing"):
         read_recipe({"name": "x"})
-    with pytest.raises(ConfigError, match="says no data and no out"):
+    with pytest.raises(ConfigError, match="the setting 'data' is missing"):
         train({"recipe": "small"})
+    with pytest.raises(ConfigError, match="'stage' is not a setting; did you mean 'stages'"):
+        train({"recipe": "small", "data": str(data), "out": str(tmp_path / "run"), "stage": ["export"]})
+    with pytest.raises(ConfigError, match="stages is 'vision'; it must be a list"):
+        train({"recipe": "small", "data": str(data), "out": str(tmp_path / "run"), "stages": "vision"})
     with pytest.raises(ConfigError, match="does not exist; run the stage 'vision' first"):
         Run(recipe, data, tmp_path / "run").vision_model(True)
     with pytest.raises(ConfigError, match="lisa scenes"):

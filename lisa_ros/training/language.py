@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lisa_ros.errors import ConfigError
 from lisa_ros.model.lisa import Lisa
 from lisa_ros.training.augment import letterbox
 from lisa_ros.training.dialogue import VERDICT, Speech, Suffix
@@ -114,6 +115,10 @@ class LanguageConfig:
     def __post_init__(self) -> None:
         check_positive(self, "steps", "pictures", "conversations", "lr", "warmup")
         check_shares(self, "absent")
+        if self.drawn < 0 or self.empty_cells < 0:
+            raise ConfigError(f"drawn is {self.drawn} and empty_cells {self.empty_cells}; none may be below 0")
+        if self.kinds is not None and (min(self.kinds.values(), default=0) < 0 or sum(self.kinds.values()) <= 0):
+            raise ConfigError(f"kinds is {self.kinds}; weights are 0 or more, and one is above")
         half_precision(self.precision)
 
 

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from lisa_ros.errors import ConfigError
 
+T = typing.TypeVar("T")
 
-def build(kind: type, content: Any, where: str = "") -> Any:
-    """``content`` as the dataclass ``kind``. where: the name that it has in the file.
+
+def build(kind: type[T], content: Any, where: str = "", beside: Iterable[str] = ()) -> T:
+    """``content`` as the dataclass ``kind``. where: the name that it has in the file. beside: settings of others there.
 
     Raises ConfigError naming the setting that is unknown, missing or of another type.
     """
     if not isinstance(content, Mapping):
         raise ConfigError(f"{where or 'the configuration'} is {content!r}; it needs settings, each with a name")
-    types = typing.get_type_hints(kind)
-    fields = {one.name: one for one in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    fields = {one.name: one for one in dataclasses.fields(typing.cast(Any, kind))}
     prefix = f"{where}." if where else ""
     if unknown := set(content) - set(fields):
         name = min(unknown, key=str)
-        close = get_close_matches(str(name), fields, 1)
-        meant = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(fields)}"
+        close = get_close_matches(str(name), [*fields, *beside], 1)
+        meant = f"did you mean '{close[0]}'?" if close else f"there are {', '.join([*fields, *beside])}"
         raise ConfigError(f"'{prefix}{name}' is not a setting; {meant}")
     required = [
         name
@@ -33,7 +37,7 @@ def build(kind: type, content: Any, where: str = "") -> Any:
     ]
     if missing := [name for name in required if name not in content]:
         raise ConfigError(f"the setting '{prefix}{missing[0]}' is missing")
-    made = {name: _value(types[name], value, prefix + name) for name, value in content.items()}
+    made = {name: _value(hints[name], value, prefix + name) for name, value in content.items()}
     try:
         return kind(**made)
     except ConfigError as error:
@@ -56,35 +60,34 @@ def check_shares(settings: Any, *names: str) -> None:
 
 def _value(kind: Any, value: Any, name: str) -> Any:
     """``value`` as a ``kind``: YAML reads 3e-4 as text, and gives lists where tuples are meant."""
-    origin = typing.get_origin(kind)
-    if origin is tuple:
-        return tuple(_value(typing.get_args(kind)[0], one, f"{name}[{i}]") for i, one in enumerate(_list(value, name)))
-    if origin is list:
-        return _list(value, name)
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (tuple, list):
+        return origin(_value(parts[0], one, f"{name}[{i}]") for i, one in enumerate(_list(value, name)))
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{name} is {value!r}; it needs a number behind each name")
-        return {str(key): _value(typing.get_args(kind)[1], one, f"{name}.{key}") for key, one in value.items()}
-    choices = typing.get_args(kind)
-    if value is None and type(None) in choices:
-        return None
-    for choice in choices or (kind,):
-        if dataclasses.is_dataclass(choice) and (isinstance(value, Mapping) or len(choices) < 2):
-            return build(typing.cast(type, choice), value, name)
-        if typing.get_origin(choice) is dict:
-            return _value(choice, value, name)
-    if kind in (int, float) or int in choices:
-        return _number(int if kind is int or int in choices else float, value, name)
+            raise ConfigError(f"{name} is {value!r}; it needs a value behind each name")
+        return {str(key): _value(parts[1], one, f"{name}.{key}") for key, one in value.items()}
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in parts:
+            return None
+        choices = [part for part in parts if part is not type(None)]
+        # Text or settings: YAML tells them apart.
+        settings = [part for part in choices if dataclasses.is_dataclass(part)]
+        return _value(settings[0] if settings and isinstance(value, Mapping) else choices[0], value, name)
+    if dataclasses.is_dataclass(kind):
+        return build(typing.cast(type, kind), value, name)
+    if kind in (int, float):
+        return _number(kind, value, name)
     if kind is bool and not isinstance(value, bool):
         raise ConfigError(f"{name} is {value!r}; it must be true or false")
-    if (kind is str or str in choices) and not isinstance(value, str):
+    if kind is str and not isinstance(value, str):
         raise ConfigError(f"{name} is {value!r}; it must be text")
     return value
 
 
 def _number(kind: type, value: Any, name: str) -> Any:
     try:
-        if isinstance(value, bool) or (kind is int and float(value) != int(value)):
+        if isinstance(value, bool) or not math.isfinite(float(value)) or (kind is int and float(value) != int(value)):
             raise ValueError
         return kind(value)
     except (TypeError, ValueError) as error:

@@ -11,8 +11,8 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Sized
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sized
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lisa_ros.atomic import replacing
-from lisa_ros.checkpoint import save_checkpoint
+from lisa_ros.checkpoint import read_spec, save_checkpoint
 from lisa_ros.errors import ConfigError
 from lisa_ros.model.conv import ConvImageEncoder
 from lisa_ros.model.lisa import Lisa
@@ -96,29 +96,39 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_positive(self, "vocabulary", "threads", "validation", "sight_scenes")
+        if not self.vision.phases and self.start is None:
+            raise ConfigError("vision has no phases and the recipe no start; without either nothing can be seen")
         if not isinstance(self.mix, dict):
             raise ConfigError(f"mix is {self.mix}; name the other models with their shares: {{{PACKAGED}: 0.25}}")
         if any(share <= 0 for share in self.mix.values()) or sum(self.mix.values()) >= 1:
             raise ConfigError(f"mix is {self.mix}; shares of other models are over 0 and leave something to this run")
 
 
-def train(configuration: dict[str, Any]) -> int:
-    """``lisa train`` with ``recipe: small``. data: a folder of `lisa scenes`. out: the run; its model is OUT/model.
+@dataclass(frozen=True)
+class Job:
+    """What to do with a recipe. data: a folder of `lisa scenes`. out: the run; its model is OUT/model.
 
-    stages: some of STAGES, all where left out; a stopped vision stage goes on where it was. limit: scenes.
+    stages: some of STAGES; a stopped vision stage goes on where it was. limit: scenes.
     """
-    settings = {
-        key: value for key, value in configuration.items() if key not in ("recipe", "data", "out", "stages", "limit")
-    }
-    stages = configuration.get("stages", list(STAGES))
-    if unknown := sorted(set(stages) - set(STAGES)):
-        raise ConfigError(f"no stage is called {', '.join(unknown)}; choose from {', '.join(STAGES)}")
-    if missing := [key for key in ("data", "out") if key not in configuration]:
-        raise ConfigError(f"the recipe says no {' and no '.join(missing)}")
-    run = Run(
-        read_recipe(settings), Path(configuration["data"]), Path(configuration["out"]), configuration.get("limit")
-    )
-    for stage in stages:
+
+    data: str
+    out: str
+    stages: tuple[str, ...] = STAGES
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.stages) - set(STAGES)):
+            raise ConfigError(f"no stage is called {', '.join(unknown)}; choose from {', '.join(STAGES)}")
+
+
+def train(configuration: dict[str, Any]) -> int:
+    """``lisa train`` with ``recipe: small``: the settings of a Job and those of a Recipe, in one file."""
+    names = {field.name for field in fields(Job)}
+    job = build(Job, {name: value for name, value in configuration.items() if name in names})
+    settings = {name: value for name, value in configuration.items() if name not in names | {"recipe"}}
+    run = Run(build(Recipe, settings, beside=names), Path(job.data), Path(job.out), job.limit)
+    run.check(job.stages)
+    for stage in job.stages:
         getattr(run, stage)()
     return 0
 
@@ -171,13 +181,18 @@ class Run:
         self.classes = self._classes()
         self.index = {name: i for i, name in enumerate(self.classes)}
         log.info("%d scenes of %d classes", len(self.scenes), len(self.classes))
-        # What stages in hours will need is looked at now.
-        if self.recipe.sight_data is not None:
+
+    def check(self, stages: Collection[str]) -> None:
+        """Look at what ``stages`` will need in hours. Raises ConfigError."""
+        for name in (self.recipe.conversations, self.recipe.sentences):
+            _function(name)
+        if "sight" in stages and self.recipe.sight_data is not None:
             data = Path(self.recipe.sight_data)
             self._check_count(records := read_records(data)[: self.limit], data)
             self._check_classes(_shown_classes(records), self.classes, data)
-        for model in self.recipe.mix:
-            self._check_alike(_finished(model))
+        if "export" in stages:
+            for model in self.recipe.mix:
+                self._check_alike(_finished(model))
 
     def _read(self, data: Path) -> list[Scene]:
         """Raises ConfigError where there are too few."""
@@ -212,6 +227,12 @@ class Run:
         """Raises ConfigError where the model in ``folder`` was made for other classes or words than this run's."""
         if json.loads((folder / CLASSES).read_text()) != self.classes:
             raise ConfigError(f"{folder} names other classes than this run; they cannot be mixed")
+        mine, theirs = self.recipe.sizes, read_spec(folder)
+        if theirs.llama.hidden_size != mine.hidden or theirs.llama.num_hidden_layers != mine.layers:
+            raise ConfigError(
+                f"{folder} has {theirs.llama.num_hidden_layers} layers of {theirs.llama.hidden_size}, this run "
+                f"{mine.layers} of {mine.hidden}; they cannot be mixed"
+            )
         self.tokenizer()
         if any((folder / name).read_bytes() != (self.folder / name).read_bytes() for name in TOKENIZER):
             raise ConfigError(f"{folder} has another tokenizer than this run; they cannot be mixed")
@@ -254,7 +275,7 @@ class Run:
             own = {name: t for name, t in vision.state_dict().items() if not name.startswith("sam.vision_encoder.")}
             _keep({"vision": own, "lisa": _language_state(lisa), "of": weights}, path)
         began = torch.load(path, weights_only=True)
-        if began["of"] != weights:
+        if began.get("of", weights) != weights:  # what was begun by an older release does not say
             raise ConfigError(f"{self.folder} began with other weights than {folder} has now; take another 'out'")
         return began
 
@@ -264,7 +285,7 @@ class Run:
         model = self._untrained_vision()
         if self.recipe.trunk and not trained:
             model.encoder.load_state_dict(load_file(self.recipe.trunk), strict=False)
-        if self.recipe.start and not trained:
+        if self.recipe.start and not trained and not (self.folder / "vision.pt").exists():
             model.load_state_dict(self.started()["vision"], strict=False)
         if trained:
             path = self.folder / "vision.pt"
