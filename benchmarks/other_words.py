@@ -21,12 +21,15 @@ from lisa_ros.scenes.commands import KINDS, Speaker
 from lisa_ros.scenes.world import WORLD, Phrases, collect
 
 WORDS = Path(__file__).with_suffix(".yaml")
-EACH = 8  # conversations about a scene
+EACH = 8
+"""Conversations about a scene."""
+
 SHARES = {kind: share / 2 for kind, share in KINDS.items()} | {"use": 0.17, "need": 0.33, "property": 0.17}
 
-
 TABLE = yaml.safe_load(WORDS.read_text(encoding="utf-8"))
-THINGS = {label: TABLE["things"].get(label, {}) for label in WORLD.things}
+if unknown := TABLE["things"].keys() - WORLD.things.keys():
+    raise ValueError(f"{', '.join(sorted(unknown))}: no such class in {WORDS.name}")
+THINGS = {label: {} for label in WORLD.things} | TABLE["things"]
 CONTENT = {kind: collect(THINGS, field) for kind, field in (("use", "uses"), ("need", "needs"), ("property", "is"))}
 
 

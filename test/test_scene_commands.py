@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import re
+from string import Formatter
 
 import pytest
 
+from benchmarks import other_words
 from lisa_ros.errors import ConfigError
 from lisa_ros.scenes import phrasings
 from lisa_ros.scenes.commands import KINDS, contract, conversations_for, sentences
@@ -300,3 +302,25 @@ def test_a_class_that_is_not_in_the_table_is_named(tmp_path):
     table.write_text("things: {cup: {names: [cup], because: It holds., near: [mgu]}}\ngroups: {}\nnever: {}\n")
     with pytest.raises(ValueError, match="mgu"):
         load_world(table)
+
+
+def test_other_peoples_words_can_be_asked_and_are_not_trained():
+    table = other_words.TABLE
+    for intention, texts in table["phrasings"].items():
+        known = {field for text in phrasings.INTENTIONS[intention]["train"] for field in fields_of(text)}
+        assert all(set(fields_of(text)) <= known for text in texts), intention
+        assert not set(texts) & set(phrasings.INTENTIONS[intention]["train"]), intention
+    trained = {phrase.text.lower() for phrase in (*WORLD.uses, *WORLD.needs, *WORLD.properties)}
+    for kind, phrases in other_words.CONTENT.items():
+        assert not {phrase.text.lower() for phrase in phrases} & trained, kind
+    made = other_words.OtherSpeaker(record("cup", "hammer", "book"), random.Random(0), "test").talk(
+        80, other_words.SHARES
+    )
+    said = [talked["turns"][0]["command"].lower() for talked in made if talked["kind"] in other_words.CONTENT]
+    texts = {phrase.text for phrases in other_words.CONTENT.values() for phrase in phrases}
+    forms = {form.lower().rstrip(".") for text in texts for form in (text, contract(text))}
+    assert len(said) > 30 and all(any(form in words for form in forms) for words in said)
+
+
+def fields_of(text: str) -> list[str]:
+    return [field for _, field, _, _ in Formatter().parse(text) if field]
