@@ -27,7 +27,7 @@ def build(kind: type[T], content: Any, where: str = "", beside: Iterable[str] = 
     prefix = f"{where}." if where else ""
     if unknown := set(content) - set(fields):
         name = min(unknown, key=str)
-        close = get_close_matches(str(name), [*fields, *beside], 1)
+        close = get_close_matches(str(name), [*fields, *beside], 1, cutoff=0.75)
         meant = f"did you mean '{close[0]}'?" if close else f"there are {', '.join([*fields, *beside])}"
         raise ConfigError(f"'{prefix}{name}' is not a setting; {meant}")
     required = [
