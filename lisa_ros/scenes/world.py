@@ -117,7 +117,7 @@ def collect(things: dict[str, dict], field: str) -> Phrases:
 
 def load_world(path: Path = TABLE) -> World:
     """Read the table. Raises ValueError where it names a class that it does not have."""
-    table = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
+    table = _LOADER(path.read_text(encoding="utf-8")).get_single_data()
     entries = table["things"]
     things = {}
     for label, fields in entries.items():
