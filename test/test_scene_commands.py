@@ -304,7 +304,7 @@ def test_a_class_that_is_not_in_the_table_is_named(tmp_path):
         load_world(table)
 
 
-def test_other_peoples_words_can_be_asked_and_are_not_trained():
+def test_words_written_apart_can_be_asked_and_are_not_trained():
     table = other_words.TABLE
     for intention, texts in table["phrasings"].items():
         known = {field for text in phrasings.INTENTIONS[intention]["train"] for field in fields_of(text)}
