@@ -1,4 +1,4 @@
-"""Commands in words written apart from ours, asked on scenes that are there: other_words.yaml, on which nothing was trained.
+"""Commands in words written apart from ours, asked on scenes that are there: other_words.yaml, never trained on.
 
     lisa scenes --out scenes/dev --count 100 --seed 5511 --split test
     python benchmarks/other_words.py --scenes scenes/dev --out scenes/other
