@@ -164,8 +164,9 @@ def test_sights_own_scenes_are_checked_before_training(data, recipe, tmp_path):
     run = Run(replace(recipe, sight_data=str(fresh)), data, tmp_path / "run")
     lines = (fresh / "scenes.jsonl").read_text()
     (fresh / "scenes.jsonl").write_text(lines.replace('"ball"', '"cone"'))
-    with pytest.raises(ConfigError, match=r"fresh shows classes that .* does not know: cone"):
-        run.check(STAGES)
+    for look in (run.sight_split, lambda: run.check(STAGES)):
+        with pytest.raises(ConfigError, match=r"fresh shows classes that .* does not know: cone"):
+            look()
     run.check(("vision", "speech"))
     (fresh / "scenes.jsonl").write_text("".join(lines.splitlines(True)[:2]))
     with pytest.raises(ConfigError, match=r"fresh has 2 usable scenes; more than 2 are needed"):
@@ -263,6 +264,7 @@ def test_partners_of_a_mix_have_their_own_shares(data, recipe, finished, tmp_pat
     ("spoil", "complaint"),
     [
         (lambda folder: (folder / "classes.json").unlink(), "is no finished small model"),
+        (lambda folder: (folder / WEIGHTS).unlink(), "is no finished small model: it has no model.safetensors"),
         (lambda folder: (folder / "classes.json").write_text('["cone"]'), "names other classes than this run"),
         (lambda folder: (folder / "added_tokens.json").write_text("{}"), "has another tokenizer than this run"),
         (lambda folder: _change_config(folder, num_hidden_layers=3), "has 3 layers of 32, this run 2 of 32"),
@@ -273,8 +275,9 @@ def test_what_cannot_be_mixed_is_named_before_training(data, recipe, finished, t
     spoil(other)
     run = Run(replace(recipe, start=str(finished), mix={str(other): 0.5}), data, tmp_path / "run")
     run.check(("vision", "speech", "sight"))
-    with pytest.raises(ConfigError, match=complaint):
-        run.check(STAGES)
+    for look in (lambda: run.check(STAGES), lambda: run._mixed({})):
+        with pytest.raises(ConfigError, match=complaint):
+            look()
 
 
 def test_a_finished_model_may_see_larger_pictures_from_now_on(data, recipe, finished, tmp_path):

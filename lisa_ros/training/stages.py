@@ -126,16 +126,17 @@ def train(configuration: dict[str, Any]) -> int:
     names = {field.name for field in fields(Job)}
     job = build(Job, {name: value for name, value in configuration.items() if name in names})
     settings = {name: value for name, value in configuration.items() if name not in names | {"recipe"}}
-    run = Run(build(Recipe, settings, beside=names), Path(job.data), Path(job.out), job.limit)
+    run = Run(read_recipe(settings, beside=names), Path(job.data), Path(job.out), job.limit)
     run.check(job.stages)
     for stage in job.stages:
         getattr(run, stage)()
     return 0
 
 
-def read_recipe(told: dict[str, Any]) -> Recipe:
-    """The settings of a yaml as values. Raises ConfigError naming what it lacks, has too much or garbles."""
-    return build(Recipe, told)
+def read_recipe(told: dict[str, Any], beside: Collection[str] = ()) -> Recipe:
+    """The settings of a yaml as values; ``beside`` them stand others. Raises ConfigError naming what it lacks, has too
+    much or garbles."""
+    return build(Recipe, told, beside=beside)
 
 
 def _keep(state: dict[str, Any], path: Path) -> None:
@@ -144,10 +145,10 @@ def _keep(state: dict[str, Any], path: Path) -> None:
 
 
 def _finished(model: str) -> Path:
-    """The folder of a finished model, or of PACKAGED. Raises ConfigError where it does not name its classes."""
+    """The folder of a finished model, or of PACKAGED. Raises ConfigError where it lacks its classes or its weights."""
     folder = default_model() if model == PACKAGED else Path(model)
-    if not (folder / CLASSES).is_file():
-        raise ConfigError(f"{folder} is no finished small model: it has no {CLASSES}")
+    if lacks := [name for name in (CLASSES, WEIGHTS) if not (folder / name).is_file()]:
+        raise ConfigError(f"{folder} is no finished small model: it has no {lacks[0]}")
     return folder
 
 
@@ -192,7 +193,7 @@ class Run:
             self._check_classes(_shown_classes(records), self.classes, data)
         if "export" in stages:
             for model in self.recipe.mix:
-                self._check_alike(_finished(model))
+                self._partner(model)
 
     def _read(self, data: Path) -> list[Scene]:
         """Raises ConfigError where there are too few."""
@@ -223,8 +224,9 @@ class Run:
         if unknown := sorted(set(names) - set(known)):
             raise ConfigError(f"{data} shows classes that {self.folder} does not know: {', '.join(unknown)}")
 
-    def _check_alike(self, folder: Path) -> None:
-        """Raises ConfigError where the model in ``folder`` was made for other classes or words than this run's."""
+    def _partner(self, model: str) -> Path:
+        """A folder to mix with. Raises ConfigError where its classes, sizes or words are not this run's."""
+        folder = _finished(model)
         if json.loads((folder / CLASSES).read_text()) != self.classes:
             raise ConfigError(f"{folder} names other classes than this run; they cannot be mixed")
         mine, theirs = self.recipe.sizes, read_spec(folder)
@@ -236,6 +238,7 @@ class Run:
         self.tokenizer()
         if any((folder / name).read_bytes() != (self.folder / name).read_bytes() for name in TOKENIZER):
             raise ConfigError(f"{folder} has another tokenizer than this run; they cannot be mixed")
+        return folder
 
     def _start(self) -> Path | None:
         """The folder of the finished model to go on from. Raises ConfigError where it does not name its classes."""
@@ -250,7 +253,8 @@ class Run:
         """(train, validation) of the scenes for sight, read anew where they are its own."""
         scenes = self.scenes
         if self.recipe.sight_data is not None:
-            scenes = self._read(Path(self.recipe.sight_data))
+            scenes = self._read(data := Path(self.recipe.sight_data))
+            self._check_classes(_shown_classes([scene.record for scene in scenes]), self.classes, data)
         train, validation = self._split(scenes)
         return train[: self.recipe.sight_scenes], validation
 
@@ -542,12 +546,13 @@ class Run:
         return into
 
     def _mixed(self, mine: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weighted mean of ``mine`` and the models of ``mix``."""
+        """The weighted mean of ``mine`` and the models of ``mix``. Raises ConfigError as _partner."""
         rest = 1 - sum(self.recipe.mix.values())
         mixed = {name: rest * tensor for name, tensor in mine.items()}
         for model, share in self.recipe.mix.items():
+            folder = self._partner(model)
             other = self.lisa(self._untrained_vision(), len(self.tokenizer()))
-            load_finished(_finished(model), other)
+            load_finished(folder, other)
             for name, tensor in other.state_dict().items():
                 mixed[name] += share * tensor
         return mixed
