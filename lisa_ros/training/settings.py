@@ -35,8 +35,9 @@ def build(kind: type[T], content: Any, where: str = "", beside: Iterable[str] = 
         for name, one in fields.items()
         if one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
     ]
-    if missing := [name for name in required if name not in content]:
-        raise ConfigError(f"the setting '{prefix}{missing[0]}' is missing")
+    if missing := [f"'{prefix}{name}'" for name in required if name not in content]:
+        several = len(missing) > 1
+        raise ConfigError(f"the setting{'s' * several} {', '.join(missing)} {'are' if several else 'is'} missing")
     made = {name: _value(hints[name], value, prefix + name) for name, value in content.items()}
     try:
         return kind(**made)
