@@ -84,6 +84,16 @@ def test_training_asks_more_often_for_what_is_absent_but_akin_to_what_is_there()
     assert share["train"] > 4 * share["test"] and share["train"] < 0.5
 
 
+def test_training_describes_what_is_absent_more_often_than_it_names_it():
+    phrases = [phrase.text.lower().rstrip(".!?") for phrase in (*WORLD.uses, *WORLD.needs, *WORLD.properties)]
+    described = {}
+    for split in ("train", "test"):
+        made = conversations_for(record("cup", "hammer"), random.Random(0), 200, split, kinds={"absent": 1})
+        commands = [talked["turns"][0]["command"].lower() for talked in made]
+        described[split] = sum(any(phrase in command for phrase in phrases) for command in commands) / len(commands)
+    assert described["train"] > described["test"] + 0.1, described
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_an_absent_need_is_denied_by_the_first_class_that_fits_it(split):
     table, fits = record("cup", "hammer"), {phrase.text.lower().rstrip("."): phrase for phrase in WORLD.needs}

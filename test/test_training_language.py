@@ -61,6 +61,20 @@ def test_what_is_seen_weighs_more_than_other_words_of_an_answer(speech):
     assert all(given == wanted for given, wanted in weights.values()), weights
 
 
+def test_a_share_of_a_need_is_not_heard_and_answers_and_names_are_left_alone(speech):
+    turns = [{"command": "I want to play with it, now!", "targets": [1], "answer": "It is the ball, [SEG]."}]
+    unknown = speech.tokenizer.unk_id
+    for kind, forgets in (("need", True), ("use", True), ("property", True), ("name", False), ("false_premise", False)):
+        before, suffix = (speech.suffix({"kind": kind, "turns": turns}) for _ in range(2))
+        suffix.forget(0.5, random.Random(0))
+        gone = [i for i, (old, new) in enumerate(zip(before.ids, suffix.ids, strict=True)) if old != new]
+        assert bool(gone) == forgets
+        assert all(suffix.ids[i] == unknown and not suffix.weights[i] for i in gone)
+        suffix.ids = before.ids
+        suffix.forget(0.0, random.Random(0))
+        assert suffix == before
+
+
 def test_an_answer_without_its_seg_is_refused(speech):
     turn = {"command": "Find the ball.", "targets": [1], "answer": "It is the ball.", "explain": False}
     with pytest.raises(ValueError, match="0 \\[SEG\\] for 1 masks"):

