@@ -456,6 +456,7 @@ def test_the_example_configuration_is_valid(repository: Path) -> None:
         ({"device": "cuda:1"}, "accelerate gives each process its device"),
         ({"validation": {"every": 3}}, r"'validation\.data' is missing"),
         ({"data": "x"}, "data is 'x'; it must be a list"),
+        ({"warmup": -1}, "warmup is -1; it is 0 or more steps"),
     ],
 )
 def test_a_wrong_setting_is_named(changes: dict[str, Any], told: str) -> None:

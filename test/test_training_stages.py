@@ -238,6 +238,14 @@ def test_what_is_exported_may_be_mixed_with_the_start(data, recipe, finished, tm
         assert torch.allclose(tensor.float(), (theirs[name].float() + mine[name].float()) / 2, atol=2e-3), name
 
 
+@pytest.mark.parametrize("stage", ["speech", "sight"])
+def test_a_stage_without_rounds_is_named_before_training(data, recipe, tmp_path, stage):
+    run = Run(replace(recipe, **{stage: ()}), data, tmp_path / "run")
+    run.check([other for other in STAGES if other != stage])
+    with pytest.raises(ConfigError, match=f"{stage} has no rounds"):
+        run.check(STAGES)
+
+
 @pytest.mark.parametrize("shares", [{"one": 0.0}, {"one": 0.5, "other": 0.5}])
 def test_a_mix_that_leaves_nothing_is_named(recipe, shares):
     with pytest.raises(ConfigError, match="leave something to this run"):

@@ -68,6 +68,8 @@ class FinetuneConfig:
         check_positive(
             self, "steps", "batch_size", "accumulation", "learning_rate", "clip_norm", "max_length", "save_every"
         )
+        if self.warmup < 0:
+            raise ConfigError(f"warmup is {self.warmup}; it is 0 or more steps")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision '{self.precision}' is not known; choose one of {', '.join(PRECISIONS)}")
         if self.device not in ("auto", "cpu"):

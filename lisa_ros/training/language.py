@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lisa_ros.atomic import replacing
 from lisa_ros.errors import ConfigError
 from lisa_ros.model.lisa import Lisa
 from lisa_ros.training.augment import letterbox
@@ -256,8 +257,8 @@ def train_language(
             sums, since = {}, 0
         if (step + 1) % SAVE_EVERY == 0:
             state = {"step": step + 1, "trained": [p.detach() for p in trained], "optimizer": optimizer.state_dict()}
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").replace(checkpoint)
+            with replacing(checkpoint) as unfinished:
+                torch.save(state, unfinished)
     checkpoint.unlink(missing_ok=True)
 
 

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lisa_ros.atomic import replacing
 from lisa_ros.errors import CheckpointError
 
 TRAINED = "trained.safetensors"
@@ -38,11 +39,9 @@ class Snapshot:
 
 def save_trained(file: Path, trained: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors by their names in the reference, whole or not at all."""
-    unfinished = file.with_name(f".unfinished-{file.name}")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.items()}
-    save_file(tensors, unfinished, metadata={"format": "pt", **metadata})
-    _sync(unfinished)
-    unfinished.replace(file)
+    with replacing(file) as unfinished:
+        save_file(tensors, unfinished, metadata={"format": "pt", **metadata})
 
 
 def read_trained(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -187,6 +187,9 @@ class Run:
         """Look at what ``stages`` will need in hours. Raises ConfigError."""
         for name in (self.recipe.conversations, self.recipe.sentences):
             _function(name)
+        for stage, rounds in (("speech", self.recipe.speech), ("sight", self.recipe.sight)):
+            if stage in stages and not rounds:
+                raise ConfigError(f"{stage} has no rounds; give it some, or leave it out of 'stages'")
         if "sight" in stages and self.recipe.sight_data is not None:
             data = Path(self.recipe.sight_data)
             self._check_count(records := read_records(data)[: self.limit], data)

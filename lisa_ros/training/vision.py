@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import SamModel
 
+from lisa_ros.atomic import replacing
 from lisa_ros.errors import ConfigError
 from lisa_ros.image import SAM_MEAN, SAM_STD
 from lisa_ros.model.conv import ConvImageEncoder, Recognition
@@ -425,9 +426,8 @@ def _save(path: Path, model: VisionModel, optimizer: torch.optim.Optimizer, prog
         "optimizer": optimizer.state_dict(),
         "progress": asdict(progress),
     }
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)
+    with replacing(path) as unfinished:
+        torch.save(state, unfinished)
 
 
 @torch.inference_mode()
