@@ -66,12 +66,12 @@ def test_a_share_of_a_need_is_not_heard_and_answers_and_names_are_left_alone(spe
     unknown = speech.tokenizer.unk_id
     for kind, forgets in (("need", True), ("use", True), ("property", True), ("name", False), ("false_premise", False)):
         before, suffix = (speech.suffix({"kind": kind, "turns": turns}) for _ in range(2))
-        suffix.forget(0.5, random.Random(0))
+        speech.forget(suffix, 0.5, random.Random(0))
         gone = [i for i, (old, new) in enumerate(zip(before.ids, suffix.ids, strict=True)) if old != new]
         assert bool(gone) == forgets
         assert all(suffix.ids[i] == unknown and not suffix.weights[i] for i in gone)
         suffix.ids = before.ids
-        suffix.forget(0.0, random.Random(0))
+        speech.forget(suffix, 0.0, random.Random(0))
         assert suffix == before
 
 

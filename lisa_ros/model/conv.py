@@ -93,8 +93,8 @@ MARGIN = 32
 
 def _unpadded(pixels: Tensor) -> tuple[int, int]:
     """Height and width of the part of (B, 3, H, W), H and W divisible by 32, that holds all that is not 0, with MARGIN
-    around it; both divisible by 32, too. No normalised pixel of a camera is 0."""
-    shown = (pixels != 0).any(1).any(0)
+    around it; both divisible by 32, too. No normalised pixel of a camera is 0 in any channel, so one tells."""
+    shown = (pixels[:, 0] != 0).any(0)
     sides = []
     for side, lines in zip(shown.shape, (shown.any(1), shown.any(0)), strict=True):
         last = int(lines.nonzero().max()) + 1 if lines.any() else side

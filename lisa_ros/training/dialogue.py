@@ -34,19 +34,9 @@ class Suffix:
     asked: list[tuple[int, list[int]]] = field(default_factory=list)
     kind: str = ""
 
-    def forget(self, share: float, rng: random.Random) -> None:
-        """Make a ``share`` of what a person said unknown, where a use, a need or a property describes the thing: other
-        words say it, too. A name or a place hangs on one word."""
-        if share and self.kind in DESCRIBED:
-            heard = zip(self.ids, self.weights, strict=True)
-            self.ids = [UNKNOWN_ID if not weight and rng.random() < share else i for i, weight in heard]
-
 
 DESCRIBED = ("use", "need", "property")
 """Kinds of conversations that describe what is meant."""
-
-UNKNOWN_ID = 0
-"""``<unk>`` of LLaMA's tokenizers."""
 
 NAMED = 2.0
 """Weight of the token with which an answer begins to name what is meant."""
@@ -120,6 +110,13 @@ class Speech:
             self._point(result, objects, question_at, begin, verdict, segs)
         result.kind = conversation.get("kind", "")
         return result
+
+    def forget(self, suffix: Suffix, share: float, rng: random.Random) -> None:
+        """Make a ``share`` of the tokens before answers unknown, where a use, a need or a property describes the thing:
+        other words say it, too. A name or a place hangs on one word."""
+        if share and suffix.kind in DESCRIBED:
+            unknown, heard = self.tokenizer.unk_id, zip(suffix.ids, suffix.weights, strict=True)
+            suffix.ids = [unknown if not weight and rng.random() < share else i for i, weight in heard]
 
     def _point(
         self,

@@ -213,7 +213,7 @@ def train_language(
         rng = random.Random(f"{config.seed}/{step}")
         numbers, suffixes = library.draw(config.pictures, config.conversations, rng, config.absent, config.kinds)
         for suffix in chain.from_iterable(suffixes):
-            suffix.forget(config.forgotten, rng)
+            library.speech.forget(suffix, config.forgotten, rng)
         with half_precision(config.precision):
             images = [picture(number, rng) for number in numbers]
             packed = pack(lisa, library.speech, images, suffixes, library.grid**2)

@@ -7,7 +7,6 @@ number is the state of the sampler and of every random generator.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -69,10 +68,10 @@ def save_snapshot(
         shutil.rmtree(leftover, ignore_errors=True)
     unfinished.mkdir(parents=True)
     save_trained(unfinished / TRAINED, trained, metadata)
-    save_file(_moments(trained, optimizer), unfinished / _OPTIMIZER)
-    (unfinished / _FACTS).write_text(json.dumps({"step": step, **facts}) + "\n", "utf-8")
-    for file in (_OPTIMIZER, _FACTS):
-        _sync(unfinished / file)
+    with replacing(unfinished / _OPTIMIZER) as file:
+        save_file(_moments(trained, optimizer), file)
+    with replacing(unfinished / _FACTS) as file:
+        file.write_text(json.dumps({"step": step, **facts}) + "\n", "utf-8")
     unfinished.replace(folder)
     for older in _folders(run)[:-1]:
         shutil.rmtree(older, ignore_errors=True)
@@ -122,8 +121,3 @@ def _moments(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimiz
 
 def _folders(run: Path) -> list[Path]:
     return sorted(folder for folder in (run / "state").glob("*") if re.fullmatch(r"\d+", folder.name))
-
-
-def _sync(file: Path) -> None:
-    with open(file, "rb") as written:
-        os.fsync(written.fileno())
