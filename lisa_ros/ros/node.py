@@ -66,6 +66,13 @@ class LisaNode(LifecycleNode):
     def __init__(self, **kwargs: Any) -> None:
         self._closing = contextlib.ExitStack()  # first: rclpy (9.1) also destroys a node whose making failed
         super().__init__("lisa", **kwargs)
+        try:
+            self._make()
+        except BaseException:
+            self.destroy_node()  # while ROS is there: a half-made node that outlives it can crash the process
+            raise
+
+    def _make(self) -> None:
         self.ended = Future()
         self.parameters = parameters.declare(self)
         log_handler = RosHandler(self.get_logger())
@@ -87,7 +94,6 @@ class LisaNode(LifecycleNode):
 
         current = self._current_parameters
         self._held = contextlib.ExitStack()  # what configure made and cleanup frees
-        self._closing.callback(self._free)
         self._cameras = Cameras(self, current, self._now_s, lambda camera, frame: self._tracks.see(camera, frame))
         self._mismatches = Mismatches(self)
         topics = Topics(self, self._cameras, current, self._mismatches, self._aside.submit)
@@ -99,6 +105,7 @@ class LisaNode(LifecycleNode):
         self._tracks = Tracks(
             topics.tracked, self._cameras.pixels, current, self._event_came, self._requests.look_again, topics.markers
         )
+        self._closing.callback(self._free)
         topics.listeners.append(self._tracks.answered)
         tracker_of(self.parameters)  # a wrong name ends the node at once, as other wrong parameters do
         self._clear = self.create_service(Trigger, "~/clear", self._tracks.clear)

@@ -68,7 +68,8 @@ class NodeProcess:
         remaps = itertools.chain.from_iterable(("-r", f"{old}:={new}") for old, new in rules.items())
         # A sourced ROS installation is on PYTHONPATH too.
         paths = [str(REPOSITORY), str(REPOSITORY / "test"), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths))
+        # A crash says where it was.
+        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths), PYTHONFAULTHANDLER="1")
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "lisa_ros.ros.node", "--ros-args", *remaps, *arguments],
@@ -128,8 +129,9 @@ class Client:
         self.listen("status", Status, QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL))
         self.images = self.node.create_publisher(Image, "image", qos_profile_sensor_data)
         self.infos = self.node.create_publisher(CameraInfo, "camera_info", qos_profile_sensor_data)
-        self.commands = self.node.create_publisher(String, f"{lisa.name}/command", 10)
-        # ROS's usual ten places lose replies that come at once to a client that the machine lets wait.
+        # ROS's usual ten places lose commands to a node, and replies to a client, that the machine lets wait: of what
+        # came at once the first are gone before they can be sent again.
+        self.commands = self.node.create_publisher(String, f"{lisa.name}/command", MANY)
         self.action = ActionClient(
             self.node,
             Segment,

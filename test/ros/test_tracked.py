@@ -355,5 +355,5 @@ def test_without_use_tracking_nothing_is_followed(launch) -> None:
 def test_a_tracker_that_is_not_there_is_said_at_the_start(tmp_path) -> None:
     lisa = NodeProcess(tmp_path, tracker="nowhere:Tracker")
     assert wait_for(lambda: lisa.process.poll() is not None, "end of the node")
-    assert lisa.process.returncode == 2
+    assert lisa.process.returncode == 2, lisa.said()
     assert "tracker is 'nowhere:Tracker'" in lisa.said()
