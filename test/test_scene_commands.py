@@ -109,6 +109,29 @@ def test_an_absent_need_is_denied_by_the_first_class_that_fits_it(split):
     assert asked > 20
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_phrases_with_more_weight_are_asked_more_often(there):
+    """Apart where something fits them and where nothing does."""
+    table, hard = record("cup", "hammer"), {phrase.text for phrase in WORLD.needs[::20]}
+    asked = []
+
+    def weight(phrase: str, fits: bool) -> float:
+        return 50.0 if fits is there and phrase in hard else 1.0
+
+    kinds = {"need": 1} if there else {"absent": 1}
+    for talked in conversations_for(table, random.Random(0), 300, "train", kinds=kinds, weight=weight):
+        if "phrase" in talked:
+            assert bool(talked["turns"][0]["targets"]) is there
+            asked.append(talked["phrase"])
+    needs = [phrase for phrase in asked if phrase in {phrase.text for phrase in WORLD.needs}]
+    assert len(needs) > 40
+    assert sum(phrase in hard for phrase in needs) > len(needs) / 2
+
+
+def test_without_weights_no_phrase_is_told():
+    assert not any("phrase" in talked for _, talked in talk("train"))
+
+
 def test_kinship_comes_from_what_is_trained_alone():
     held = {phrase.text for phrase in WORLD.held_needs}
     counted = [phrase for phrase in (*WORLD.uses, *WORLD.needs, *WORLD.properties) if "pen" in phrase.fits]

@@ -48,18 +48,22 @@ def write_scenes(folder: Path, count: int, seed: int = 0) -> Path:
     return folder
 
 
-def conversations_for(scene: dict, rng: random.Random, count: int, split: str) -> list[dict]:
-    """By name, one of them absent at times, and a second turn."""
+def conversations_for(scene: dict, rng: random.Random, count: int, split: str, weight=None) -> list[dict]:
+    """By name, one of them absent at times, and a second turn. weight: of a class, which is its phrase."""
     made = []
     for _ in range(count):
         turns = []
         for _ in range(rng.choice((1, 2))):
-            name = rng.choice(CLASSES)
+            present = {o["class"] for o in scene["objects"]}
+            weights = [weight(name, name in present) for name in CLASSES] if weight else None
+            name = rng.choices(CLASSES, weights)[0] if weights else rng.choice(CLASSES)
             targets = [o["id"] for o in scene["objects"] if o["class"] == name]
             answer = f"It is the {name}, [SEG]." if targets else f"There is no {name} here."
             turns.append({"command": f"Find the {name}.", "targets": targets, "answer": answer, "explain": False})
         kind = "followup" if len(turns) > 1 else "name" if turns[0]["targets"] else "absent"
         made.append({"kind": kind, "held_out": split != "train", "turns": turns})
+        if weight:
+            made[-1]["phrase"] = name
     return made
 
 

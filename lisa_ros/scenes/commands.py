@@ -10,11 +10,15 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from lisa_ros.errors import ConfigError
 from lisa_ros.scenes import phrasings
 from lisa_ros.scenes.world import WORLD, Phrase, Phrases, Thing
+
+Weight = Callable[[str, bool], float]
+Option = TypeVar("Option")
 
 KINDS = {
     "name": 0.16,
@@ -117,10 +121,10 @@ def contract(text: str) -> str:
 
 
 class Speaker:
-    """Makes conversations about one scene; all chance comes from ``rng``."""
+    """Makes conversations about one scene; all chance comes from ``rng``. weight: as conversations_for has it."""
 
-    def __init__(self, scene: dict, rng: random.Random, split: str) -> None:
-        self.scene, self.rng = scene, rng
+    def __init__(self, scene: dict, rng: random.Random, split: str, weight: Weight | None = None) -> None:
+        self.scene, self.rng, self.weight = scene, rng, weight
         self.split = "train" if split == "train" else "test"
         self.objects: list[dict] = scene["objects"]
         self.by_class: dict[str, list[dict]] = {}
@@ -187,9 +191,10 @@ class Speaker:
         targets = sorted(thing["id"] for thing in objects)
         return {"command": self.colloquial(command), "targets": targets, "answer": answer, "explain": explain}
 
-    def conversation(self, kind: str, *turns: dict, held_content: bool = False) -> dict:
+    def conversation(self, kind: str, *turns: dict, held_content: bool = False, phrase: Phrase | None = None) -> dict:
         held_out = self.split == "test"
-        return {"kind": kind, "held_out": held_out, "held_out_content": held_content, "turns": list(turns)}
+        made = {"kind": kind, "held_out": held_out, "held_out_content": held_content, "turns": list(turns)}
+        return made if phrase is None or self.weight is None else made | {"phrase": phrase.text}
 
     def found(self, command: str, objects: list[dict], because: str = "") -> dict | None:
         """A turn whose targets are ``objects``; explained at times. None where the answer would be a list."""
@@ -211,6 +216,12 @@ class Speaker:
 
     def missing(self, phrases: Iterable[Phrase]) -> list[Phrase]:
         return [phrase for phrase in phrases if not (phrase.fits | phrase.unsure) & self.present]
+
+    def choose(self, options: Sequence[Option], said: Iterable[tuple[Phrase, bool]]) -> Option:
+        """One of ``options``. said: the phrase of each, and whether something here fits it."""
+        if self.weight is None:
+            return self.rng.choice(options)
+        return self.rng.choices(options, [self.weight(phrase.text, there) for phrase, there in said])[0]
 
     def make_name(self) -> dict | None:
         painted = [thing for thing in self.objects if thing.get("color")]
@@ -242,9 +253,9 @@ class Speaker:
         options = self.fitting(phrases.of.get(label, ()))
         if not options:
             return None
-        phrase, objects = self.rng.choice(options)
+        phrase, objects = self.choose(options, [(phrase, True) for phrase, _ in options])
         turn = self.found(self.say(intention, x=phrase.text), objects)
-        return turn and self.conversation(kind, turn, held_content=held)
+        return turn and self.conversation(kind, turn, held_content=held, phrase=phrase)
 
     def make_use(self) -> dict | None:
         return self.make_phrase("use", "USE", WORLD.uses)
@@ -416,7 +427,7 @@ class Speaker:
         return WORLD.things[self.rng.choice(gone)]
 
     def make_absent(self) -> dict | None:
-        rng = self.rng
+        rng, phrase = self.rng, None
         choice = rng.random()
         # Training asks less for names: what a need means is learned best where nothing that is here hints at it.
         named, never, described = (0.25, 0.35, 0.95) if self.split == "train" else (0.4, 0.55, 0.92)
@@ -433,7 +444,7 @@ class Speaker:
             options = options or self.missing(phrases)
             if not options:
                 return None
-            phrase = rng.choice(options)
+            phrase = self.choose(options, [(phrase, False) for phrase in options])
             # Of several that fit always the first: there is one right answer to learn.
             wanted = next(thing for label, thing in WORLD.things.items() if label in phrase.fits)
             command, answer = self.say(intention, x=phrase.text), answer_without(wanted.label, wanted.many)
@@ -445,7 +456,7 @@ class Speaker:
             command = self.whole(rng.choice(group.phrases if self.split == "train" else group.held))
             answer = answer_without(group.label, many=group.label.endswith("s"))
         explain = rng.random() < EXPLAINED / 2
-        return self.conversation("absent", self.turn(command, [], answer, explain))
+        return self.conversation("absent", self.turn(command, [], answer, explain), phrase=phrase)
 
     def make_false_premise(self) -> dict | None:
         """The thing is there, but what is said of it is not true."""
@@ -571,15 +582,21 @@ class Speaker:
 
 
 def conversations_for(
-    scene: dict, rng: random.Random, count: int, split: str, kinds: dict[str, float] | None = None
+    scene: dict,
+    rng: random.Random,
+    count: int,
+    split: str,
+    kinds: dict[str, float] | None = None,
+    weight: Weight | None = None,
 ) -> list[dict]:
     """``count`` conversations about ``scene`` (a line of scenes.jsonl), fewer where the scene gives no more.
 
     split "train" uses the training phrasings; every other split only held-out phrasings, and for half of its needs
-    needs that training never names. kinds: weight of each kind, KINDS where left out. Deterministic in ``rng``.
-    Raises ConfigError for a kind that there is not.
+    needs that training never names. kinds: weight of each kind, KINDS where left out. weight: of a phrase of the table
+    beside its like, given whether something here fits it; then a conversation that says one has it as ``phrase``.
+    Deterministic in ``rng``. Raises ConfigError for a kind that there is not.
     """
-    return Speaker(scene, rng, split).talk(count, kinds)
+    return Speaker(scene, rng, split, weight).talk(count, kinds)
 
 
 def sentences(seed: int = 0) -> Iterator[str]:

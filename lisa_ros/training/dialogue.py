@@ -21,7 +21,8 @@ class Suffix:
     that says whether what was named is there, and whether it is. nouns: positions (in ids) of tokens that name things
     or their colour, and the object ids that the state there is to point at. meant: the same for the tokens that say
     what is meant, where the state before points. asked: those of them with which the answer begins, and what the
-    question's nouns named beside what is meant, or at all where that is all.
+    question's nouns named beside what is meant, or at all where that is all. phrase: what describes the thing, where
+    the conversation says so.
     """
 
     ids: list[int]
@@ -33,6 +34,7 @@ class Suffix:
     meant: list[tuple[int, list[int]]] = field(default_factory=list)
     asked: list[tuple[int, list[int]]] = field(default_factory=list)
     kind: str = ""
+    phrase: str = ""
 
 
 DESCRIBED = ("use", "need", "property")
@@ -108,7 +110,7 @@ class Speech:
                 raise ValueError(f"{len(segs)} [SEG] for {len(wanted)} masks in {turn['answer']!r}")
             result.ids, result.segs, result.targets = ids, result.segs + segs, result.targets + wanted
             self._point(result, objects, question_at, begin, verdict, segs)
-        result.kind = conversation.get("kind", "")
+        result.kind, result.phrase = conversation.get("kind", ""), conversation.get("phrase", "")
         return result
 
     def forget(self, suffix: Suffix, share: float, rng: random.Random) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from lisa_ros.training.packing import (
     states_at,
 )
 from lisa_ros.training.pointing import pointing_losses
+from lisa_ros.training.practice import Practice
 from lisa_ros.training.precision import half_precision
 from lisa_ros.training.scenes import Scene
 from lisa_ros.training.settings import check_positive, check_shares
@@ -44,7 +46,7 @@ from lisa_ros.training.settings import check_positive, check_shares
 log = logging.getLogger(__name__)
 
 Conversations = Callable[..., list[dict]]
-"""conversations_for(scene record, rng, count, split, kinds=None): where the sentences come from."""
+"""conversations_for(scene record, rng, count, split, kinds=None, weight=None): where the sentences come from."""
 
 SAVE_EVERY = 200
 """Steps between checkpoints of a run."""
@@ -96,7 +98,8 @@ class LanguageConfig:
     become image tokens (None: all), and of each thing at least the one that shows most of it and the one with its
     middle; a model in use sees all, but fewer cost less. kinds: weight of each kind of conversation, where it shall not
     be the supply's own. forgotten: share of a question's tokens that are not heard, where a use, a need or a property
-    is said: the others have to do. precision: of products, as in half_precision.
+    is said: the others have to do. known: how often a phrase is asked that was answered rightly of late, beside one
+    that was not; 1 asks all alike. precision: of products, as in half_precision.
     """
 
     steps: int
@@ -113,12 +116,13 @@ class LanguageConfig:
     covered_cells: int | None = None
     kinds: dict[str, float] | None = None
     forgotten: float = 0.0
+    known: float = 1.0
     precision: str = "fp32"
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_positive(self, "steps", "pictures", "conversations", "lr", "warmup")
-        check_shares(self, "absent", "forgotten")
+        check_shares(self, "absent", "forgotten", "known")
         if self.drawn < 0 or self.empty_cells < 0:
             raise ConfigError(f"drawn is {self.drawn} and empty_cells {self.empty_cells}; none may be below 0")
         if self.kinds is not None and (min(self.kinds.values(), default=0) < 0 or sum(self.kinds.values()) <= 0):
@@ -154,14 +158,18 @@ class Library:
         absent: float = 0.0,
         kinds: dict[str, float] | None = None,
         split: str = "train",
+        practice: Practice | None = None,
     ) -> tuple[list[int], list[list[Suffix]]]:
         """``count`` scenes and ``each`` fresh conversations about each. What cannot be used is named and skipped."""
+        how: dict[str, Any] = {"kinds": kinds} if kinds else {}
+        if practice:
+            how["weight"] = practice.weight
         chosen: list[int] = []
         suffixes: list[list[Suffix]] = []
         while len(chosen) < count:
             number = rng.randrange(len(self.scenes))
             usable, record = [], self.scenes[number].record
-            for conversation in self._mixed(record, each, rng, absent, split, {"kinds": kinds} if kinds else {}):
+            for conversation in self._mixed(record, each, rng, absent, split, how):
                 try:
                     usable.append(self.speech.suffix(conversation, rng, record["objects"]))
                 except ValueError as error:
@@ -208,10 +216,13 @@ def train_language(
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     sums: dict[str, float] = {}
+    practice = None if config.known == 1 else Practice(config.known)
     since, denial = 0, library.speech.tokenizer.encode("that")[0]
-    for step in range(_resume(checkpoint, trained, optimizer), config.steps):
+    for step in range(_resume(checkpoint, trained, optimizer, practice), config.steps):
         rng = random.Random(f"{config.seed}/{step}")
-        numbers, suffixes = library.draw(config.pictures, config.conversations, rng, config.absent, config.kinds)
+        numbers, suffixes = library.draw(
+            config.pictures, config.conversations, rng, config.absent, config.kinds, practice=practice
+        )
         for suffix in chain.from_iterable(suffixes):
             library.speech.forget(suffix, config.forgotten, rng)
         with half_precision(config.precision):
@@ -227,6 +238,10 @@ def train_language(
         correct = (logits.argmax(-1) == packed.answer_ids).float()
         right, verdicts = correct.mean(), packed.answer_weights == VERDICT
         denials = verdicts & (packed.answer_ids == denial)
+        if practice:
+            for suffix, rights in of_each(suffixes, correct):
+                if suffix.phrase:
+                    practice.note(suffix.phrase, bool(suffix.segs), not bool(rights.all()))
         optimizer.zero_grad(set_to_none=True)
         (answer + presence + POINT * sum(looks.values()) + extra).backward()
         share = step / config.steps
@@ -257,6 +272,7 @@ def train_language(
             sums, since = {}, 0
         if (step + 1) % SAVE_EVERY == 0:
             state = {"step": step + 1, "trained": [p.detach() for p in trained], "optimizer": optimizer.state_dict()}
+            state["practice"] = practice.state() if practice else []
             with replacing(checkpoint) as unfinished:
                 torch.save(state, unfinished)
     checkpoint.unlink(missing_ok=True)
@@ -274,16 +290,24 @@ def exactness(
     for begin in range(0, count, 8):
         numbers, suffixes = library.draw(min(8, count - begin), each, rng, split=split)
         packed = pack(lisa, library.speech, [picture(n, rng) for n in numbers], suffixes, library.grid**2)
-        wrong = predict_packed(lisa, packed, read_packed(lisa, packed)[-1]).argmax(-1) != packed.answer_ids
-        ends = [sum(w > 0 for w in suffix.weights) for row in suffixes for suffix in row]
-        for suffix, wrongs in zip((s for row in suffixes for s in row), wrong.split(ends), strict=True):
+        correct = predict_packed(lisa, packed, read_packed(lisa, packed)[-1]).argmax(-1) == packed.answer_ids
+        for suffix, rights in of_each(suffixes, correct):
             for key in ("exact", f"exact {suffix.kind}"):
-                right.setdefault(key, []).append(not bool(wrongs.any()))
+                right.setdefault(key, []).append(bool(rights.all()))
     return {key: sum(results) / len(results) for key, results in sorted(right.items())}
 
 
+def of_each(suffixes: list[list[Suffix]], answers: Tensor) -> Iterator[tuple[Suffix, Tensor]]:
+    """Each conversation with what belongs to its answers' tokens, of (A,) for those of all."""
+    flat = list(chain.from_iterable(suffixes))
+    lengths = [sum(weight > 0 for weight in suffix.weights) for suffix in flat]
+    return zip(flat, answers.split(lengths), strict=True)
+
+
 @torch.no_grad()
-def _resume(checkpoint: Path, trained: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
+def _resume(
+    checkpoint: Path, trained: list[nn.Parameter], optimizer: torch.optim.Optimizer, practice: Practice | None
+) -> int:
     """Load what a stopped run left, if it left something. Returns the step to go on with."""
     if not checkpoint.exists():
         return 0
@@ -291,6 +315,8 @@ def _resume(checkpoint: Path, trained: list[nn.Parameter], optimizer: torch.opti
     for parameter, value in zip(trained, state["trained"], strict=True):
         parameter.copy_(value)
     optimizer.load_state_dict(state["optimizer"])
+    if practice:
+        practice.resume(state.get("practice", ()))  # an older release kept none
     log.info("going on at step %d", state["step"])
     return int(state["step"])
 

@@ -238,6 +238,10 @@ class Run:
                 f"{folder} has {theirs.llama.num_hidden_layers} layers of {theirs.llama.hidden_size}, this run "
                 f"{mine.layers} of {mine.hidden}; they cannot be mixed"
             )
+        if (units := theirs.llama.intermediate_size) > mine.intermediate:
+            raise ConfigError(
+                f"{folder} has MLPs of {units} units, this run of {mine.intermediate}; they cannot be mixed"
+            )
         self.tokenizer()
         if any((folder / name).read_bytes() != (self.folder / name).read_bytes() for name in TOKENIZER):
             raise ConfigError(f"{folder} has another tokenizer than this run; they cannot be mixed")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import random
 from pathlib import Path
+from zlib import crc32
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,8 @@ instead of 7, and outweighs all others."""
 
 
 def load_finished(folder: Path, lisa: Lisa) -> None:
-    """Give ``lisa`` the tensors of the checkpoint in ``folder``; its picture may be of another size.
+    """Give ``lisa`` the tensors of the checkpoint in ``folder``; its picture may be of another size, and ``lisa`` may
+    have more units in its MLPs: it begins with the same answers.
 
     Raises ConfigError where the checkpoint is of other sizes, CheckpointError where it cannot be read.
     """
@@ -44,6 +46,7 @@ def load_finished(folder: Path, lisa: Lisa) -> None:
         merge = "vision_tower.merge.weight"
         state[merge] = _resized_kernel(state[merge], lisa.vision_tower.side)
         mine = lisa.state_dict()
+        state |= {name: _widened(name, state[name], mine[name]) for name in mine if ".mlp." in name and name in state}
         other = [name for name, tensor in state.items() if name not in mine or mine[name].shape != tensor.shape]
         if other:
             tensors = f"{other[0]}, {len(other)} tensors in all"
@@ -57,6 +60,23 @@ def _resized_kernel(kernel: Tensor, side: int) -> Tensor:
     if kernel.shape[-1] == side:
         return kernel
     return F.interpolate(kernel, (side, side), mode="bilinear") * (kernel.shape[-1] / side) ** 2
+
+
+def _widened(name: str, weight: Tensor, like: Tensor) -> Tensor:
+    """The weight of an MLP with as many units as ``like`` has, if that is more; what they say begins at 0, as in Chen,
+    Goodfellow and Shlens, "Net2Net" (2016). The same for all who ask, so that widened models can be averaged.
+
+    Raises nothing: a weight of fewer units or another width comes back as it is.
+    """
+    across = 1 if name.endswith("down_proj.weight") else 0
+    more = like.shape[across] - weight.shape[across]
+    if more <= 0 or like.shape[1 - across] != weight.shape[1 - across]:
+        return weight
+    fresh = torch.zeros(weight.shape[0], more) if across else torch.empty(more, weight.shape[1])
+    if not across:
+        chance = torch.Generator().manual_seed(crc32(name.encode()))
+        fresh.normal_(std=float(weight.std()), generator=chance)
+    return torch.cat([weight, fresh], across)
 
 
 @torch.no_grad()
