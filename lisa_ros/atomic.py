@@ -45,7 +45,10 @@ def replacing(path: Path) -> Iterator[Path]:
         return
     unfinished = path.with_name(f".unfinished-{path.name}")
     try:
+        unfinished.touch()
+        mode = unfinished.stat().st_mode
         yield unfinished
+        unfinished.chmod(mode)  # whoever may read what is made here: safetensors (0.8) makes files for its user alone
         with open(unfinished, "rb") as written:
             os.fsync(written.fileno())
         unfinished.replace(path)

@@ -10,6 +10,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lisa_ros.atomic import replacing
+
 INDEX = "model.safetensors.index.json"
 
 
@@ -31,7 +33,8 @@ class ShardWriter:
         self._count += 1
         name = f"model-{self._count:05d}.safetensors"
         whole = {key: tensor.contiguous() for key, tensor in tensors.items()}
-        save_file(whole, self._folder / name, metadata={"format": "pt"})
+        with replacing(self._folder / name) as unfinished:
+            save_file(whole, unfinished, metadata={"format": "pt"})
         self._shard_of |= dict.fromkeys(tensors, name)
         self._bytes += sum(tensor.nbytes for tensor in tensors.values())
 
