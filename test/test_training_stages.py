@@ -365,7 +365,7 @@ def test_a_start_with_wider_mlps_answers_as_before_and_learns_with_them(data, re
 
 def test_a_start_with_narrower_mlps_is_named(data, recipe, finished, tmp_path):
     recipe = replace(recipe, start=str(finished), sizes=replace(recipe.sizes, intermediate=32))
-    with pytest.raises(ConfigError, match="of other sizes than the recipe"):
+    with pytest.raises(ConfigError, match="has MLPs of 48 units, the recipe's have 32; say 48 or more there"):
         Run(recipe, data, tmp_path / "narrower").started()
 
 

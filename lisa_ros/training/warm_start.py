@@ -40,14 +40,17 @@ def load_finished(folder: Path, lisa: Lisa) -> None:
 
     Raises ConfigError where the checkpoint is of other sizes, CheckpointError where it cannot be read.
     """
+    theirs, mine = read_spec(folder).llama.intermediate_size, lisa.llama.config.intermediate_size
+    if theirs > mine:
+        raise ConfigError(f"{folder} has MLPs of {theirs} units, the recipe's have {mine}; say {theirs} or more there")
     with torch.no_grad():
         finished, _ = load_lisa(folder, None, Precision.pick("fp32", torch.device("cpu")), torch.device("cpu"))
         state = dict(finished.state_dict())
         merge = "vision_tower.merge.weight"
         state[merge] = _resized_kernel(state[merge], lisa.vision_tower.side)
-        mine = lisa.state_dict()
-        state |= {name: _widened(name, state[name], mine[name]) for name in mine if ".mlp." in name and name in state}
-        other = [name for name, tensor in state.items() if name not in mine or mine[name].shape != tensor.shape]
+        own = lisa.state_dict()
+        state |= {name: _widened(name, state[name], own[name]) for name in own if ".mlp." in name and name in state}
+        other = [name for name, tensor in state.items() if name not in own or own[name].shape != tensor.shape]
         if other:
             tensors = f"{other[0]}, {len(other)} tensors in all"
             raise ConfigError(f"{folder} is of other sizes than the recipe, or of an older release ({tensors})")
@@ -63,11 +66,9 @@ def _resized_kernel(kernel: Tensor, side: int) -> Tensor:
 
 
 def _widened(name: str, weight: Tensor, like: Tensor) -> Tensor:
-    """The weight of an MLP with as many units as ``like`` has, if that is more; what they say begins at 0, as in Chen,
-    Goodfellow and Shlens, "Net2Net" (2016). The same for all who ask, so that widened models can be averaged.
-
-    Raises nothing: a weight of fewer units or another width comes back as it is.
-    """
+    """The weight of an MLP with as many units as ``like`` has, where that is more; what they say begins at 0, so that
+    the model answers as before (the idea of Chen, Goodfellow and Shlens, "Net2Net", 2016). The new units are the same
+    for all who ask, so that widened models can be averaged. A weight of another width comes back as it is."""
     across = 1 if name.endswith("down_proj.weight") else 0
     more = like.shape[across] - weight.shape[across]
     if more <= 0 or like.shape[1 - across] != weight.shape[1 - across]:
