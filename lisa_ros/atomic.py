@@ -37,16 +37,18 @@ def _is_stream(path: Path) -> bool:
 def replacing(path: Path) -> Iterator[Path]:
     """A file beside ``path`` to write to. It takes ``path``'s place when the block ends well and vanishes when not.
 
-    Its name ends like ``path``'s, so that writers which choose the format by the ending choose the same. A device or a
-    pipe is written to as it is.
+    Its name ends like ``path``'s, so that writers which choose the format by the ending choose the same. Who may
+    read it is the umask's business, whatever the writer thinks. A device or a pipe is written to as it is.
     """
     if _is_stream(path):
         yield path
         return
     unfinished = path.with_name(f".unfinished-{path.name}")
     try:
+        unfinished.unlink(missing_ok=True)
         unfinished.touch()
         mode = unfinished.stat().st_mode
+        unfinished.unlink()  # a writer that writes nothing is not to leave an empty file
         yield unfinished
         unfinished.chmod(mode)  # whoever may read what is made here: safetensors (0.8) makes files for its user alone
         with open(unfinished, "rb") as written:

@@ -28,6 +28,23 @@ def test_weights_can_be_read_by_whom_other_files_can_be_read(tmp_path):
         assert file.stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.usefixtures("_everyone_may_read")
+def test_what_a_killed_run_left_changes_nothing(tmp_path):
+    (leftover := tmp_path / ".unfinished-state.json").write_text("half")
+    leftover.chmod(0o600)
+    with replacing(tmp_path / "state.json") as unfinished:
+        unfinished.write_text("whole")
+    assert (tmp_path / "state.json").read_text() == "whole"
+    assert (tmp_path / "state.json").stat().st_mode & 0o777 == 0o644
+
+
+def test_where_nothing_is_written_the_file_stays(tmp_path):
+    (file := tmp_path / "state.json").write_text("before")
+    with pytest.raises(FileNotFoundError), replacing(file):
+        pass
+    assert file.read_text() == "before"
+
+
 def test_what_was_not_finished_leaves_the_file_as_it_was(tmp_path):
     (file := tmp_path / "state.json").write_text("before")
 

@@ -382,6 +382,21 @@ def test_a_narrow_model_is_mixed_into_a_wide_one_and_a_wider_is_named(data, reci
         narrow.check(STAGES)
 
 
+def test_a_start_with_another_mask_decoder_is_named(data, recipe, finished, tmp_path):
+    recipe = replace(recipe, start=str(finished), sizes=replace(recipe.sizes, decoder_mlp=32))
+    with pytest.raises(ConfigError, match="of other sizes than the recipe"):
+        Run(recipe, data, tmp_path / "run").started()
+
+
+def test_what_cannot_be_mixed_for_its_mask_decoder_is_named_before_training(data, recipe, finished, tmp_path):
+    recipe = replace(recipe, mix={str(finished): 0.5}, sizes=replace(recipe.sizes, decoder_mlp=32))
+    run = Run(recipe, data, tmp_path / "run")
+    shutil.copy(finished / "tokenizer.model", run.folder)
+    shutil.copy(finished / "added_tokens.json", run.folder)
+    with pytest.raises(ConfigError, match="of other sizes than the recipe"):
+        run.check(STAGES)
+
+
 def test_prompts_are_got_back_from_what_the_model_says(data, recipe, finished, tmp_path, monkeypatch):
     """A model that says class and place without a fault is taken apart into the prompts it was taught."""
     run = Run(replace(recipe, start=str(finished)), data, tmp_path / "next")

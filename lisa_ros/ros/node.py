@@ -69,7 +69,8 @@ class LisaNode(LifecycleNode):
         try:
             self._make()
         except BaseException:
-            self.destroy_node()  # while ROS is there: a half-made node that outlives it can crash the process
+            with contextlib.suppress(Exception):  # what was wrong first is what is to be said
+                self.destroy_node()  # while ROS is there: a half-made node that outlives it can crash the process
             raise
 
     def _make(self) -> None:
@@ -105,7 +106,7 @@ class LisaNode(LifecycleNode):
         self._tracks = Tracks(
             topics.tracked, self._cameras.pixels, current, self._event_came, self._requests.look_again, topics.markers
         )
-        self._closing.callback(self._free)
+        self._closing.callback(self._free)  # not before there is all that it frees
         topics.listeners.append(self._tracks.answered)
         tracker_of(self.parameters)  # a wrong name ends the node at once, as other wrong parameters do
         self._clear = self.create_service(Trigger, "~/clear", self._tracks.clear)

@@ -18,6 +18,7 @@ from lisa_ros.scenes import phrasings
 from lisa_ros.scenes.world import WORLD, Phrase, Phrases, Thing
 
 Weight = Callable[[str, bool], float]
+"""How often a phrase is asked beside its like, above 0: of its text and whether something here fits it."""
 Option = TypeVar("Option")
 
 KINDS = {

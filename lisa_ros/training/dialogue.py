@@ -114,8 +114,8 @@ class Speech:
         return result
 
     def forget(self, suffix: Suffix, share: float, rng: random.Random) -> None:
-        """Make a ``share`` of the tokens before answers unknown, where a use, a need or a property describes the thing:
-        other words say it, too. A name or a place hangs on one word."""
+        """Make a ``share`` (0 to 1) of the tokens before answers unknown in ``suffix``, where a use, a need or a
+        property describes a thing that is there: other words say it, too. A name or a place hangs on one word."""
         if share and suffix.kind in DESCRIBED:
             unknown, heard = self.tokenizer.unk_id, zip(suffix.ids, suffix.weights, strict=True)
             suffix.ids = [unknown if not weight and rng.random() < share else i for i, weight in heard]

@@ -46,7 +46,10 @@ from lisa_ros.training.settings import check_positive, check_shares
 log = logging.getLogger(__name__)
 
 Conversations = Callable[..., list[dict]]
-"""conversations_for(scene record, rng, count, split, kinds=None, weight=None): where the sentences come from."""
+"""conversations_for(scene record, rng, count, split, kinds=None, weight=None): where the sentences come from.
+
+kinds is given where a round has some, and weight (Practice.weight) where ``known`` is below 1: then a conversation
+tells by "phrase" which of the weighted phrases it says."""
 
 SAVE_EVERY = 200
 """Steps between checkpoints of a run."""
@@ -98,8 +101,9 @@ class LanguageConfig:
     become image tokens (None: all), and of each thing at least the one that shows most of it and the one with its
     middle; a model in use sees all, but fewer cost less. kinds: weight of each kind of conversation, where it shall not
     be the supply's own. forgotten: share of a question's tokens that are not heard, where a use, a need or a property
-    is said: the others have to do. known: how often a phrase is asked that was answered rightly of late, beside one
-    that was not; 1 asks all alike. precision: of products, as in half_precision.
+    of what is there is said: the others have to do. known: how often a phrase is asked that was answered rightly to
+    the last token of late in this round, beside others of the same thing that were not; 1 asks all alike. precision:
+    of products, as in half_precision.
     """
 
     steps: int

@@ -25,7 +25,7 @@ class Practice:
         return self.known + (1 - self.known) * self.errors.get((phrase, there), 1.0)
 
     def note(self, phrase: str, there: bool, wrong: bool) -> None:
-        """``phrase`` was asked and answered."""
+        """``phrase`` was asked and answered. wrong: for whatever reason, be it that a thing was not seen."""
         before = self.errors.get((phrase, there), 1.0)
         self.errors[phrase, there] = self.MEMORY * before + (1 - self.MEMORY) * wrong
 

@@ -189,14 +189,14 @@ class Run:
             _function(name)
         for stage, rounds in (("speech", self.recipe.speech), ("sight", self.recipe.sight)):
             if stage in stages and not rounds:
-                raise ConfigError(f"{stage} has no rounds; give it some, or leave it out of 'stages'")
+                raise ConfigError(f"{stage} has no rounds; give it one")
         if "sight" in stages and self.recipe.sight_data is not None:
             data = Path(self.recipe.sight_data)
             self._check_count(records := read_records(data)[: self.limit], data)
             self._check_classes(_shown_classes(records), self.classes, data)
         if "export" in stages:
             for model in self.recipe.mix:
-                self._partner(model)
+                load_finished(self._partner(model), self.lisa(self._untrained_vision(), len(self.tokenizer())))
 
     def _read(self, data: Path) -> list[Scene]:
         """Raises ConfigError where there are too few."""
@@ -228,7 +228,8 @@ class Run:
             raise ConfigError(f"{data} shows classes that {self.folder} does not know: {', '.join(unknown)}")
 
     def _partner(self, model: str) -> Path:
-        """A folder to mix with. Raises ConfigError where its classes, sizes or words are not this run's."""
+        """A folder to mix with. Raises ConfigError where its classes, its language model's sizes (but for MLPs, which
+        may be narrower) or its words are not this run's."""
         folder = _finished(model)
         if json.loads((folder / CLASSES).read_text()) != self.classes:
             raise ConfigError(f"{folder} names other classes than this run; they cannot be mixed")
@@ -279,6 +280,7 @@ class Run:
             vision = self._untrained_vision()
             lisa = self.lisa(vision, len(self.tokenizer()))
             load_finished(folder, lisa)
+            log.info("going on from %s", folder)
             error = recover_prompts(lisa, self.library(self.split[1] + self.split[0][:400]), vision)
             log.info("its prompts are got back but for a squared error of %.4f", error)
             recover_recognition(lisa, vision)

@@ -49,13 +49,13 @@ def load_finished(folder: Path, lisa: Lisa) -> None:
         merge = "vision_tower.merge.weight"
         state[merge] = _resized_kernel(state[merge], lisa.vision_tower.side)
         own = lisa.state_dict()
-        state |= {name: _widened(name, state[name], own[name]) for name in own if ".mlp." in name and name in state}
+        mlps = [name for name in own if name.startswith("llama.layers.") and ".mlp." in name and name in state]
+        state |= {name: _widened(name, state[name], own[name]) for name in mlps}
         other = [name for name, tensor in state.items() if name not in own or own[name].shape != tensor.shape]
         if other:
             tensors = f"{other[0]}, {len(other)} tensors in all"
             raise ConfigError(f"{folder} is of other sizes than the recipe, or of an older release ({tensors})")
         lisa.load_state_dict(state, strict=False)
-    log.info("going on from %s", read_spec(folder).name)
 
 
 def _resized_kernel(kernel: Tensor, side: int) -> Tensor:
