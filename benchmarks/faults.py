@@ -250,7 +250,7 @@ def subscriber_never_reads(bench: Bench, _: Disk) -> Steps:
         yield anything
 
 
-@fault()
+@fault(Status.NO_IMAGE)  # whoever dies holds the node up for some 2 s, and the camera's images with it
 def client_dies(bench: Bench, _: Disk) -> Steps:
     """``kill -9`` of a client in the middle of its goal."""
     with stranger(bench, "doomed"):
