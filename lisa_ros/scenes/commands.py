@@ -11,7 +11,6 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
 
 from lisa_ros.errors import ConfigError
 from lisa_ros.scenes import phrasings
@@ -19,7 +18,6 @@ from lisa_ros.scenes.world import WORLD, Phrase, Phrases, Thing
 
 Weight = Callable[[str, bool], float]
 """How often a phrase is asked beside its like, above 0: of its text and whether something here fits it."""
-Option = TypeVar("Option")
 
 KINDS = {
     "name": 0.16,
@@ -207,22 +205,22 @@ class Speaker:
         explain = bool(because) and self.rng.random() < EXPLAINED
         return self.turn(command, objects, answer_with(objects, because=because if explain else ""), explain)
 
-    def fitting(self, phrases: Iterable[Phrase]) -> list[tuple[Phrase, list[dict]]]:
-        """The phrases that something here fits beyond doubt, with all that fits."""
-        result = []
-        for phrase in phrases:
-            if phrase.fits & self.present and not phrase.unsure & self.present:
-                result.append((phrase, [thing for thing in self.objects if thing["class"] in phrase.fits]))
-        return result
+    def fitting(self, phrases: Iterable[Phrase]) -> list[Phrase]:
+        """Those that something here fits beyond doubt."""
+        return [phrase for phrase in phrases if phrase.fits & self.present and not phrase.unsure & self.present]
+
+    def meant_by(self, phrase: Phrase) -> list[dict]:
+        """All that fits."""
+        return [thing for thing in self.objects if thing["class"] in phrase.fits]
 
     def missing(self, phrases: Iterable[Phrase]) -> list[Phrase]:
         return [phrase for phrase in phrases if not (phrase.fits | phrase.unsure) & self.present]
 
-    def choose(self, options: Sequence[Option], said: Iterable[tuple[Phrase, bool]]) -> Option:
-        """One of ``options``. said: the phrase of each, and whether something here fits it."""
+    def choose(self, phrases: Sequence[Phrase], there: bool) -> Phrase:
+        """One of them. there: whether something here fits them."""
         if self.weight is None:
-            return self.rng.choice(options)
-        return self.rng.choices(options, [self.weight(phrase.text, there) for phrase, there in said])[0]
+            return self.rng.choice(phrases)
+        return self.rng.choices(phrases, [self.weight(phrase.text, there) for phrase in phrases])[0]
 
     def make_name(self) -> dict | None:
         painted = [thing for thing in self.objects if thing.get("color")]
@@ -254,8 +252,8 @@ class Speaker:
         options = self.fitting(phrases.of.get(label, ()))
         if not options:
             return None
-        phrase, objects = self.choose(options, [(phrase, True) for phrase, _ in options])
-        turn = self.found(self.say(intention, x=phrase.text), objects)
+        phrase = self.choose(options, there=True)
+        turn = self.found(self.say(intention, x=phrase.text), self.meant_by(phrase))
         return turn and self.conversation(kind, turn, held_content=held, phrase=phrase)
 
     def make_use(self) -> dict | None:
@@ -445,7 +443,7 @@ class Speaker:
             options = options or self.missing(phrases)
             if not options:
                 return None
-            phrase = self.choose(options, [(phrase, False) for phrase in options])
+            phrase = self.choose(options, there=False)
             # Of several that fit always the first: there is one right answer to learn.
             wanted = next(thing for label, thing in WORLD.things.items() if label in phrase.fits)
             command, answer = self.say(intention, x=phrase.text), answer_without(wanted.label, wanted.many)
@@ -523,8 +521,12 @@ class Speaker:
     def first_turn(self, thing: dict) -> dict:
         """A plain request whose only target is ``thing``, a single one of its class."""
         label = thing["class"]
-        phrases = [(intention, phrase) for intention, phrases in (("USE", WORLD.uses), ("NEED", WORLD.needs))
-                   for phrase, objects in self.fitting(phrases.of.get(label, ())) if objects == [thing]]  # fmt: skip
+        phrases = [
+            (intention, phrase)
+            for intention, supply in (("USE", WORLD.uses), ("NEED", WORLD.needs))
+            for phrase in self.fitting(supply.of.get(label, ()))
+            if self.meant_by(phrase) == [thing]
+        ]
         if phrases and self.rng.random() < 0.5:
             intention, phrase = self.rng.choice(phrases)
             return self.turn(self.say(intention, x=phrase.text), [thing], answer_with([thing]))

@@ -196,7 +196,7 @@ class Run:
             self._check_classes(_shown_classes(records), self.classes, data)
         if "export" in stages:
             for model in self.recipe.mix:
-                load_finished(self._partner(model), self.lisa(self._untrained_vision(), len(self.tokenizer())))
+                self._partner(model)
 
     def _read(self, data: Path) -> list[Scene]:
         """Raises ConfigError where there are too few."""
@@ -227,9 +227,9 @@ class Run:
         if unknown := sorted(set(names) - set(known)):
             raise ConfigError(f"{data} shows classes that {self.folder} does not know: {', '.join(unknown)}")
 
-    def _partner(self, model: str) -> Path:
-        """A folder to mix with. Raises ConfigError where its classes, its language model's sizes (but for MLPs, which
-        may be narrower) or its words are not this run's."""
+    def _partner(self, model: str) -> Lisa:
+        """A finished model to mix with. Raises ConfigError where its classes, its sizes (but for MLPs, which may be
+        narrower) or its words are not this run's."""
         folder = _finished(model)
         if json.loads((folder / CLASSES).read_text()) != self.classes:
             raise ConfigError(f"{folder} names other classes than this run; they cannot be mixed")
@@ -246,7 +246,9 @@ class Run:
         self.tokenizer()
         if any((folder / name).read_bytes() != (self.folder / name).read_bytes() for name in TOKENIZER):
             raise ConfigError(f"{folder} has another tokenizer than this run; they cannot be mixed")
-        return folder
+        partner = self.lisa(self._untrained_vision(), len(self.tokenizer()))
+        load_finished(folder, partner)
+        return partner
 
     def _start(self) -> Path | None:
         """The folder of the finished model to go on from. Raises ConfigError where it does not name its classes."""
@@ -559,10 +561,7 @@ class Run:
         rest = 1 - sum(self.recipe.mix.values())
         mixed = {name: rest * tensor for name, tensor in mine.items()}
         for model, share in self.recipe.mix.items():
-            folder = self._partner(model)
-            other = self.lisa(self._untrained_vision(), len(self.tokenizer()))
-            load_finished(folder, other)
-            for name, tensor in other.state_dict().items():
+            for name, tensor in self._partner(model).state_dict().items():
                 mixed[name] += share * tensor
         return mixed
 
