@@ -256,9 +256,11 @@ def resolve_tower(tower: str | Path | None, spec: Spec, checkpoint: Path) -> Pat
 
     What the caller names is a path first; what config.json names is looked for inside the checkpoint and beside it
     first, so that the working directory does not matter. Then the local hub cache. Never downloads. Raises
-    CheckpointError saying where it looked.
+    CheckpointError saying where it looked, ConfigError for a tower that would not be used.
     """
     if spec.shared_tower is not None:
+        if tower:
+            raise ConfigError(f"{checkpoint} has an encoder of its own and takes no vision tower; leave '{tower}' out")
         return None
     wanted = str(tower or spec.tower or "openai/clip-vit-large-patch14")
     short = wanted.rstrip("/").rsplit("/", 1)[-1]

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from lisa_ros.errors import Cancelled, CheckpointError, CommandError, ConfigError, DeviceError, ImageError, OutOfMemory
+from lisa_ros.models import default_model
 from lisa_ros.prompt import Conversation, Turn
 from lisa_ros.segmenter import Event, Masks, Segmenter, Stage, Token
 from lisa_ros.tokenizer import IMAGE_ID
@@ -196,6 +197,8 @@ def test_wrong_options_are_refused_with_the_choices(tmp_path: Path) -> None:
         Segmenter.from_checkpoint(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="lisa fetch"):
         Segmenter.from_checkpoint(GOLDEN / "ckpt", vision_tower="nobody/clip-none")
+    with pytest.raises(ConfigError, match="leave 'clip' out"):
+        Segmenter.from_checkpoint(default_model(), vision_tower="clip")
 
 
 def test_a_long_run_of_seg_tokens_is_bounded(segmenter, wide, monkeypatch) -> None:
@@ -255,9 +258,12 @@ def test_tensors_that_share_memory_in_an_old_file_are_read_right(tmp_path: Path)
     ],
 )
 def test_a_garbled_checkpoint_is_a_checkpoint_error(tmp_path: Path, file: str, change: dict[str, object]) -> None:
+    copy = tmp_path / "ckpt"
+    copy.mkdir()
     for source in (GOLDEN / "ckpt").iterdir():
-        (tmp_path / source.name).write_bytes(source.read_bytes())
-    content = json.loads((tmp_path / file).read_text()) | change
-    (tmp_path / file).write_text(json.dumps(content))
+        (copy / source.name).write_bytes(source.read_bytes())
+    (tmp_path / "clip-tiny").symlink_to(GOLDEN / "clip-tiny")
+    content = json.loads((copy / file).read_text()) | change
+    (copy / file).write_text(json.dumps(content))
     with pytest.raises(CheckpointError):
-        Segmenter.from_checkpoint(tmp_path, vision_tower=GOLDEN / "clip-tiny", device="cpu")
+        Segmenter.from_checkpoint(copy, device="cpu")

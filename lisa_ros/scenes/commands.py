@@ -35,6 +35,7 @@ KINDS = {
 EXPLAINED = 0.2  # of the commands that have one reason
 MOST_CLASSES = 4  # in one answer
 TRIES = 8
+# In the order in which a model recognises them.
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black")
 ALIKE = {
     "red": ("pink", "orange"),

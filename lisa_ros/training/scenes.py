@@ -12,10 +12,9 @@ import cv2
 import numpy as np
 
 from lisa_ros.errors import ConfigError
+from lisa_ros.scenes.commands import COLOURS
 from lisa_ros.scenes.pictures import read_pair
 from lisa_ros.training.augment import Image, Sample
-
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black")
 
 log = logging.getLogger(__name__)
 
