@@ -22,6 +22,7 @@ from lisa_ros.training.vision import (
     SMALLEST,
     VisionConfig,
     VisionModel,
+    draw_picture,
     draw_prompts,
     look_loss,
     parameter_groups,
@@ -114,6 +115,19 @@ def test_what_looks_learns_faster_and_the_prompts_of_sam_stay():
     assert [len(group["params"]) for group in groups if group["factor"] == LOOKING_RATE] == [4]
     trained = {id(parameter) for group in groups for parameter in group["params"]}
     assert not before.weight.requires_grad and id(before.weight) not in trained
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_pictures_can_be_shown_as_they_are(augment):
+    rgb = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    ids = np.zeros((48, 64), np.uint8)
+    ids[8:24, 8:24] = 1
+    scene = Scene({"objects": [{"id": 1, "class": "cup"}]}, rgb, ids)
+    config = VisionConfig(phases=(), paste=1.0, repaint=1.0, augment=augment)
+    for seed in range(5):
+        _, shown, where = draw_picture([scene], {"cup": 0}, config, 64, random.Random(seed))
+        assert np.array_equal(shown[:48], rgb) == (not augment)
+        assert np.array_equal(where[:48], ids) == (not augment)
 
 
 def test_validation_asks_for_one_of_several_alike_by_its_place():

@@ -27,7 +27,7 @@ from lisa_ros.errors import ConfigError
 from lisa_ros.image import SAM_MEAN, SAM_STD
 from lisa_ros.model.conv import ConvImageEncoder, Recognition
 from lisa_ros.model.mask_decoder import decode_and_look
-from lisa_ros.training.augment import camera, letterbox, middle, paste_objects, repaint_background, warp
+from lisa_ros.training.augment import Image, Sample, camera, letterbox, middle, paste_objects, repaint_background, warp
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
 from lisa_ros.training.precision import half_precision
 from lisa_ros.training.scenes import COLOURS, Scene
@@ -73,7 +73,8 @@ class VisionConfig:
 
     paste, repaint: share of pictures with pasted objects, and of those with another background. doubles: share of
     pictures with pasted objects into which things of their own are pasted once more. frozen_prompts: keep the prompts
-    of classes, so that stage 2 can learn them meanwhile. precision: of products, as in :func:`half_precision`."""
+    of classes, so that stage 2 can learn them meanwhile. precision: of products, as in :func:`half_precision`.
+    augment: false shows pictures as they are, to see whether a few can be learned by heart."""
 
     phases: tuple[Phase, ...]
     prompts: int = 6
@@ -84,6 +85,7 @@ class VisionConfig:
     paste: float = 0.5
     doubles: float = 0.5
     repaint: float = 0.0
+    augment: bool = True
     frozen_prompts: bool = False
     precision: str = "fp32"
     seed: int = 0
@@ -185,18 +187,7 @@ def make_batch(
     colour_of = np.full((count, 256), -1, np.int64)  # id -> 0 (of no one colour) or index in COLOURS + 1; -1: no object
     present, unsure = torch.zeros(count, len(index)), torch.zeros(count, len(index))
     for b in range(count):
-        sample = rng.choice(scenes).sample(index)
-        if rng.random() < config.paste:
-            donor = sample if rng.random() < config.doubles else rng.choice(scenes).sample(index)
-            sample = paste_objects(sample, donor, rng, rng.randrange(1, 4))
-        if rng.random() < 0.15:
-            picture, seen = letterbox(sample.rgb, sample.ids, size)
-            rgb[b], ids[b] = picture, seen
-        else:
-            rgb[b], ids[b] = warp(sample, size, rng)
-        if rng.random() < config.repaint:
-            rgb[b] = repaint_background(rgb[b], ids[b], rng)
-        rgb[b] = camera(rgb[b], rng)
+        sample, rgb[b], ids[b] = draw_picture(scenes, index, config, size, rng)
         areas = np.bincount(ids[b].ravel(), minlength=256)
         for i, c in sample.classes.items():
             class_of[b, i] = c + 1
@@ -229,6 +220,22 @@ def make_batch(
         present,
         unsure * (1 - present),
     )
+
+
+def draw_picture(
+    scenes: list[Scene], index: dict[str, int], config: VisionConfig, size: int, rng: random.Random
+) -> tuple[Sample, Image, Image]:
+    """A scene as training shows it: what is in it, its picture (size, size, 3) and its ids (size, size), both uint8."""
+    sample = rng.choice(scenes).sample(index)
+    if not config.augment:
+        return sample, *letterbox(sample.rgb, sample.ids, size)
+    if rng.random() < config.paste:
+        donor = sample if rng.random() < config.doubles else rng.choice(scenes).sample(index)
+        sample = paste_objects(sample, donor, rng, rng.randrange(1, 4))
+    rgb, ids = letterbox(sample.rgb, sample.ids, size) if rng.random() < 0.15 else warp(sample, size, rng)
+    if rng.random() < config.repaint:
+        rgb = repaint_background(rgb, ids, rng)
+    return sample, camera(rgb, rng), ids
 
 
 @dataclass(frozen=True)
