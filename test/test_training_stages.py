@@ -253,6 +253,17 @@ def test_a_stage_without_rounds_is_named_before_training(data, recipe, tmp_path,
         run.check(STAGES)
 
 
+@pytest.mark.parametrize(("settings", "lacks"), [({"kinds": {"name": 1.0}}, "kinds"), ({"known": 0.5}, "weight")])
+def test_a_supply_that_cannot_do_what_a_round_asks_is_named_before_training(data, recipe, tmp_path, settings, lacks):
+    round_ = replace(recipe.speech[0], **settings)
+    plain = "training_data:plain_conversations"
+    Run(replace(recipe, conversations=plain), data, tmp_path / "run").check(("speech",))
+    run = Run(replace(recipe, conversations=plain, speech=(round_,)), data, tmp_path / "run")
+    with pytest.raises(ConfigError, match=f"plain_conversations .*'{lacks}', which a round of speech needs"):
+        run.check(("speech",))
+    run.check(("vision",))
+
+
 @pytest.mark.parametrize("shares", [{"one": 0.0}, {"one": 0.5, "other": 0.5}])
 def test_a_mix_that_leaves_nothing_is_named(recipe, shares):
     with pytest.raises(ConfigError, match="leave something to this run"):

@@ -70,3 +70,8 @@ def conversations_for(scene: dict, rng: random.Random, count: int, split: str, w
 def sentences(seed: int = 0):
     for name in CLASSES:
         yield from (f"Find the {name}.", f"It is the {name}, [SEG].", f"There is no {name} here.", "USER: ASSISTANT:")
+
+
+def plain_conversations(scene: dict, rng: random.Random, count: int, split: str) -> list[dict]:
+    """The same, from a supply that weighs nothing."""
+    return conversations_for(scene, rng, count, split)

@@ -41,5 +41,6 @@ class ShardWriter:
     def close(self, config: Mapping[str, Any]) -> None:
         """Write the index and config.json."""
         index = {"metadata": {"total_size": self._bytes}, "weight_map": self._shard_of}
-        (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
-        (self._folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+        for name, content in ((INDEX, index), ("config.json", config)):
+            with replacing(self._folder / name) as unfinished:
+                unfinished.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sized
 from dataclasses import dataclass, field, fields
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -185,11 +186,10 @@ class Run:
 
     def check(self, stages: Collection[str]) -> None:
         """Look at what ``stages`` will need in hours. Raises ConfigError."""
-        for name in (self.recipe.conversations, self.recipe.sentences):
-            _function(name)
+        _function(self.recipe.sentences)
         for stage, rounds in (("speech", self.recipe.speech), ("sight", self.recipe.sight)):
-            if stage in stages and not rounds:
-                raise ConfigError(f"{stage} has no rounds; give it one")
+            if stage in stages:
+                self._check_rounds(stage, rounds)
         if "sight" in stages and self.recipe.sight_data is not None:
             data = Path(self.recipe.sight_data)
             self._check_count(records := read_records(data)[: self.limit], data)
@@ -197,6 +197,21 @@ class Run:
         if "export" in stages:
             for model in self.recipe.mix:
                 self._partner(model)
+
+    def _check_rounds(self, stage: str, rounds: Collection[LanguageConfig]) -> None:
+        """Raises ConfigError where there are none, or the supply of commands cannot do what they ask for."""
+        if not rounds:
+            raise ConfigError(f"{stage} has no rounds; give it one")
+        asked = {"kinds": any(r.kinds for r in rounds), "weight": any(r.known < 1 for r in rounds)}
+        try:
+            signature(_function(self.recipe.conversations)).bind_partial(
+                **{name: None for name in asked if asked[name]}
+            )
+        except TypeError as error:
+            raise ConfigError(
+                f"{self.recipe.conversations} {error}, which a round of {stage} needs (kinds for its 'kinds', weight "
+                "for a 'known' below 1)"
+            ) from error
 
     def _read(self, data: Path) -> list[Scene]:
         """Raises ConfigError where there are too few."""
