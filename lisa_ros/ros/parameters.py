@@ -46,7 +46,9 @@ class Parameters:
     """Values that were checked. Raises ConfigError for one that cannot be used."""
 
     model: str = _parameter("", "folder of the checkpoint; empty: the small model that comes with the package")
-    vision_tower: str = _parameter("", "folder or hub id of the CLIP tower; empty: what the checkpoint names")
+    vision_tower: str = _parameter(
+        "", "folder of the CLIP tower, or hub id of one in the cache of this machine; empty: what the checkpoint names"
+    )
     conversation: str = _parameter(
         "",
         "conversation template; empty: the checkpoint's",
@@ -128,7 +130,7 @@ class Parameters:
     )
     search_s: float = _parameter(
         10.0,
-        "[s] after all that is followed was lost it is looked for so long (FlowTracker: 5 s, then the model)",
+        "[s] how long what is followed is looked for after all of it was lost (FlowTracker: 5 s, then the model)",
         between=(0.0, 86400.0),
         live=True,
     )
@@ -139,7 +141,7 @@ class Parameters:
     )
     marker_lifetime_s: float = _parameter(
         0.0,
-        "[s] boxes of an answer on ~/markers vanish after; 0: with the next; followed ones live for 1 s",
+        "[s] after which boxes of an answer on ~/markers vanish; 0: with the next; of followed things always 1 s",
         between=(0.0, 86400.0),
         live=True,
     )

@@ -1,5 +1,8 @@
 """/diagnostics, and the hints where messages cannot come through."""
 
+import subprocess
+import sys
+
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -128,6 +131,16 @@ def test_an_inactive_node_is_as_it_should_be(launch):
 )
 def test_percentiles(values, p50, p95):
     assert (percentile(values, 50), percentile(values, 95)) == (pytest.approx(p50), pytest.approx(p95))
+
+
+def test_the_name_that_event_callbacks_have_in_humble_is_known():
+    """rclpy of Humble has no event_handler, and the same classes in qos_event."""
+    code = (
+        "import sys, rclpy.node, rclpy.action, rclpy.event_handler as now; sys.modules['rclpy.qos_event'] = now; "
+        "sys.modules['rclpy.event_handler'] = None; import lisa_ros.ros.diagnostics as ours; "
+        "assert ours.SubscriptionEventCallbacks is now.SubscriptionEventCallbacks"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_a_process_that_is_gone_has_no_memory():
