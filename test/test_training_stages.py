@@ -264,6 +264,12 @@ def test_a_supply_that_cannot_do_what_a_round_asks_is_named_before_training(data
     run.check(("vision",))
 
 
+@pytest.mark.parametrize("name", ["training_data", "training_data:nobody", "nowhere:at_all", "training_data:CLASSES"])
+def test_what_is_no_supply_is_named_before_training(data, recipe, tmp_path, name):
+    with pytest.raises(ConfigError, match=f"'{name}' in the recipe is"):
+        Run(replace(recipe, conversations=name), data, tmp_path / "run").check(("vision",))
+
+
 @pytest.mark.parametrize("shares", [{"one": 0.0}, {"one": 0.5, "other": 0.5}])
 def test_a_mix_that_leaves_nothing_is_named(recipe, shares):
     with pytest.raises(ConfigError, match="leave something to this run"):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from lisa_ros.errors import ConfigError
 from lisa_ros.scenes import phrasings
+from lisa_ros.scenes.colours import COLOURS
 from lisa_ros.scenes.world import WORLD, Phrase, Phrases, Thing
 
 Weight = Callable[[str, bool], float]
@@ -35,8 +36,6 @@ KINDS = {
 EXPLAINED = 0.2  # of the commands that have one reason
 MOST_CLASSES = 4  # in one answer
 TRIES = 8
-# In the order in which a model recognises them.
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black")
 ALIKE = {
     "red": ("pink", "orange"),
     "orange": ("red", "yellow"),

@@ -17,9 +17,10 @@ from transformers import AttentionInterface
 
 from lisa_ros.model.lisa import Lisa
 from lisa_ros.model.things import core
+from lisa_ros.scenes.colours import COLOURS
 from lisa_ros.training.augment import letterbox, middle
 from lisa_ros.training.dialogue import Speech, Suffix
-from lisa_ros.training.scenes import COLOURS, Scene
+from lisa_ros.training.scenes import Scene
 
 MIDDLES, ALIKE = -2, -1
 """Columns of a cell's share: how many things have their middle there, and what is not the only one of its class."""

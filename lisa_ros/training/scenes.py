@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from lisa_ros.errors import ConfigError
-from lisa_ros.scenes.commands import COLOURS
+from lisa_ros.scenes.colours import COLOURS
 from lisa_ros.scenes.pictures import read_pair
 from lisa_ros.training.augment import Image, Sample
 

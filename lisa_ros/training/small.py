@@ -14,7 +14,7 @@ from lisa_ros.model.conv import ConvImageEncoder, SharedTower
 from lisa_ros.model.lisa import Lisa, Presence
 from lisa_ros.model.sam import new_sam
 from lisa_ros.prompt import QuestionForms
-from lisa_ros.training.scenes import COLOURS
+from lisa_ros.scenes.colours import COLOURS
 
 PLACE_SCALE = 0.4
 """Standard deviation of the frequencies that encode a place, in waves for half of the picture. SAM's is 1; from slower

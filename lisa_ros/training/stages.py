@@ -160,9 +160,12 @@ def _shown_classes(records: list[dict]) -> list[str]:
 def _function(name: str) -> Callable[..., Any]:
     module, _, function = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)
+        found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"'{name}' in the recipe is not module:function: {error}") from error
+    if not callable(found):
+        raise ConfigError(f"'{name}' in the recipe is no function")
+    return found
 
 
 @dataclass
@@ -186,7 +189,8 @@ class Run:
 
     def check(self, stages: Collection[str]) -> None:
         """Look at what ``stages`` will need in hours. Raises ConfigError."""
-        _function(self.recipe.sentences)
+        for name in (self.recipe.conversations, self.recipe.sentences):
+            _function(name)
         for stage, rounds in (("speech", self.recipe.speech), ("sight", self.recipe.sight)):
             if stage in stages:
                 self._check_rounds(stage, rounds)
@@ -202,11 +206,10 @@ class Run:
         """Raises ConfigError where there are none, or the supply of commands cannot do what they ask for."""
         if not rounds:
             raise ConfigError(f"{stage} has no rounds; give it one")
-        asked = {"kinds": any(r.kinds for r in rounds), "weight": any(r.known < 1 for r in rounds)}
+        asked = (("kinds", any(r.kinds for r in rounds)), ("weight", any(r.known < 1 for r in rounds)))
         try:
-            signature(_function(self.recipe.conversations)).bind_partial(
-                **{name: None for name in asked if asked[name]}
-            )
+            supply = signature(_function(self.recipe.conversations))
+            supply.bind_partial(**{name: None for name, needed in asked if needed})
         except TypeError as error:
             raise ConfigError(
                 f"{self.recipe.conversations} {error}, which a round of {stage} needs (kinds for its 'kinds', weight "

@@ -27,10 +27,11 @@ from lisa_ros.errors import ConfigError
 from lisa_ros.image import SAM_MEAN, SAM_STD
 from lisa_ros.model.conv import ConvImageEncoder, Recognition
 from lisa_ros.model.mask_decoder import decode_and_look
+from lisa_ros.scenes.colours import COLOURS
 from lisa_ros.training.augment import Image, Sample, camera, letterbox, middle, paste_objects, repaint_background, warp
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
 from lisa_ros.training.precision import half_precision
-from lisa_ros.training.scenes import COLOURS, Scene
+from lisa_ros.training.scenes import Scene
 from lisa_ros.training.settings import check_positive, check_shares
 
 log = logging.getLogger(__name__)
