@@ -21,7 +21,7 @@ from lisa_ros.training import language, stages, warm_start
 from lisa_ros.training.language import Library, seg_truth
 from lisa_ros.training.practice import Practice
 from lisa_ros.training.precision import half_precision
-from lisa_ros.training.stages import STAGES, WEIGHTS, Report, Run, read_recipe, train
+from lisa_ros.training.stages import STAGES, WEIGHTS, Run, read_recipe, train
 from lisa_ros.training.vision import train_vision
 from lisa_ros.training.warm_start import load_finished
 
@@ -94,17 +94,6 @@ def test_a_stopped_vision_stage_goes_on_to_equal_weights(data, recipe, tmp_path,
         torch.load(tmp_path / name / "vision.pt", weights_only=True)["model"] for name in ("whole", "stopped")
     )
     assert not [key for key in one if not torch.equal(one[key], other[key])]
-
-
-def test_a_run_that_goes_on_keeps_the_lines_of_the_stopped_one(tmp_path):
-    stopped = Report(tmp_path / "speech-0.json")
-    for step in (50, 100):
-        stopped(step, {"answer": 2.0})
-    going_on = Report(tmp_path / "speech-0.json", going_on=True)  # from a checkpoint before step 100
-    for step in (100, 150):
-        going_on(step, {"answer": 1.0})
-    lines = json.loads((tmp_path / "speech-0.json").read_text())
-    assert [(line["step"], line["answer"]) for line in lines] == [(50, 2.0), (100, 1.0), (150, 1.0)]
 
 
 @pytest.mark.parametrize("stage", ["speech", "sight"])

@@ -39,6 +39,7 @@ from lisa_ros.training.datasets.mixture import Mixture, open_mixture
 from lisa_ros.training.finetune_config import FinetuneConfig, LlavaAndSam, Validation
 from lisa_ros.training.lora import prepare_training, training_mode
 from lisa_ros.training.objective import Objective
+from lisa_ros.training.report import open_board
 from lisa_ros.training.snapshot import TRAINED, find_snapshot, restore, save_snapshot, save_trained
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class Finetuning:
             *(self.spec.name, count / 1e6, self.precision.name, self.accelerator.device),
             *(self.step + 1, self.config.steps),
         )
-        board = _board(self.config, self.step) if self.accelerator.is_main_process else None
+        board = open_board(self.config.folder / "log", self.step) if self.accelerator.is_main_process else None
         bar = tqdm(
             total=self.config.steps,
             initial=self.step,
@@ -362,15 +363,6 @@ def _check_tokens(tokenizer: Tokenizer, lisa: Lisa, spec: Spec) -> None:
 
 def _validation_pictures(told: Validation) -> Iterator[Picture]:
     return islice(read_pictures(Path(told.data).expanduser()), told.limit)
-
-
-def _board(config: FinetuneConfig, step: int) -> Any:
-    """TensorBoard's writer. What a killed run wrote after its last snapshot is dropped."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ConfigError("logs need tensorboard; install it with \"pip install 'lisa_ros[train]'\"") from error
-    return SummaryWriter(str(config.folder / "log"), purge_step=step + 1)
 
 
 def _best_so_far(folder: Path) -> float:

@@ -40,6 +40,7 @@ from lisa_ros.training.packing import (
 from lisa_ros.training.pointing import pointing_losses
 from lisa_ros.training.practice import Practice
 from lisa_ros.training.precision import half_precision
+from lisa_ros.training.report import Report
 from lisa_ros.training.scenes import Scene
 from lisa_ros.training.settings import check_positive, check_shares
 
@@ -207,22 +208,21 @@ def train_language(
     picture: Picture,
     extra_loss: Callable[[Tensor, Packed, list[int], random.Random], tuple[Tensor, dict[str, float]]],
     validate: Callable[[], dict[str, float]],
-    on_report: Callable[[int, dict[str, float]], None],
+    report: Report,
     checkpoint: Path,
 ) -> None:
     """The loop of stages 2 and 3.
 
     groups: of AdamW, each with a ``factor`` of the learning rate. extra_loss: given hidden states, the packed batch and
-    scene numbers. validate: asked every VALIDATE_EVERY steps and at the end. on_report: told every 50 steps.
+    scene numbers. validate: asked every VALIDATE_EVERY steps and at the end. report: told of every step.
     checkpoint: a file from which a stopped run goes on exactly where it was; gone at the end.
     """
     lisa.llama.set_attn_implementation(WHOLE_ATTENTION)
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
     trained = [p for group in optimizer.param_groups for p in group["params"]]
-    sums: dict[str, float] = {}
     practice = None if config.known == 1 else Practice(config.known)
-    since, denial = 0, library.speech.tokenizer.encode("that")[0]
-    for step in range(_resume(checkpoint, trained, optimizer, practice), config.steps):
+    denial = library.speech.tokenizer.encode("that")[0]
+    for step in report.steps(_resume(checkpoint, trained, optimizer, practice), config.steps):
         rng = random.Random(f"{config.seed}/{step}")
         numbers, suffixes = library.draw(
             config.pictures, config.conversations, rng, config.absent, config.kinds, practice=practice
@@ -257,8 +257,7 @@ def train_language(
             optimizer.step()
         else:
             log.warning("step %d: the gradient is not finite; the step is skipped", step)
-        since += 1
-        for key, value in {
+        told = {
             "answer": float(answer.detach()),
             "right": float(right),
             "verdict": _share(correct[verdicts]),
@@ -266,16 +265,13 @@ def train_language(
             "presence": float(presence.detach()),
             **{name: float(loss.detach()) for name, loss in looks.items()},
             **parts,
-        }.items():
-            sums[key] = sums.get(key, 0.0) + value
-        if (step + 1) % 50 == 0 or step + 1 == config.steps:
-            line = {key: value / since for key, value in sums.items()}
-            if (step + 1) % VALIDATE_EVERY == 0 or step + 1 == config.steps:
-                line |= validate()
-            on_report(step + 1, line)
-            sums, since = {}, 0
-        if (step + 1) % SAVE_EVERY == 0:
-            state = {"step": step + 1, "trained": [p.detach() for p in trained], "optimizer": optimizer.state_dict()}
+        }
+        report.add(told, config.pictures)
+        done = step + 1
+        if report.due(done):
+            report.write(done, validate() if done % VALIDATE_EVERY == 0 or done == config.steps else {})
+        if done % SAVE_EVERY == 0:
+            state = {"step": done, "trained": [p.detach() for p in trained], "optimizer": optimizer.state_dict()}
             state["practice"] = practice.state() if practice else []
             with replacing(checkpoint) as unfinished:
                 torch.save(state, unfinished)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from lisa_ros.errors import ConfigError
 from lisa_ros.scenes.colours import COLOURS
@@ -70,5 +71,7 @@ def read_scenes(folder: Path | str, longest_side: int | None = None, limit: int 
             log.warning("scene %s is skipped: %s", record.get("id"), error)
             return None
 
+    records = read_records(folder)[:limit]
     with ThreadPoolExecutor(2) as pool:
-        return [scene for scene in pool.map(read, read_records(folder)[:limit]) if scene is not None]
+        found = tqdm(pool.map(read, records), "reading", len(records), unit="scene", disable=None)
+        return [scene for scene in found if scene is not None]

@@ -10,7 +10,6 @@ import importlib
 import json
 import logging
 import random
-import time
 from collections.abc import Callable, Collection, Iterator, Sized
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -22,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from lisa_ros.atomic import replacing
 from lisa_ros.checkpoint import read_spec, save_checkpoint
@@ -39,6 +39,7 @@ from lisa_ros.training.losses import bce_per_mask, dice_per_mask
 from lisa_ros.training.packing import MIDDLES, Cells, Packed, states_at, word_tokens
 from lisa_ros.training.pointing import told_parameters
 from lisa_ros.training.precision import half_precision
+from lisa_ros.training.report import Report
 from lisa_ros.training.scenes import Scene, read_records, read_scenes
 from lisa_ros.training.settings import build, check_positive
 from lisa_ros.training.small import QUESTIONS, Sizes, build_lisa, build_sam, checkpoint_config
@@ -335,8 +336,7 @@ class Run:
 
     def vision(self) -> None:
         train, validation = self.split
-        progress = train_vision(self.vision_model(False), train, validation, self.recipe.vision, self.folder)
-        (self.folder / "vision.json").write_text(json.dumps(progress.history, indent=1))
+        train_vision(self.vision_model(False), train, validation, self.recipe.vision, self.folder)
 
     # --- stage 2 ---
 
@@ -421,8 +421,7 @@ class Run:
 
     def _traces(self, stage: str, number: int) -> tuple[Report, Path]:
         """Where a round writes its losses, and what it needs to go on after a stop."""
-        report, going_on = self.folder / f"{stage}-{number}.json", self.folder / f"{stage}-{number}-run.pt"
-        return Report(report, going_on=going_on.exists()), going_on
+        return Report(self.folder / f"{stage}-{number}.json"), self.folder / f"{stage}-{number}-run.pt"
 
     def _shown(self, covered: Tensor, cells: Cells, config: LanguageConfig, rng: random.Random) -> Tensor:
         """(n,) cells of the grid that become image tokens: some of ``covered``, then some of the others."""
@@ -456,7 +455,7 @@ class Run:
         share of ``vision.repaint`` on another table."""
         vision.eval()
         size, found = self.recipe.sizes.image_size, []
-        for number, scene in enumerate(scenes):
+        for number, scene in enumerate(tqdm(scenes, "embedding", unit="picture", disable=None)):
             rgb, ids = letterbox(scene.rgb, scene.ids, size)
             rng = random.Random(f"{self.recipe.seed}/{number}")
             if rng.random() < self.recipe.vision.repaint:
@@ -592,25 +591,6 @@ class Seen:
     library: Library
     embeddings: Tensor
     covered: list[Tensor]
-
-
-class Report:
-    """Writes a line of losses to the log and to a json, with the seconds since this process began the round.
-
-    going_on: keep what a stopped run wrote, but for the steps that are done again."""
-
-    def __init__(self, path: Path, going_on: bool = False):
-        self.path = path
-        self.lines: list[dict[str, float]] = json.loads(path.read_text()) if going_on and path.exists() else []
-        self.wall, self.cpu = time.time(), time.process_time()
-
-    def __call__(self, step: int, values: dict[str, float]) -> None:
-        line = {"step": step} | values
-        line |= {"wall_s": time.time() - self.wall, "cpu_s": time.process_time() - self.cpu}
-        self.lines = [*(earlier for earlier in self.lines if earlier["step"] < step), line]
-        with replacing(self.path) as unfinished:
-            unfinished.write_text(json.dumps(self.lines, indent=1))
-        log.info(" ".join(f"{key} {value:.4g}" for key, value in line.items()))
 
 
 def _language_groups(lisa: Lisa, tower: list[nn.Parameter], decay: float) -> list[dict[str, Any]]:

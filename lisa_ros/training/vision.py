@@ -11,8 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +30,7 @@ from lisa_ros.scenes.colours import COLOURS
 from lisa_ros.training.augment import Image, Sample, camera, letterbox, middle, paste_objects, repaint_background, warp
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
 from lisa_ros.training.precision import half_precision
+from lisa_ros.training.report import Report
 from lisa_ros.training.scenes import Scene
 from lisa_ros.training.settings import check_positive, check_shares
 
@@ -368,34 +368,24 @@ def learning_rate(phases: tuple[Phase, ...], step: int, warmup: int) -> tuple[Ph
     raise ConfigError(f"step {step} is after the last phase")
 
 
-@dataclass
-class Progress:
-    """What a run has done: steps, and a line for every report."""
-
-    step: int = 0
-    history: list[dict] = field(default_factory=list)
-
-
 def train_vision(
     model: VisionModel, scenes: list[Scene], validation: list[Scene], config: VisionConfig, folder: Path
-) -> Progress:
-    """Run (or go on with) stage 1. Writes folder/vision.pt, from which a stopped run resumes exactly."""
+) -> None:
+    """Run (or go on with) stage 1. Writes vision.pt, from which a stopped run resumes exactly, and vision.json."""
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "vision.pt"
     optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=1e-3, betas=(0.9, 0.98))
-    progress = Progress()
+    first = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        progress = Progress(**state["progress"])
+        first = state["step"]
     model.to(memory_format=torch.channels_last)
     index = {name: i for i, name in enumerate(model.classes)}
     total = sum(phase.steps for phase in config.phases)
-    started, cpu_started, since = time.time(), time.process_time(), 0
-    sums: dict[str, float] = {}
-    while progress.step < total:
-        step = progress.step
+    report = Report(folder / "vision.json")
+    for step in report.steps(first, total):
         phase, rate = learning_rate(config.phases, step, config.warmup)
         rng = random.Random(f"{config.seed}/{step}")  # a step's data depend on the step alone: resuming is exact
         batch = make_batch(scenes, index, config, phase, rng)
@@ -409,31 +399,20 @@ def train_vision(
             optimizer.step()
         else:
             log.warning("step %d: the gradient is not finite; the step is skipped", step)
-        progress.step += 1
-        since += 1
-        for key, value in parts.items():
-            sums[key] = sums.get(key, 0.0) + value
-        if progress.step % 50 == 0 or progress.step == total:
-            line = {"step": progress.step, "size": phase.size, "lr": rate} | {k: v / since for k, v in sums.items()}
-            line |= {"wall_s": time.time() - started, "cpu_s": time.process_time() - cpu_started}
-            sums, since = {}, 0
-            if progress.step % VALIDATE_EVERY == 0 or progress.step == total:
-                line |= validate(model, validation, phase.size, index)
-            progress.history.append(line)
-            log.info(" ".join(f"{k} {v:.4g}" for k, v in line.items()))
-        if progress.step % SAVE_EVERY == 0 or progress.step == total:
-            _save(checkpoint, model, optimizer, progress)
+        report.add(parts, phase.batch)
+        done = step + 1
+        if report.due(done):
+            asked = done % VALIDATE_EVERY == 0 or done == total
+            score = validate(model, validation, phase.size, index) if asked else {}
+            report.write(done, {"size": phase.size, "lr": rate} | score)
+        if done % SAVE_EVERY == 0 or done == total:
+            _save(checkpoint, model, optimizer, done)
     if total == 0:  # what the run goes on from stays as it is
-        _save(checkpoint, model, optimizer, progress)
-    return progress
+        _save(checkpoint, model, optimizer, 0)
 
 
-def _save(path: Path, model: VisionModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "progress": asdict(progress),
-    }
+def _save(path: Path, model: VisionModel, optimizer: torch.optim.Optimizer, step: int) -> None:
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
     with replacing(path) as unfinished:
         torch.save(state, unfinished)
 
