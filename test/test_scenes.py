@@ -10,6 +10,7 @@ import pytest
 
 from lisa_ros import cli
 from lisa_ros.errors import ConfigError, LisaError
+from lisa_ros.scenes import SPLITS
 from lisa_ros.scenes.cli import prepare
 
 pytest.importorskip("mujoco", reason="MuJoCo draws the scenes: pip install mujoco", exc_type=ImportError)
@@ -75,7 +76,7 @@ def test_objects_come_to_rest_on_the_table():
 
 def test_held_out_models_are_for_novel_scenes_only():
     models, rng = assets.load_models(), np.random.default_rng(0)
-    for split in layout.SPLITS:
+    for split in SPLITS:
         chosen = {index for _ in range(60) for index in layout.choose_models(rng, split, 5)}
         assert any(models[index].held_out for index in chosen) == (split == "novel")
     assert not set(layout.SURFACES["train"]) & set(layout.SURFACES["test"])

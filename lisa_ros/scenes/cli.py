@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from lisa_ros.errors import ConfigError, DeviceError
+from lisa_ros.scenes import SPLITS
 
 FORMATS = ("scenes", "reasonseg")
-SPLITS = ("train", "test", "novel")
 
 _PICTURE = re.compile(r"\d{6}\.\w+")
 """Names in the folders of scenes."""

@@ -13,12 +13,10 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from lisa_ros.scenes import SPLITS
 from lisa_ros.scenes.assets import Model, load_models
 from lisa_ros.scenes.world import WORLD
 
-# train: what a model may learn from. test: other scenes, tables and phrasings, the same object models.
-# novel: like test, with other models of every class that has several.
-SPLITS = ("train", "test", "novel")
 # Numbers of textures.surface: those of training are never seen in a test.
 SURFACES = {"train": range(33), "test": range(33, 47), "novel": range(33, 47)}
 PALETTE = {
