@@ -1,6 +1,9 @@
 """From outcomes to numbers: who was refused, what counts, what a baseline is."""
 
 import json
+import random
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,10 +13,11 @@ from training_data import write_scenes
 
 from lisa_ros import cli
 from lisa_ros.evaluation import run
-from lisa_ros.evaluation.examples import Example, Said, read_pictures
+from lisa_ros.evaluation.examples import Example, Picture, Said, read_pictures
 from lisa_ros.evaluation.metrics import overlap
 from lisa_ros.evaluation.report import page, summarise, table
 from lisa_ros.evaluation.run import Outcome
+from lisa_ros.models import default_model
 from lisa_ros.prompt import template
 from lisa_ros.segmenter import Segmenter
 
@@ -22,7 +26,8 @@ def outcome(truth, mask, *, kind="name", command="the cup", answer="It is the cu
     example = Example(kind, [Said(command, answer, explain)], truth.astype(np.uint8), not truth.any(), names=("cup",))
     free = overlap(mask, example.truth)
     baselines = {} if example.absent else {"empty": overlap(np.zeros_like(mask), example.truth)}
-    return Outcome("0", example, answer, mask, found, free, free, baselines, 0.1 if found else None, True)
+    forced = None if example.absent else free
+    return Outcome("0", example, answer, mask, found, free, forced, baselines, 0.1 if found else None, True)
 
 
 @pytest.fixture
@@ -56,7 +61,74 @@ def test_present_targets_are_scored_and_absent_ones_counted(outcomes):
     assert report["baselines"]["empty"]["gIoU"] == 0
     assert report["time_to_mask_s"]["p50"] == pytest.approx(0.1)
     json.dumps(report)
-    assert "absent targets refused  50.0% of 2" in table(report)
+    assert (report["N_acc"], report["T_acc"]) == (0.5, pytest.approx(2 / 3, abs=1e-3))
+    assert {name: size["n"] for name, size in report["by_size"].items()} == {"large": 3}
+    assert re.search(r"absent targets refused +50.0% of 2", table(report))
+    assert "N-acc) 50.0%" in table(report) and "T-acc) 66.7%" in table(report)
+
+
+@pytest.mark.parametrize(("side", "size"), [(9, "small"), (10, "medium"), (19, "medium"), (20, "large")])
+def test_sizes_are_under_one_and_under_four_percent_of_the_picture(side, size):
+    truth = np.zeros((100, 100), np.uint8)
+    truth[:side, :side] = 1
+    assert Example("name", [Said("the cup", "")], truth, False).size == size
+
+
+@pytest.mark.parametrize(
+    ("names", "answer", "found", "named"),
+    [
+        (("cup",), "It is the cup, [SEG]. It holds tea.", True, True),
+        (("cup",), "They are the cups, [SEG].", True, True),
+        (("hat",), "It is the cup that is there, [SEG].", True, False),
+        (("pot",), "It is the teapot, [SEG].", True, False),
+        (("cup",), "It is the mug, [SEG]. It is no cup.", True, False),
+        (("fork", "knife"), "It is the fork, [SEG].", True, False),
+        (("fork", "knife"), "They are the fork and the knife, [SEG].", True, True),
+        (("cup",), "It is the cup that is not here.", False, False),
+    ],
+)
+def test_an_explanation_is_right_where_every_target_is_named_as_found(names, answer, found, named):
+    blank = np.zeros((4, 4), bool)
+    assert replace(outcome(blank, blank, answer=answer, found=found), example=_named(names)).named == named
+
+
+def _named(names):
+    return Example("name", [Said("it", "", explain=True)], np.ones((4, 4), np.uint8), False, names=names)
+
+
+def test_the_four_baselines_are_what_they_are_called():
+    one, other, truth = (np.zeros((10, 10), bool) for _ in range(3))
+    one[:4, :4], other[6:8, 6:8], truth[:4, :4] = True, True, True
+    example = Example("name", [Said("the cup", "")], truth.astype(np.uint8), False, objects=[one, other])
+    masks = run._baselines(example, random.Random(0))
+    assert list(masks) == ["empty", "all objects", "random object", "largest object"]
+    assert not masks["empty"].any()
+    assert np.array_equal(masks["all objects"], one | other)
+    assert any(np.array_equal(masks["random object"], thing) for thing in (one, other))
+    assert np.array_equal(masks["largest object"], one)
+
+
+def test_answers_that_are_cut_off_are_counted(outcomes):
+    report = summarise([*outcomes, replace(outcomes[0], cut=True)])
+    assert report["cut"] == 1
+    assert "cut off after 96 tokens: 1" in table(report)
+    assert "cut off" not in table(summarise(outcomes))
+
+
+def test_an_answer_longer_than_the_limit_is_cut(monkeypatch):
+    monkeypatch.setattr(run, "MAX_ANSWER", 2)
+    picture = Picture("0", np.zeros((48, 64, 3), np.uint8), [outcome(*[np.ones((48, 64), bool)] * 2).example])
+    segmenter = Segmenter.from_checkpoint(default_model(), device="cpu", precision="fp32")
+    (cut,) = run.evaluate(segmenter, [picture], forced=False)
+    monkeypatch.undo()
+    (whole,) = run.evaluate(segmenter, [picture], forced=False)
+    assert cut.cut and not whole.cut
+
+
+def test_a_score_that_was_not_asked_is_none(outcomes):
+    report = summarise([replace(one, forced=None) for one in outcomes])
+    assert report["teacher_forced"] == {"gIoU": None, "cIoU": None, "n": 0}
+    assert "teacher-forced" not in table(report)
 
 
 def test_the_given_answer_stands_in_the_talk_that_was_asked_for(monkeypatch):
@@ -85,6 +157,9 @@ def test_the_page_shows_commands_as_text(outcomes):
     html = page(outcomes, {"0": rgb})
     assert "&lt;b&gt;the cup" in html
     assert html.count("<figure>") == 15
+    worst, best = (html.split(f"<h2>{title}</h2>")[1] for title in ("Worst", "Best"))
+    assert worst.index("IoU 0.00") < worst.index("IoU 0.50") < worst.index("IoU 1.00")
+    assert best.index("IoU 1.00") < best.index("IoU 0.50") < best.index("IoU 0.00")
 
 
 def test_scenes_and_reasonseg_folders_are_read_alike(tmp_path):

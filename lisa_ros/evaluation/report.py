@@ -13,11 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lisa_ros.evaluation.metrics import Overlap, ciou, giou
-from lisa_ros.evaluation.run import Outcome
+from lisa_ros.evaluation.run import MAX_ANSWER, Outcome
 
 
 def _scores(overlaps: list[Overlap]) -> dict[str, float | int]:
     return {"gIoU": round(giou(overlaps), 4), "cIoU": round(ciou(overlaps), 4), "n": len(overlaps)}
+
+
+def _forced(outcomes: list[Outcome]) -> dict[str, float | int | None]:
+    """Scores with the answer given; null where that was not asked."""
+    overlaps = [o.forced for o in outcomes if o.forced is not None]
+    return dict(_scores(overlaps)) if overlaps else {"gIoU": None, "cIoU": None, "n": 0}
 
 
 def _grouped(outcomes: list[Outcome], key: Callable[[Outcome], str]) -> dict[str, dict[str, float | int]]:
@@ -48,7 +54,8 @@ def summarise(outcomes: list[Outcome]) -> dict:
 
     ``gIoU_with_absent`` is LISA's formula over everything (an empty answer for an absent target is 1). A target is
     refused where the answer has no ``[SEG]``. ``N_acc`` and ``T_acc`` are gRefCOCO's: an absent target is right where
-    the mask has no pixel, whatever was said, and a present one where it has some.
+    the mask has no pixel, whatever was said, and a present one where it has some. ``cut`` counts the answers that were
+    longer than MAX_ANSWER tokens.
     """
     there = [o for o in outcomes if not o.example.absent]
     absent = [o for o in outcomes if o.example.absent]
@@ -74,7 +81,8 @@ def summarise(outcomes: list[Outcome]) -> dict:
             "named_right": round(float(np.mean([o.named for o in explained])), 4) if explained else 0.0,
             "n": len(explained),
         },
-        "teacher_forced": _scores([o.forced for o in there if o.forced is not None]),
+        "cut": sum(o.cut for o in outcomes),
+        "teacher_forced": _forced(there),
         "time_to_mask_s": _seconds(o.to_mask_s for o in outcomes if o.to_mask_s is not None and o.first),
         "next_command_s": _seconds(o.to_mask_s for o in outcomes if o.to_mask_s is not None and not o.first),
         "baselines": {
@@ -86,17 +94,22 @@ def summarise(outcomes: list[Outcome]) -> dict:
 
 def table(report: dict) -> str:
     """The numbers for the terminal."""
-    rows = [("all targets that are there", report), ("  teacher-forced", report["teacher_forced"])]
+    rows = [("all targets that are there", report)]
+    rows += [("  teacher-forced", report["teacher_forced"])] if report["teacher_forced"]["n"] else []
     for title in ("by_kind", "by_length", "by_size", "by_phrasing", "by_instance", "baselines"):
         rows += [(title.replace("_", " "), None)]
         rows += [(f"  {name}", scores) for name, scores in report[title].items()]
     lines = [f"{'':32}{'gIoU':>8}{'cIoU':>8}{'n':>8}"]
     for name, scores in rows:
         lines.append(name if scores is None else f"{name:32}{scores['gIoU']:8.3f}{scores['cIoU']:8.3f}{scores['n']:8d}")
-    absent, present, words = report["absent"], report["present"], report["explanations"]
-    lines.append(f"absent targets refused  {absent['refused']:.1%} of {absent['n']}")
-    lines.append(f"present targets refused {present['refused']:.1%} of {present['n']}")
-    lines.append(f"explanations that name the target {words['named_right']:.1%} of {words['n']}")
+    lines += [f"all targets, absent ones too: gIoU {report['gIoU_with_absent']:.3f}"]
+    refused = [("absent targets refused", report["absent"]), ("present targets refused", report["present"])]
+    refused[1:1] = [(f"  {kind}", one) for kind, one in report["absent_by_kind"].items()]
+    lines += [f"{name:32}{one['refused']:8.1%} of {one['n']}" for name, one in refused]
+    lines += [f"absent without a mask (N-acc) {report['N_acc']:.1%}, present with one (T-acc) {report['T_acc']:.1%}"]
+    words = report["explanations"]
+    lines += [f"explanations that name the target {words['named_right']:.1%} of {words['n']}"]
+    lines += [f"answers cut off after {MAX_ANSWER} tokens: {report['cut']}"] if report["cut"] else []
     for title, key in (("first command on a frame", "time_to_mask_s"), ("next commands", "next_command_s")):
         times = report[key]
         middle, slow = times["p50"] * 1e3, times["p95"] * 1e3

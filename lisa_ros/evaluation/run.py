@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,12 +17,16 @@ from lisa_ros.evaluation.metrics import Overlap, overlap
 from lisa_ros.prompt import Conversation, Turn, build_prompt, phrase_command
 from lisa_ros.segmenter import EncodedImage, Segmenter, upsample_logits
 
+MAX_ANSWER = 96
+"""Tokens of an answer at most."""
+
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """How one example went. mask: (H, W) bool, the union of the answer's masks. to_mask_s: None without a mask.
 
-    first: whether it was the first command on its frame, so that to_mask_s includes encoding.
+    first: whether it was the first command on its frame, so that to_mask_s includes encoding. cut: the answer was
+    longer than MAX_ANSWER tokens, and what it might have found behind these is not there.
     """
 
     picture: str
@@ -34,11 +39,13 @@ class Outcome:
     baselines: dict[str, Overlap]
     to_mask_s: float | None
     first: bool
+    cut: bool = False
 
     @property
     def named(self) -> bool:
-        """Whether the answer names a class of the targets."""
-        return any(name in self.answer.lower() for name in self.example.names)
+        """Whether something was found and every target's class is a word of what is said before the first ``[SEG]``."""
+        said = self.answer.lower().partition("[seg]")[0]
+        return self.found and all(re.search(rf"\b{re.escape(name)}(e?s)?\b", said) for name in self.example.names)
 
 
 def evaluate(
@@ -77,7 +84,7 @@ def _ask(
     for said in example.turns:
         command, verbatim = (said.verbatim, True) if said.verbatim is not None else (said.command, False)
         result = segmenter.segment(
-            encoded, command, verbatim=verbatim, explain=said.explain, history=history, max_new_tokens=96
+            encoded, command, verbatim=verbatim, explain=said.explain, history=history, max_new_tokens=MAX_ANSWER
         )
     found = len(result.masks) > 0
     mask = np.logical_or.reduce(result.masks) if found else np.zeros(encoded.size, bool)
@@ -94,6 +101,7 @@ def _ask(
         {} if example.absent else {name: overlap(m, example.truth) for name, m in _baselines(example, rng).items()},
         encode_s + result.timings.first_mask_s if timed else None,
         encode_s > 0,
+        result.answer_ids[-1:] != [segmenter.tokenizer.eos_id],
     )
 
 
