@@ -337,6 +337,37 @@ def test_a_class_that_is_not_in_the_table_is_named(tmp_path):
         load_world(table)
 
 
+PLACES = "{LEFT: RIGHT, RIGHT: LEFT, FRONT: BEHIND, BEHIND: FRONT}"
+
+
+@pytest.mark.parametrize(
+    ("things", "opposites", "alike", "wrong"),
+    [
+        ("{cup: {names: [cup], because: It holds., usse: [drink]}}", PLACES, "{}", "no field of a thing usse"),
+        ("{}", PLACES.replace(": RIGHT", ": RIHGT"), "{}", "no place RIHGT"),
+        ("{}", PLACES.replace("BEHIND: FRONT", ""), "{}", "BEHIND: no opposite"),
+        ("{}", PLACES, "{red: [pnik]}", "no colour pnik"),
+        ("{}", PLACES, "{rde: [pink]}", "no colour rde"),
+    ],
+)
+def test_a_property_that_there_is_not_is_named(tmp_path, things, opposites, alike, wrong):
+    table = tmp_path / "world.yaml"
+    text = "things: {}\nopposites: {}\nalike: {}\ngroups: {{}}\nnever: {{}}\n"
+    table.write_text(text.format(things, opposites, alike))
+    with pytest.raises(ValueError, match=wrong):
+        load_world(table)
+
+
+def test_opposites_and_likeness_are_mutual():
+    assert all(WORLD.opposites[other] == place != other for place, other in WORLD.opposites.items())
+    for colour, others in WORLD.alike.items():
+        assert all(colour in WORLD.alike[other] for other in others), colour
+
+
+def test_there_are_at_least_50_classes():
+    assert len(CLASSES) >= 50
+
+
 def test_words_written_apart_can_be_asked_and_are_not_trained():
     table = other_words.TABLE
     for intention, texts in table["phrasings"].items():

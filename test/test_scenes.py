@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lisa_ros import cli
 from lisa_ros.errors import ConfigError, LisaError
+from lisa_ros.evaluation.reasonseg import read_folder
 from lisa_ros.scenes import SPLITS
 from lisa_ros.scenes.cli import prepare
 
-pytest.importorskip("mujoco", reason="MuJoCo draws the scenes: pip install mujoco", exc_type=ImportError)
 try:
+    pytest.importorskip("mujoco", reason="MuJoCo draws the scenes: pip install mujoco", exc_type=ImportError)
     from lisa_ros.scenes import assets, dataset, layout, reasonseg, render
+    from lisa_ros.scenes.commands import conversations_for
     from lisa_ros.scenes.world import CLASSES, WORLD
 
     STUDIO = render.Studio()
@@ -65,13 +73,67 @@ def test_the_same_seed_gives_the_same_scene(scenes):
     assert np.array_equal(frame.rgb, again.rgb) and np.array_equal(frame.ids, again.ids)
 
 
+def moved(before, after) -> list[tuple[float, float]]:
+    """Of each placement that is in both: how far in metres, and by how many degrees its upward axis leant over."""
+    found, up = [], np.array([[0.0, 0.0, 1.0]])
+    ends = {(placement.model, placement.copy): placement for placement in after}
+    for start in before:
+        if (end := ends.get((start.model, start.copy))) is not None:
+            cosine = (layout.rotate(start.quat, up) * layout.rotate(end.quat, up)).sum()
+            lean = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+            found.append((float(np.linalg.norm(end.position - start.position)), float(lean)))
+    return found
+
+
 def test_objects_come_to_rest_on_the_table():
-    models = assets.load_models()
-    for seed in range(6):
+    models, again = assets.load_models(), []
+    for seed in range(12):
         arranged = layout.sample_layout(seed, "train", SIZE)
         for placement in arranged.placements:
             hull = layout.rotate(placement.quat, models[placement.model].hull) + placement.position
             assert -0.012 < hull[:, 2].min() < 0.25, models[placement.model].name
+        settled = layout.settle(list(arranged.placements), arranged.table_size)
+        assert len(settled) == len(arranged.placements)
+        again += moved(arranged.placements, settled)
+    assert max(metres for metres, _ in again) < 0.01
+    assert max(degrees for _, degrees in again) < 30
+    assert np.median([metres for metres, _ in again]) < 0.001  # what is only placed falls two millimetres
+
+
+def test_objects_that_are_only_placed_are_moved_by_settling():
+    settled = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        placed = layout.place(rng, layout.choose_models(rng, "train", 6))
+        settled += moved(placed, layout.settle(placed, (0.9, 0.9)))
+    assert np.median([metres for metres, _ in settled]) > 0.0015
+    assert max(degrees for _, degrees in settled) > 10
+
+
+def test_objects_hide_parts_of_each_other(scenes):
+    """They stand apart on the table; from where the camera is one is still partly behind another."""
+    shares = []
+    for arranged, frame, _ in scenes:
+        for number, placement in enumerate(arranged.placements, 1):
+            alone = STUDIO.measure(replace(arranged, placements=(placement,)))[0] == 1
+            visible = frame.ids == number
+            assert not (visible & ~alone).any()
+            assert (frame.ids[alone & ~visible] > 0).all(), "the table hides nothing that stands on it"
+            shares.append(visible.sum() / alone.sum())
+    assert min(shares) < 0.7 and np.median(shares) == 1, shares
+
+
+def test_depth_is_written_in_millimetres(scenes, tmp_path):
+    for folder in ("images", "ids", "depth"):
+        (tmp_path / folder).mkdir()
+    for _, frame, record in scenes:
+        dataset.save_images(tmp_path, record, frame)
+        with Image.open(tmp_path / record["depth"]) as picture:
+            written = np.asarray(picture)
+        assert written.dtype == np.uint16
+        assert np.abs(written / 1000 - frame.depth).max() <= 0.001
+        with Image.open(tmp_path / record["ids"]) as picture:
+            assert np.array_equal(np.asarray(picture), frame.ids)
 
 
 def test_held_out_models_are_for_novel_scenes_only():
@@ -91,11 +153,15 @@ def test_things_that_people_call_alike_never_share_a_scene():
 
 
 def test_the_packaged_objects_are_small_and_credited():
-    files = list(assets.FOLDER.iterdir())
+    files = [path for path in assets.FOLDER.rglob("*") if path.is_file()]
     assert sum(file.stat().st_size for file in files) < 12e6
     entries = json.loads((assets.FOLDER / "models.json").read_text())
     credits = (assets.FOLDER / "CREDITS.md").read_text()
     assert {entry["class"] for entry in entries} == set(CLASSES)
+    # An object's textures lie in its file; those of the room are drawn, and no picture of anybody's is packaged.
+    named = {f"{entry['name']}.npz" for entry in entries}
+    assert {file.name for file in files} == named | {"models.json", "CREDITS.md"}
+    assert "Table, floor and wall textures are drawn by this package (`lisa_ros/scenes/textures.py`)." in credits
     for entry in entries:
         assert f"| {entry['name']} | {entry['source']} | {entry['creator']} | {entry['licence']} |" in credits
         assert entry["licence"].startswith(("CC0", "CC BY 3.0"))
@@ -121,26 +187,65 @@ def lisa(*words: str) -> int:
     return cli.main(["scenes", *words])
 
 
-def test_lisa_scenes_writes_what_training_reads(tmp_path):
-    out = tmp_path / "scenes"
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("written") / "scenes"
     assert lisa("--out", str(out), "--count", "2", "--seed", "3", "--size", "160x120", "--preview") == 0
-    records = [json.loads(line) for line in (out / "scenes.jsonl").read_text().splitlines()]
+    return out
+
+
+def test_lisa_scenes_writes_what_training_reads(written):
+    records = [json.loads(line) for line in (written / "scenes.jsonl").read_text().splitlines()]
     assert [record["id"] for record in records] == ["000000", "000001"]
     for record in records:
-        assert all((out / record[kind]).is_file() for kind in ("image", "ids", "depth"))
+        assert all((written / record[kind]).is_file() for kind in ("image", "ids", "depth"))
         assert record["conversations"]
-    assert (out / "preview.png").is_file()
-    assert lisa("--out", str(out), "--count", "1") != 0, "a folder with scenes is not written over unasked"
+    assert (written / "preview.png").is_file()
+    assert lisa("--out", str(written), "--count", "1") != 0, "a folder with scenes is not written over unasked"
+
+
+def test_lisa_scenes_with_the_same_seed_writes_the_same_scenes(written, tmp_path):
+    """In another process, whose sets have another order."""
+    out = tmp_path / "again"
+    arguments = ["--out", str(out), "--count", "2", "--seed", "3", "--size", "160x120", "--preview"]
+    command = [sys.executable, "-m", "lisa_ros.cli", "scenes", *arguments]
+    environment = dict(os.environ, PYTHONHASHSEED="1" if os.environ.get("PYTHONHASHSEED") != "1" else "2")
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    first, second = (
+        {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (written, out)
+    )
+    assert first.keys() == second.keys() and len(first) == 8
+    assert [name for name in first if first[name] != second[name]] == []
 
 
 def test_lisa_scenes_writes_reasonseg_pairs(tmp_path):
     out = tmp_path / "pairs"
     assert lisa("--out", str(out), "--count", "1", "--size", "160x120", "--format", "reasonseg") == 0
+    kinds = {}
     for path in out.glob("*.json"):
         label = json.loads(path.read_text())
         assert path.with_suffix(".jpg").is_file() and isinstance(label["text"][0], str)
         assert {shape["shape_type"] for shape in label["shapes"]} <= {"polygon"}
         assert bool(label["shapes"]) == ("[SEG]" in label["answer"])
+        kinds[path.stem] = label["kind"]
+    assert kinds and {example.name: example.kind for example in read_folder(out)} == kinds
+
+
+def test_what_was_written_as_reasonseg_is_read_again(scenes, tmp_path):
+    told = {}
+    for _, frame, record in scenes:
+        talked = conversations_for(record, random.Random(0), 6, "train")
+        reasonseg.save_pairs(tmp_path, record | {"conversations": talked}, frame)
+        single = [conversation for conversation in talked if len(conversation["turns"]) == 1]
+        told |= {f"{record['id']}_{number}": (one, frame.ids) for number, one in enumerate(single)}
+    examples = {example.name: example for example in read_folder(tmp_path)}
+    assert examples.keys() == told.keys() and len(told) > 20
+    for name, (conversation, ids) in told.items():
+        example, turn = examples[name], conversation["turns"][0]
+        assert np.array_equal(example.truth, np.isin(ids, turn["targets"])), name
+        assert example.texts == [turn["command"]] and example.kind == conversation["kind"]
+        assert example.is_sentence == reasonseg.is_sentence(turn["command"])
 
 
 def test_chance_of_the_caller_is_left_alone():

@@ -21,13 +21,17 @@ _PICTURES = (".jpg", ".jpeg", ".png")
 
 @dataclass(frozen=True, eq=False)
 class ReasonSegExample:
-    """rgb: (H, W, 3) uint8. truth: (H, W) uint8: 0, 1, or IGNORED. texts: paraphrases; is_sentence or a noun phrase."""
+    """rgb: (H, W, 3) uint8. truth: (H, W) uint8: 0, 1, or IGNORED. texts: paraphrases; is_sentence or a noun phrase.
+
+    kind: of command, as `lisa scenes --format reasonseg` writes it; the benchmark's own files have none.
+    """
 
     name: str
     rgb: NDArray[np.uint8]
     truth: NDArray[np.uint8]
     texts: list[str]
     is_sentence: bool
+    kind: str | None = None
 
 
 def read_truth(label: dict, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -73,11 +77,13 @@ def read_example(picture: Path) -> ReasonSegExample:
         label = read_json(picture.with_suffix(".json"))
         truth = read_truth(label, bgr.shape[:2])
         texts, is_sentence = list(label["text"]), bool(label["is_sentence"])
+        kind = label.get("kind") if isinstance(label.get("kind"), str) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, cv2.error) as error:
         raise ConfigError(f"{picture.with_suffix('.json')} is not a ReasonSeg label: {error}") from error
     if not texts:
         raise ConfigError(f"{picture.with_suffix('.json')} has no text")
-    return ReasonSegExample(picture.stem, np.ascontiguousarray(bgr[..., ::-1]), truth, texts, is_sentence)
+    rgb: NDArray[np.uint8] = np.ascontiguousarray(bgr[..., ::-1])
+    return ReasonSegExample(picture.stem, rgb, truth, texts, is_sentence, kind)
 
 
 def read_folder(folder: Path) -> Iterator[ReasonSegExample]:

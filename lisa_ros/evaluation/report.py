@@ -94,7 +94,7 @@ def summarise(outcomes: list[Outcome]) -> dict:
 
 def table(report: dict) -> str:
     """The numbers for the terminal."""
-    rows = [("all targets that are there", report)]
+    rows: list[tuple[str, dict | None]] = [("all targets that are there", report)]
     rows += [("  teacher-forced", report["teacher_forced"])] if report["teacher_forced"]["n"] else []
     for title in ("by_kind", "by_length", "by_size", "by_phrasing", "by_instance", "baselines"):
         rows += [(title.replace("_", " "), None)]

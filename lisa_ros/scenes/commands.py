@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from lisa_ros.errors import ConfigError
 from lisa_ros.scenes import phrasings
 from lisa_ros.scenes.colours import COLOURS
-from lisa_ros.scenes.world import WORLD, Phrase, Phrases, Thing
+from lisa_ros.scenes.world import DIRECTIONS, WORLD, Phrase, Phrases, Thing
 
 Weight = Callable[[str, bool], float]
 """How often a phrase is asked beside its like, above 0: of its text and whether something here fits it."""
@@ -36,14 +36,6 @@ KINDS = {
 EXPLAINED = 0.2  # of the commands that have one reason
 MOST_CLASSES = 4  # in one answer
 TRIES = 8
-ALIKE = {
-    "red": ("pink", "orange"),
-    "orange": ("red", "yellow"),
-    "yellow": ("orange",),
-    "blue": ("purple",),
-    "purple": ("pink", "blue"),
-    "pink": ("red", "purple"),
-}
 CONTRACTIONS = (
     ("I am ", "I'm "),
     ("It is ", "It's "),
@@ -55,8 +47,6 @@ CONTRACTIONS = (
     ("cannot ", "can't "),
     ("Let us ", "Let's "),
 )
-DIRECTIONS = ("LEFT", "RIGHT", "FRONT", "BEHIND")
-OPPOSITE = {"LEFT": "RIGHT", "RIGHT": "LEFT", "FRONT": "BEHIND", "BEHIND": "FRONT"}
 
 
 def enumerate_words(words: list[str]) -> str:
@@ -472,7 +462,7 @@ class Speaker:
         true = [direction for direction in DIRECTIONS if towards(a, b, self.scene, direction) == "yes"]
         if not true:
             return None
-        relation = self.say(OPPOSITE[true[0]])
+        relation = self.say(WORLD.opposites[true[0]])
         denied = answer_denying(a["class"], f"{relation} the {b['class']}", WORLD.things[a["class"]].many)
         return self.turn(self.whole(f"the {a['class']} {relation} the {b['class']}"), [], denied)
 
@@ -484,7 +474,7 @@ class Speaker:
         taken = {other["color"] for other in self.by_class[thing["class"]]}
         if None in taken:
             return None
-        unclear = taken | {colour for name in taken for colour in ALIKE.get(name, ())}
+        unclear = taken | {colour for name in taken for colour in WORLD.alike.get(name, ())}
         paint = self.rng.choice([name for name in COLOURS if name not in unclear])
         # The colour that is seen is said first: whether that is what was asked for can then be read off the words.
         name, many = self.all_of(thing["class"])

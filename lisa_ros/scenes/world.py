@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import yaml
 
+from lisa_ros.scenes.colours import COLOURS
+
+DIRECTIONS = ("LEFT", "RIGHT", "FRONT", "BEHIND")
 TABLE = Path(__file__).with_name("world.yaml")
+FIELDS = ("names", "plural", "near", "paintable", "because", "with", "uses", "needs", "held", "is")  # of a thing
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """In C where PyYAML has it: a tenth of the time for a table of this length."""
@@ -72,7 +77,8 @@ class Group:
 class World:
     """The whole table. uses, needs, held_needs, properties: phrases, each with all the classes that fit.
 
-    never: names of things that are in no scene, by split.
+    never: names of things that are in no scene, by split. opposites: of each of DIRECTIONS. alike: of a colour those
+    that it could be taken for.
     """
 
     things: dict[str, Thing]
@@ -82,6 +88,8 @@ class World:
     properties: Phrases
     groups: tuple[Group, ...]
     never: dict[str, tuple[str, ...]]
+    opposites: dict[str, str]
+    alike: dict[str, tuple[str, ...]]
 
     @cached_property
     def kinship(self) -> dict[str, Counter[str]]:
@@ -93,11 +101,16 @@ class World:
         return kin
 
 
+def check(names: Collection[str], known: Collection[str], what: str) -> None:
+    """Raises ValueError naming those that are not known."""
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"{TABLE.name}: there is no {what} {', '.join(unknown)}")
+
+
 def classes(text: str, known: dict) -> frozenset[str]:
     """Comma separated classes. Raises ValueError for one that is not in the table."""
     names = frozenset(name.strip() for name in text.split(",") if name.strip())
-    if not names <= known.keys():
-        raise ValueError(f"{', '.join(sorted(names - known.keys()))}: no such class in {TABLE.name}")
+    check(names, known, "class")
     return names
 
 
@@ -116,11 +129,12 @@ def collect(things: dict[str, dict], field: str) -> Phrases:
 
 
 def load_world(path: Path = TABLE) -> World:
-    """Read the table. Raises ValueError where it names a class that it does not have."""
+    """Read the table. Raises ValueError naming a class, a field, a place or a colour that there is not."""
     table = _LOADER(path.read_text(encoding="utf-8")).get_single_data()
     entries = table["things"]
     things = {}
     for label, fields in entries.items():
+        check(fields, FIELDS, "field of a thing")
         near, goes_with = fields.get("near", []), fields.get("with", [])
         classes(",".join([*near, *goes_with]), entries)
         things[label] = Thing(
@@ -145,8 +159,14 @@ def load_world(path: Path = TABLE) -> World:
         for label, fields in table["groups"].items()
     )
     never = {split: tuple(names) for split, names in table["never"].items()}
+    opposites = dict(table["opposites"])
+    check([*opposites, *opposites.values()], DIRECTIONS, "place")
+    if missing := sorted(set(DIRECTIONS) - opposites.keys()):
+        raise ValueError(f"{', '.join(missing)}: no opposite in {TABLE.name}")
+    alike = {name: tuple(others) for name, others in table["alike"].items()}
+    check(alike.keys() | {other for others in alike.values() for other in others}, COLOURS, "colour")
     uses, needs, held_needs, properties = (collect(entries, field) for field in ("uses", "needs", "held", "is"))
-    return World(things, uses, needs, held_needs, properties, groups, never)
+    return World(things, uses, needs, held_needs, properties, groups, never, opposites, alike)
 
 
 WORLD = load_world()

@@ -110,7 +110,7 @@ class Recipe:
 class Job:
     """What to do with a recipe. data: a folder of `lisa scenes`. out: the run; its model is OUT/model.
 
-    stages: some of STAGES; a stopped vision stage goes on where it was. limit: scenes.
+    stages: some of STAGES; a stopped one goes on where it was. limit: scenes.
     """
 
     data: str
