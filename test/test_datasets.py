@@ -13,36 +13,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from training_data import SIZE, box, grefer, picture, refer, text
 
+from lisa_ros.annotations.picture import BadExample, read_picture
+from lisa_ros.annotations.plain_pickle import load_plain
 from lisa_ros.draft import ANSWERS
 from lisa_ros.errors import ConfigError
 from lisa_ros.prompt import Turn
 from lisa_ros.training import templates
 from lisa_ros.training.datasets.ade20k import ade20k
 from lisa_ros.training.datasets.cocostuff import cocostuff
-from lisa_ros.training.datasets.example import BadExample, Dialogue, Example, read_picture
+from lisa_ros.training.datasets.example import Dialogue, Example
 from lisa_ros.training.datasets.grefcoco import GRefCoco
 from lisa_ros.training.datasets.llava_instruct import LlavaInstruct
 from lisa_ros.training.datasets.mixture import KINDS, Mixture, open_mixture
 from lisa_ros.training.datasets.parts import Parts
-from lisa_ros.training.datasets.plain_pickle import load_plain
 from lisa_ros.training.datasets.reasonseg import ReasonSeg
 from lisa_ros.training.datasets.refer import Refer
 from lisa_ros.training.datasets.scenes import Scenes
-
-SIZE = (40, 60)
 
 
 @pytest.fixture
 def rng() -> random.Random:
     return random.Random(3)
-
-
-def picture(file: Path, size: tuple[int, int] = SIZE) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(file)
-    return file
 
 
 def label_map(file: Path, numbers: np.ndarray) -> Path:
@@ -51,18 +44,8 @@ def label_map(file: Path, numbers: np.ndarray) -> Path:
     return file
 
 
-def text(file: Path, content: object) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
-    return file
-
-
 def every(example: Example) -> list[tuple[str, str, np.ndarray]]:
     return [(d.turns[0].question, d.turns[0].answer or "", d.masks) for d in example.dialogues]
-
-
-def box(left: int, top: int, right: int, bottom: int) -> list[float]:
-    return [left, top, right, top, right, bottom, left, bottom]
 
 
 def asks_for(question: str, name: str) -> bool:
@@ -136,31 +119,6 @@ def test_reasonseg_label_of_another_code_page_is_read(tmp_path: Path, rng: rando
 # --- REFER ---
 
 
-def refer(folder: Path, name: str = "refcoco", split_by: str = "unc", segmentation: object = None) -> Path:
-    where = "saiapr_tc-12" if name == "refclef" else "mscoco/images/train2014"
-    picture(folder / "images" / where / "one.jpg")
-    told = [{"id": 7, "image_id": 1, "category_id": 1, "segmentation": segmentation or [box(5, 5, 20, 20)]}]
-    told.append({"id": 8, "image_id": 1, "category_id": 1, "segmentation": [box(30, 5, 50, 30), box(52, 5, 58, 9)]})
-    image = {"id": 1, "file_name": "one.jpg", "height": SIZE[0], "width": SIZE[1]}
-    content = {"images": [image], "annotations": told, "categories": [{"id": 1, "name": "cup"}]}
-    text(folder / name / "instances.json", content)
-    refs = [
-        {
-            "ref_id": 0,
-            "ann_id": 8,
-            "image_id": 1,
-            "category_id": 1,
-            "file_name": "x_1.jpg",
-            "split": split,
-            "sent_ids": [0],
-            "sentences": [{"sent_id": 0, "sent": sentence, "raw": sentence, "tokens": sentence.split()}],
-        }
-        for split, sentence in [("train", "the cup on the right"), ("val", "left cup")]
-    ]
-    (folder / name / f"refs({split_by}).p").write_bytes(pickle.dumps(refs, protocol=2))
-    return folder
-
-
 @pytest.mark.parametrize("name", ["refcoco", "refcoco+", "refcocog", "refclef"])
 def test_refer_reads_its_four_data_sets(tmp_path: Path, rng: random.Random, name: str) -> None:
     data = Refer(refer(tmp_path, name, "umd" if name == "refcocog" else "unc"), name=name)
@@ -182,7 +140,7 @@ def test_refer_reads_the_other_splits(tmp_path: Path, rng: random.Random) -> Non
 def test_run_lengths_are_masks_too(tmp_path: Path, form: str) -> None:
     from pycocotools import mask as rle
 
-    from lisa_ros.training.datasets.coco import mask_of
+    from lisa_ros.annotations.coco import mask_of
 
     wanted = np.zeros(SIZE, np.uint8)
     wanted[5:20, 8:30] = 1
@@ -198,7 +156,7 @@ def test_run_lengths_are_masks_too(tmp_path: Path, form: str) -> None:
 
 @pytest.mark.parametrize("told", [None, [], [[1, 2]], [["x"]], {"counts": "?", "size": [3, 3]}, {"size": [3, 3]}])
 def test_a_broken_segmentation_is_a_bad_example(told: object) -> None:
-    from lisa_ros.training.datasets.coco import mask_of
+    from lisa_ros.annotations.coco import mask_of
 
     with pytest.raises(BadExample, match="annotation 5"):
         mask_of({"id": 5, "segmentation": told}, SIZE)
@@ -269,19 +227,7 @@ def test_a_damaged_pickle_is_an_error_with_its_name(tmp_path: Path) -> None:
 
 def test_grefcoco_has_several_targets_and_none(tmp_path: Path, rng: random.Random) -> None:
     folder = refer(tmp_path, "grefcoco")
-    refs = [
-        {
-            "ref_id": number,
-            "ann_id": ids,
-            "image_id": 1,
-            "category_id": [1],
-            "split": "train",
-            "no_target": ids == [-1],
-            "sentences": [{"sent": sentence, "raw": sentence, "tokens": [], "sent_id": number}],
-        }
-        for number, (sentence, ids) in enumerate([("both cups", [7, 8]), ("the blue dog", [-1])])
-    ]
-    text(folder / "grefcoco" / "grefs(unc).json", refs)
+    grefer(folder, [("both cups", [7, 8]), ("the blue dog", [-1])])
     said = every(GRefCoco(folder).draw(rng))
     both = next(one for one in said if "both cups" in one[0])
     none = next(one for one in said if "blue dog" in one[0])
@@ -356,6 +302,33 @@ def test_parts_are_asked_for_with_their_object(tmp_path: Path) -> None:
             if "mug" in question:
                 assert masks[0, 5, 5] == masks[0, 5, 25] == 1
     assert {"mug handle", "trash can"} < heard
+
+
+def test_pascal_part_is_read_in_its_own_form(tmp_path: Path) -> None:
+    """VOC's pictures lie flat in one folder, every category is a part, and their ids do not begin at 1."""
+    picture(tmp_path / "VOC2010" / "JPEGImages" / "2008_000008.jpg")
+    content = {
+        "images": [{"id": 8, "file_name": "2008_000008.jpg", "height": SIZE[0], "width": SIZE[1]}],
+        "annotations": [
+            {"id": 0, "image_id": 8, "category_id": 43, "segmentation": [box(0, 0, 10, 10)], "iscrowd": 0},
+            {"id": 1, "image_id": 8, "category_id": 57, "segmentation": [box(20, 0, 30, 10)], "iscrowd": 0},
+        ],
+        "categories": [{"id": 43, "name": "dog:head"}, {"id": 57, "name": "potted_plant:pot"}],
+    }
+    file = text(tmp_path / "train.json", content)
+    entry = {"kind": "pascal_part", "path": str(file), "images": str(tmp_path / "VOC2010" / "JPEGImages")}
+    mixture = open_mixture([entry], Path())
+    expected = {"dog head": 5, "head of the dog": 5, "potted plant pot": 25, "pot of the potted plant": 25}
+    heard = set()
+    for seed in range(20):
+        asked = every(mixture.draw(random.Random(seed), lambda example: example))
+        assert len(asked) == 2
+        for question, _, masks in asked:
+            (name,) = (name for name in expected if asks_for(question, name) or asks_for(question, f"the {name}"))
+            assert masks[0, 5, expected[name]] == 1
+            assert masks[0, 5, 30 - expected[name]] == 0
+            heard.add(name)
+    assert heard == set(expected)
 
 
 def test_llava_instruct_keeps_its_turns_and_has_no_mask(tmp_path: Path, rng: random.Random) -> None:

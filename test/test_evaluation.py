@@ -178,6 +178,9 @@ def test_scenes_and_reasonseg_folders_are_read_alike(tmp_path):
     (folder / "a.json").write_text(json.dumps(label))
     (picture,) = read_pictures(folder)
     assert picture.examples[0].turns[0].verbatim == " I am thirsty. Please output segmentation mask."
+    assert picture.examples[0].kind == "sentence"
+    (folder / "a.json").write_text(json.dumps(label | {"kind": "need"}))  # as `lisa scenes --format reasonseg` has it
+    assert next(read_pictures(folder)).examples[0].kind == "need"
 
 
 @pytest.mark.parametrize(

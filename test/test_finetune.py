@@ -10,10 +10,12 @@ import socket
 import subprocess
 import sys
 import time
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,16 +25,19 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from lisa_ros.annotations.picture import BadExample
 from lisa_ros.checkpoint import load_lisa, read_clip, read_spec, reference_name, resolve_tower
 from lisa_ros.errors import CheckpointError, ConfigError
+from lisa_ros.evaluation.metrics import Overlap
 from lisa_ros.model.lisa import Lisa
 from lisa_ros.model.precision import Precision
 from lisa_ros.prompt import Turn, template
+from lisa_ros.segmenter import Segmenter
 from lisa_ros.tokenizer import Tokenizer
-from lisa_ros.training import cli, finetune
+from lisa_ros.training import cli, finetune, merge
 from lisa_ros.training.batch import Batch, Batcher
 from lisa_ros.training.compose import compose
-from lisa_ros.training.datasets.example import BadExample, Dialogue, Example
+from lisa_ros.training.datasets.example import Dialogue, Example
 from lisa_ros.training.finetune_config import FinetuneConfig
 from lisa_ros.training.lora import LoraOptions, is_lora, prepare_training, training_mode
 from lisa_ros.training.objective import LossWeights, Objective
@@ -366,7 +371,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path: Path, d
 
 @pytest.mark.timeout(600)
 def test_two_processes_end_with_the_weights_of_one_that_takes_both_shares(tmp_path: Path, data: Path) -> None:
-    """What `accelerate launch` starts on GPUs, on CPUs: two processes with a picture each, or one that takes two."""
+    """torchrun, as `accelerate launch --multi_gpu` has it, on CPUs: two processes with a picture each, or one."""
     how: dict[str, Any] = {"steps": 2, "lora": {"dropout": 0.0}}
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
     runs = {}
@@ -392,6 +397,46 @@ def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return taken.getsockname()[1]
+
+
+def lisa_merge(*words: str | Path) -> int:
+    parser = ArgumentParser()
+    merge.add_arguments(parser)
+    return merge.main(parser.parse_args([str(word) for word in words]))
+
+
+def test_a_4_bit_run_goes_on_and_is_merged(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """QLoRA: it is stopped after its first step, resumes, and its LoRA is folded into the whole weights."""
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install 'lisa_ros[quant]'")
+    content = settings(tmp_path / "run", data, precision="nf4", steps=2)
+    one_step = finetune.Finetuning._one_step
+
+    def stops(run: finetune.Finetuning, batches: Any) -> dict[str, float]:
+        if run.step == 1:
+            raise KeyboardInterrupt
+        return one_step(run, batches)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(finetune.Finetuning, "_one_step", stops)
+        with pytest.raises(KeyboardInterrupt):
+            finetune.train(content)
+    first = trained_weights(tmp_path / "run", 1)
+    with caplog.at_level("INFO"):
+        assert finetune.train(content) == 0
+    assert "going on after step 1" in caplog.text
+    assert "in nf4 on cpu" in caplog.text
+    last = trained_weights(tmp_path / "run", 2)
+    layer = "model.layers.1.self_attn.q_proj"
+    assert not torch.equal(first["lm_head.weight"], last["lm_head.weight"])
+    assert lisa_merge(tmp_path / "run", "--out", tmp_path / "merged") == 0
+    merged = load_file(tmp_path / "merged" / "model-00001.safetensors")[f"{layer}.weight"]
+    base = load_file(COMPACT / "ckpt" / "model.safetensors")[f"{layer}.weight"]
+    down, up = (last[f"{layer}.lora_{side}.default.weight"] for side in "AB")
+    assert up.abs().sum() > 0
+    torch.testing.assert_close(merged, base + 2.0 * up @ down)
+    Segmenter.from_checkpoint(tmp_path / "merged", device="cpu", precision="nf4")
 
 
 def test_training_lowers_the_loss(encoded: tuple[Batch, torch.Tensor]) -> None:
@@ -431,7 +476,88 @@ def test_the_stream_gives_the_same_batch_for_the_same_number(data: Path) -> None
     assert any(stream[n].ids.shape != first.ids.shape or not torch.equal(stream[n].ids, first.ids) for n in range(5))
 
 
+# --- validation ---
+
+
+def copied(folder: Path, data: Path, *names: str) -> Path:
+    """A folder with these pictures of ``data``, and one where nothing is to be found (by name it is the first)."""
+    folder.mkdir()
+    for name in names:
+        for suffix in (".png", ".json"):
+            (folder / f"{name}{suffix}").write_bytes((data / f"{name}{suffix}").read_bytes())
+    (folder / "absent.png").write_bytes((data / "wide.png").read_bytes())
+    label = {"text": ["the parrot"], "is_sentence": False, "shapes": []}
+    (folder / "absent.json").write_text(json.dumps(label))
+    return folder
+
+
+def made_ready(run: Path, data: Path, validation: Path) -> finetune.Finetuning:
+    config = FinetuneConfig.from_dict(settings(run, data, validation={"data": str(validation)}))
+    finetune._claim_folder(config)
+    return finetune.Finetuning(config, finetune._accelerator(config))
+
+
+def test_validation_scores_where_something_is_to_be_found_and_is_shared(tmp_path: Path, data: Path) -> None:
+    run = made_ready(tmp_path / "run", data, copied(tmp_path / "some", data, "tall", "wide"))
+    training_mode(run.lisa, False)
+    whole = run._overlaps()
+    assert len(whole) == 2  # not the one without a target
+    shares = []
+    for index in (0, 1):
+        run.accelerator = SimpleNamespace(process_index=index, num_processes=2, autocast=nullcontext)
+        shares.append(run._overlaps())
+    assert [len(share) for share in shares] == [1, 1]
+    assert [*shares[1], *shares[0]] == whole
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        (None, r"on all 1 pictures there is nothing to be found, .*; add pictures with a target, or leave"),
+        (1, r"on the first 1 \(validation\.limit\) pictures .*, raise validation\.limit, or leave validation out"),
+    ],
+)
+def test_validation_without_anything_to_be_found_is_named(
+    tmp_path: Path, data: Path, limit: int | None, told: str
+) -> None:
+    folder = copied(tmp_path / "none", data, *(["tall"] if limit else []))
+    content = settings(tmp_path / "run", data, validation={"data": str(folder), "limit": limit})
+    with pytest.raises(ConfigError, match=told):
+        finetune.train(content)
+    assert not (tmp_path / "run" / "state").exists()
+
+
+def test_best_is_replaced_by_a_better_score_and_by_no_other(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made_ready(tmp_path / "run", data, data)
+    written: list[tuple[str, float, int]] = []
+    board = SimpleNamespace(add_scalar=lambda *what: written.append(what))
+    kept = []
+    for run.step, found in ((1, 50), (2, 30), (3, 50), (4, 80)):
+        monkeypatch.setattr(run, "_overlaps", lambda found=found: [Overlap(found, 100)])
+        with torch.no_grad():
+            run.trained["lm_head.weight"].fill_(run.step)
+        run._validate(board)
+        score = json.loads((tmp_path / "run" / "best" / "score.json").read_text())
+        weights, metadata = read_trained(tmp_path / "run" / "best" / "trained.safetensors")
+        assert int(metadata["step"]) == weights["lm_head.weight"][0, 0] == score["step"]
+        kept.append((score["step"], round(score["gIoU"], 3)))
+    assert kept == [(1, 0.5), (1, 0.5), (1, 0.5), (4, 0.8)]
+    assert [what[2] for what in written if what[0] == "validation/gIoU"] == [1, 2, 3, 4]
+
+
 # --- the configuration ---
+
+
+def test_auto_is_fp32_where_a_gpu_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fp16 only where it is asked for: it has not the range."""
+    gpu = torch.device("cuda")
+    config = FinetuneConfig(run="r", start="s", data=[])
+    for supported, expected in ((False, torch.float32), (True, torch.bfloat16)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda supported=supported: supported)
+        assert finetune._precision(config, gpu).dtype == expected
+        assert finetune._precision(replace(config, precision="fp16"), gpu).dtype == torch.float16
 
 
 def test_the_example_configuration_is_valid(repository: Path) -> None:
@@ -535,6 +661,22 @@ def test_llava_and_sam_become_an_untrained_lisa(tmp_path: Path) -> None:
             assert 0.01 < ours[800:].std() < 0.03
         else:
             assert torch.equal(ours, tensor), name
+
+
+def test_a_run_from_llava_and_sam_is_merged_and_loads(tmp_path: Path, data: Path) -> None:
+    llava, sam = llava_and_sam(tmp_path)
+    start = {"llava": str(llava), "sam": str(sam)}
+    tower = str(COMPACT / "clip-tiny")
+    assert finetune.train(settings(tmp_path / "run", data, start=start, vision_tower=tower, steps=1)) == 0
+    begun = load_file(next((tmp_path / "run" / "start").glob("*.safetensors")))
+    trained = trained_weights(tmp_path / "run", 1)
+    assert not torch.equal(trained["lm_head.weight"], begun["lm_head.weight"])
+    assert lisa_merge(tmp_path / "run", "--out", tmp_path / "merged") == 0
+    segmenter = Segmenter.from_checkpoint(tmp_path / "merged", device="cpu", precision="fp32")
+    assert torch.equal(segmenter.lisa.lm_head.weight, trained["lm_head.weight"])
+    rgb = np.asarray(Image.open(data / "tall.png").convert("RGB"))
+    result = segmenter.segment(segmenter.encode(rgb), "the drink", max_new_tokens=3)
+    assert len(result.answer_ids) <= 3
 
 
 def test_what_is_not_llava_or_sam_is_named(tmp_path: Path) -> None:

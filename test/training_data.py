@@ -1,15 +1,19 @@
-"""A handful of drawn scenes in the format of `lisa scenes`, for tests that train."""
+"""Small data on disk for tests: drawn scenes in the format of `lisa scenes`, and REFER's folders."""
 
 from __future__ import annotations
 
 import json
+import pickle
 import random
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 CLASSES = ("ball", "box")
+SIZE = (40, 60)
+"""Height and width of a picture of the public data sets here."""
 
 
 def write_scenes(folder: Path, count: int, seed: int = 0) -> Path:
@@ -75,3 +79,62 @@ def sentences(seed: int = 0):
 def plain_conversations(scene: dict, rng: random.Random, count: int, split: str) -> list[dict]:
     """The same, from a supply that weighs nothing."""
     return conversations_for(scene, rng, count, split)
+
+
+def picture(file: Path, size: tuple[int, int] = SIZE) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file)
+    return file
+
+
+def text(file: Path, content: object) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
+    return file
+
+
+def box(left: int, top: int, right: int, bottom: int) -> list[float]:
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def refer(folder: Path, name: str = "refcoco", split_by: str = "unc", segmentation: object = None) -> Path:
+    where = "saiapr_tc-12" if name == "refclef" else "mscoco/images/train2014"
+    picture(folder / "images" / where / "one.jpg")
+    told = [{"id": 7, "image_id": 1, "category_id": 1, "segmentation": segmentation or [box(5, 5, 20, 20)]}]
+    told.append({"id": 8, "image_id": 1, "category_id": 1, "segmentation": [box(30, 5, 50, 30), box(52, 5, 58, 9)]})
+    image = {"id": 1, "file_name": "one.jpg", "height": SIZE[0], "width": SIZE[1]}
+    content = {"images": [image], "annotations": told, "categories": [{"id": 1, "name": "cup"}]}
+    text(folder / name / "instances.json", content)
+    refs = [
+        {
+            "ref_id": 0,
+            "ann_id": 8,
+            "image_id": 1,
+            "category_id": 1,
+            "file_name": "x_1.jpg",
+            "split": split,
+            "sent_ids": [0],
+            "sentences": [{"sent_id": 0, "sent": sentence, "raw": sentence, "tokens": sentence.split()}],
+        }
+        for split, sentence in [("train", "the cup on the right"), ("val", "left cup")]
+    ]
+    (folder / name / f"refs({split_by}).p").write_bytes(pickle.dumps(refs, protocol=2))
+    return folder
+
+
+def grefer(folder: Path, said: list[tuple[str, list[int]]], split: str = "train") -> None:
+    """Sentences of gRefCOCO about the picture of ``refer``."""
+    refs = [
+        {
+            "ref_id": number,
+            "ann_id": ids,
+            "image_id": 1,
+            "category_id": [1],
+            "split": split,
+            "no_target": ids == [-1],
+            "sentences": [{"sent": sentence, "raw": sentence, "tokens": [], "sent_id": number}],
+        }
+        for number, (sentence, ids) in enumerate(said)
+    ]
+    text(folder / "grefcoco" / "grefs(unc).json", refs)

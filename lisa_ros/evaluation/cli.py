@@ -28,8 +28,12 @@ def positive_count(text: str) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Score a model on our scenes or on a folder in ReasonSeg's format."
-    parser.add_argument("--data", type=Path, required=True, help="folder of `lisa scenes`, or of ReasonSeg")
+    parser.description = "Score a model on our scenes, or on a folder in the format of ReasonSeg, RefCOCO or gRefCOCO."
+    told = "folder of `lisa scenes`, of ReasonSeg, or of RefCOCO, RefCOCO+, RefCOCOg, RefCLEF or gRefCOCO"
+    parser.add_argument("--data", type=Path, required=True, help=told)
+    parser.add_argument("--split", help="of RefCOCO's family: val (the default), testA, testB, test, ...")
+    parser.add_argument("--split-by", help="of RefCOCO's family, whose split (default: umd for refcocog, else unc)")
+    parser.add_argument("--images", type=Path, help="of RefCOCO's family (default: images/ beside the folder)")
     parser.add_argument("--model", type=Path, default=None, help="checkpoint folder; the packaged model where left out")
     parser.add_argument("--vision-tower", default=None, help="folder of the CLIP tower, for models that need one")
     parser.add_argument("--conversation", help="template: llava_v1, v1, llava_llama_2 or compact (default: as trained)")
@@ -44,11 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     check_outputs({"--json": args.json, "--html": args.html})
-    asked = (picture for picture in islice(read_pictures(args.data), args.limit) if picture.examples)
+    pictures = read_pictures(args.data, split=args.split, split_by=args.split_by, images=args.images)
+    asked = (picture for picture in islice(pictures, args.limit) if picture.examples)
     first = next(asked, None)  # a wrong folder is known before the model is loaded
     if first is None:
         raise ConfigError(
-            f"{args.data} has no picture with a command; `lisa scenes` makes some, and ReasonSeg's pairs work"
+            f"{args.data} has no picture with a command; `lisa scenes` makes some, and ReasonSeg's pairs and RefCOCO's "
+            "family work"
         )
     model = args.model or default_model()
     segmenter = Segmenter.from_checkpoint(
@@ -64,13 +70,20 @@ def main(args: argparse.Namespace) -> int:
     def on_picture(picture: Picture, outcomes: list[Outcome]) -> None:
         nonlocal done
         done += 1
+        for outcome in outcomes:
+            outcome.example.objects.clear()  # the baselines are counted; all masks of a data set would fill the memory
         if args.html is not None:
             shown[picture.name] = picture.rgb
         if sys.stderr.isatty():
             print(f"\r{done} pictures, {time.monotonic() - begun:.0f} s", end="", file=sys.stderr, flush=True)
 
-    pictures = chain([first], asked)
-    outcomes = evaluate(segmenter, pictures, forced=not args.no_teacher_forced, seed=args.seed, on_picture=on_picture)
+    outcomes = evaluate(
+        segmenter,
+        chain([first], asked),
+        forced=not args.no_teacher_forced,
+        seed=args.seed,
+        on_picture=on_picture,
+    )
     report = summarise(outcomes) | {
         "model": segmenter.name,
         "data": args.data.name,

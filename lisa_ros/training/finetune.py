@@ -90,8 +90,8 @@ class Finetuning:
         self.trained = {reference_name(self.lisa, name): parameter for name, parameter in trained.items()}
         self.precision = precision
         self.mixture = open_mixture(config.data, Path())
-        if config.validation and next(_validation_pictures(config.validation), None) is None:
-            raise ConfigError(f"validation.data: {config.validation.data} has no picture that can be used")
+        if config.validation:
+            _check_validation(config.validation)
         seg_id = self.tokenizer.id_of(SEG)
         assert seg_id is not None
         objective = Objective(self.lisa, seg_id, config.loss)
@@ -256,7 +256,10 @@ class Finetuning:
             (best / "score.json").write_text(json.dumps(score) + "\n", "utf-8")
 
     def _overlaps(self) -> list[Overlap]:
-        """Of this process's share of the pictures: each is looked at once, however many processes there are."""
+        """Of this process's share of the pictures: each is looked at once, however many processes there are.
+
+        Only where something is to be found, as in ``lisa evaluate``: a true answer without a mask has none to judge.
+        """
         told = self.config.validation
         assert told is not None
         with torch.inference_mode(), self.accelerator.autocast():
@@ -268,8 +271,9 @@ class Finetuning:
             )
             found = []
             for picture in share:
-                encoded = segmenter.encode(picture.rgb)
-                found += [overlap(forced_mask(segmenter, encoded, one), one.truth) for one in picture.examples]
+                if present := [one for one in picture.examples if not one.absent]:
+                    encoded = segmenter.encode(picture.rgb)
+                    found += [overlap(forced_mask(segmenter, encoded, one), one.truth) for one in present]
         return found
 
 
@@ -363,6 +367,22 @@ def _check_tokens(tokenizer: Tokenizer, lisa: Lisa, spec: Spec) -> None:
 
 def _validation_pictures(told: Validation) -> Iterator[Picture]:
     return islice(read_pictures(Path(told.data).expanduser()), told.limit)
+
+
+def _check_validation(told: Validation) -> None:
+    """Raises ConfigError where no picture can be scored, before any step is spent."""
+    count = 0
+    for count, picture in enumerate(_validation_pictures(told), 1):  # noqa: B007
+        if not all(example.absent for example in picture.examples):
+            return
+    if count == 0:
+        raise ConfigError(f"validation.data: {told.data} has no picture that can be used")
+    first = f"the first {told.limit} (validation.limit)" if told.limit is not None else f"all {count}"
+    raise ConfigError(
+        f"validation.data: {told.data}: on {first} pictures there is nothing to be found, and gIoU needs true masks; "
+        "add pictures with a target" + (", raise validation.limit" if told.limit is not None else "") + ", or leave "
+        "validation out"
+    )
 
 
 def _best_so_far(folder: Path) -> float:

@@ -7,17 +7,13 @@ refusal and no ``[SEG]``.
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from pathlib import Path
 
-from lisa_ros.errors import ConfigError
+from lisa_ros.annotations.coco import read_coco, union_of
+from lisa_ros.annotations.picture import BadExample
+from lisa_ros.annotations.refer import image_folder, picture_of, read_sentences
 from lisa_ros.training import templates
-from lisa_ros.training.datasets.coco import read_coco, read_json, union_of
-from lisa_ros.training.datasets.example import BadExample, Dialogue, Example, single
-from lisa_ros.training.datasets.refer import image_folder, picture_of
-
-NONE = -1
-"""The annotation of a sentence that refers to nothing."""
+from lisa_ros.training.datasets.example import Dialogue, Example, single
 
 
 class GRefCoco:
@@ -36,20 +32,8 @@ class GRefCoco:
         self._coco = read_coco(folder / "instances.json")
         self._images = images or image_folder(path, "grefcoco")
         self._questions = questions
-        self._said: dict[int, list[tuple[str, list[int]]]] = defaultdict(list)
-        file = folder / f"grefs({split_by}).json"
-        try:
-            for ref in read_json(file):
-                if ref["split"] == split:
-                    meant = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
-                    ids = [int(one) for one in meant if int(one) != NONE]
-                    texts = [str(told["sent"]) for told in ref["sentences"] if str(told["sent"]).strip()]
-                    self._said[int(ref["image_id"])] += [(text, ids) for text in texts]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"{file} is not in gRefCOCO's format: {error!r}") from error
-        self._ids = sorted(image for image, said in self._said.items() if said)
-        if not self._ids:
-            raise ConfigError(f"{file} has no split '{split}'")
+        self._said = read_sentences(folder, split, split_by)
+        self._ids = sorted(self._said)
 
     def __len__(self) -> int:
         return len(self._ids)

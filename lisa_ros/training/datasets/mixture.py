@@ -10,8 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from lisa_ros.annotations.picture import BadExample
 from lisa_ros.errors import ConfigError
-from lisa_ros.training.datasets.example import BadExample, Dataset, Example
+from lisa_ros.training.datasets.example import Dataset, Example
 
 log = logging.getLogger(__name__)
 

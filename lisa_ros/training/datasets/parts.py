@@ -6,11 +6,12 @@ import random
 from collections import defaultdict
 from pathlib import Path
 
+from lisa_ros.annotations.coco import read_coco, union_of
+from lisa_ros.annotations.picture import BadExample
+from lisa_ros.annotations.refer import picture_of
 from lisa_ros.errors import ConfigError
 from lisa_ros.training import templates
-from lisa_ros.training.datasets.coco import read_coco, union_of
-from lisa_ros.training.datasets.example import BadExample, Example, single
-from lisa_ros.training.datasets.refer import picture_of
+from lisa_ros.training.datasets.example import Example, single
 
 Name = tuple[str, str | None]
 """An object, and a part of it or None."""

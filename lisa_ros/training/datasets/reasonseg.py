@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from lisa_ros.annotations import coco
+from lisa_ros.annotations.coco import Masks
+from lisa_ros.annotations.picture import BadExample, read_picture
 from lisa_ros.errors import ConfigError
 from lisa_ros.evaluation.reasonseg import read_json, read_truth
 from lisa_ros.training import templates
-from lisa_ros.training.datasets import coco
-from lisa_ros.training.datasets.example import BadExample, Dialogue, Example, Masks, read_picture, single
+from lisa_ros.training.datasets.example import Dialogue, Example, single
 
 _PICTURES = (".jpg", ".jpeg", ".png")
 

@@ -7,18 +7,14 @@ in FOLDER/images/saiapr_tc-12.
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from lisa_ros.annotations.coco import mask_of, read_coco
+from lisa_ros.annotations.picture import BadExample
+from lisa_ros.annotations.refer import image_folder, picture_of, read_sentences
 from lisa_ros.errors import ConfigError
 from lisa_ros.training import templates
-from lisa_ros.training.datasets.coco import CocoFile, mask_of, read_coco, size_of
-from lisa_ros.training.datasets.example import BadExample, Dialogue, Example, check_picture, read_picture, single
-from lisa_ros.training.datasets.plain_pickle import load_plain
+from lisa_ros.training.datasets.example import Dialogue, Example, single
 
 NAMES = ("refcoco", "refcoco+", "refcocog", "refclef")
 
@@ -44,8 +40,7 @@ class Refer:
         self._coco = read_coco(path / name / "instances.json")
         self._images = images or image_folder(path, name)
         self._questions = questions
-        refs = load_plain(path / name / f"refs({split_by or ('umd' if name == 'refcocog' else 'unc')}).p")
-        self._said = _sentences(refs, split, path / name)
+        self._said = read_sentences(path / name, split, split_by)
         self._ids = sorted(self._said)
 
     def __len__(self) -> int:
@@ -56,41 +51,10 @@ class Refer:
         said = self._said[image_id]
         chosen = rng.sample(said, min(self._questions, len(said)))
         name, rgb = picture_of(self._coco, image_id, self._images)
-        return Example(name, rgb, tuple(self._dialogue(text, told, rgb.shape[:2], name, rng) for text, told in chosen))
+        return Example(name, rgb, tuple(self._dialogue(text, ids, rgb.shape[:2], name, rng) for text, ids in chosen))
 
-    def _dialogue(self, text: str, annotation: int, size: tuple[int, int], name: str, rng: random.Random) -> Dialogue:
-        if annotation not in self._coco.annotations:
-            raise BadExample(f"{name}: there is no annotation {annotation}")
-        mask = mask_of(self._coco.annotations[annotation], size)
+    def _dialogue(self, text: str, ids: list[int], size: tuple[int, int], name: str, rng: random.Random) -> Dialogue:
+        if len(ids) != 1 or ids[0] not in self._coco.annotations:
+            raise BadExample(f"{name}: there is no annotation {', '.join(map(str, ids))}")
+        mask = mask_of(self._coco.annotations[ids[0]], size)
         return single(templates.ask(text, False, rng), templates.answer(rng), [mask], size)
-
-
-def image_folder(path: Path, name: str) -> Path:
-    """Where the pictures of a data set lie in the reference's layout."""
-    return path / "images" / ("saiapr_tc-12" if name == "refclef" else "mscoco/images/train2014")
-
-
-def picture_of(coco: CocoFile, image_id: int, folder: Path) -> tuple[str, NDArray[np.uint8]]:
-    """Name and (H, W, 3) pixels of a picture. Raises BadExample."""
-    if image_id not in coco.images:
-        raise BadExample(f"there is no picture {image_id} in instances.json")
-    image = coco.images[image_id]
-    file = folder / str(image.get("file_name", ""))
-    rgb = read_picture(file)
-    check_picture(rgb, size_of(image, str(file)), str(file))
-    return str(file), rgb
-
-
-def _sentences(refs: Any, split: str, where: Path) -> dict[int, list[tuple[str, int]]]:
-    """Picture -> its sentences, each with the annotation it means."""
-    found: dict[int, list[tuple[str, int]]] = defaultdict(list)
-    try:
-        for ref in refs:
-            if ref["split"] == split:
-                texts = [str(told["sent"]) for told in ref["sentences"] if str(told["sent"]).strip()]
-                found[int(ref["image_id"])] += [(text, int(ref["ann_id"])) for text in texts]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"the references in {where} are not in REFER's format: {error!r}") from error
-    if not any(found.values()):
-        raise ConfigError(f"the references in {where} have no split '{split}'")
-    return {image: said for image, said in found.items() if said}

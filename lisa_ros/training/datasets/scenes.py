@@ -7,16 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lisa_ros.annotations.picture import BadExample, check_picture, read_label_map, read_picture
 from lisa_ros.errors import CommandError, ConfigError
 from lisa_ros.prompt import QuestionForms, Turn, phrase_command
-from lisa_ros.training.datasets.example import (
-    BadExample,
-    Dialogue,
-    Example,
-    check_picture,
-    read_label_map,
-    read_picture,
-)
+from lisa_ros.training.datasets.example import Dialogue, Example
 from lisa_ros.training.scenes import read_records
 
 

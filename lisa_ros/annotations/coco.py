@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lisa_ros.annotations.picture import BadExample
 from lisa_ros.errors import ConfigError
-from lisa_ros.training.datasets.example import BadExample, Masks
+
+Masks = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Public annotation files as plain values, which training and evaluation both read."""

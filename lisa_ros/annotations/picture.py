@@ -1,0 +1,47 @@
+"""Pictures and maps of class numbers from disk, whole and of the size that their labels are for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from lisa_ros.errors import LisaError
+
+
+class BadExample(LisaError):
+    """A picture or label of a data set that cannot be used. It is named and left out; the rest goes on."""
+
+
+def read_picture(file: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB, upright as its EXIF says. Raises BadExample where it is missing, broken or cut off."""
+    return np.asarray(_open(file, "RGB"))
+
+
+def read_label_map(file: Path) -> NDArray[np.int64]:
+    """(H, W) class numbers of a PNG whose pixels are numbers or indices into a palette. Raises BadExample."""
+    image = _open(file, None)
+    if image.mode not in ("L", "P", "I", "I;16"):
+        raise BadExample(f"{file} is a picture of mode {image.mode}, not a map of class numbers")
+    return np.asarray(image).astype(np.int64)
+
+
+def _open(file: Path, mode: str | None) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            if mode is None:
+                image.load()
+                return image
+            return ImageOps.exif_transpose(image).convert(mode)
+    except FileNotFoundError as error:
+        raise BadExample(f"{file} is missing") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadExample(f"{file} is not a whole picture: {error}") from error
+
+
+def check_picture(rgb: NDArray[np.uint8], size: tuple[int, int], name: str) -> None:
+    """Raise BadExample unless the picture has the (height, width) that its label is for."""
+    if rgb.shape[:2] != size:
+        raise BadExample(f"{name} has {rgb.shape[0]} x {rgb.shape[1]} pixels, its label {size[0]} x {size[1]}")
