@@ -380,7 +380,7 @@ def train_vision(
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
+        first = state["step"] if "step" in state else state["progress"]["step"]  # so an older release kept it
     model.to(memory_format=torch.channels_last)
     index = {name: i for i, name in enumerate(model.classes)}
     total = sum(phase.steps for phase in config.phases)
