@@ -40,6 +40,7 @@ def test_demo_shows_the_answer_and_writes_the_overlay(repository: Path, tmp_path
     assert last_line(done.stdout).startswith("demo: done")
     with Image.open(out) as overlay, Image.open(repository / "demo" / "scene.jpg") as scene:
         assert overlay.size == scene.size
+        assert not np.array_equal(np.asarray(overlay), np.asarray(scene.convert("RGB")))
         marked = inside_of_the_mask(np.asarray(overlay), np.asarray(scene.convert("RGB")))
     answer = next(line for line in done.stdout.splitlines() if "[SEG]." in line and line.startswith("lisa: It"))
     assert "It is the screwdriver, [SEG]." in answer, done.stdout

@@ -325,7 +325,9 @@ def test_classes_that_the_start_does_not_know_are_named(data, recipe, finished, 
 def test_every_recipe_in_the_package_can_be_read(name):
     told = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     settings = {key: value for key, value in told.items() if key not in ("recipe", "data", "out", "stages")}
-    assert told["recipe"] == "small" and read_recipe(settings).conversations
+    recipe = read_recipe(settings)
+    assert told["recipe"] == "small"
+    assert recipe.sight or "sight" not in told.get("stages", STAGES)
 
 
 @pytest.mark.timeout(300)

@@ -105,7 +105,7 @@ def table(report: dict) -> str:
     lines += [f"all targets, absent ones too: gIoU {report['gIoU_with_absent']:.3f}"]
     refused = [("absent targets refused", report["absent"]), ("present targets refused", report["present"])]
     refused[1:1] = [(f"  {kind}", one) for kind, one in report["absent_by_kind"].items()]
-    lines += [f"{name:32}{one['refused']:8.1%} of {one['n']}" for name, one in refused]
+    lines += [f"{name:24}{one['refused']:.1%} of {one['n']}" for name, one in refused]
     lines += [f"absent without a mask (N-acc) {report['N_acc']:.1%}, present with one (T-acc) {report['T_acc']:.1%}"]
     words = report["explanations"]
     lines += [f"explanations that name the target {words['named_right']:.1%} of {words['n']}"]

@@ -25,6 +25,8 @@ class Refer:
     questions: how many sentences about a picture are asked in one step. images: where the pictures are.
     """
 
+    names: tuple[str, ...] = NAMES
+
     def __init__(
         self,
         path: Path,
@@ -35,8 +37,8 @@ class Refer:
         images: Path | None = None,
         questions: int = 3,
     ) -> None:
-        if name not in NAMES:
-            raise ConfigError(f"'{name}' is not one of {', '.join(NAMES)}")
+        if name not in self.names:
+            raise ConfigError(f"'{name}' is not one of {', '.join(self.names)}")
         self._coco = read_coco(path / name / "instances.json")
         self._images = images or image_folder(path, name)
         self._questions = questions
