@@ -371,9 +371,10 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path: Path, d
 
 @pytest.mark.timeout(600)
 def test_two_processes_end_with_the_weights_of_one_that_takes_both_shares(tmp_path: Path, data: Path) -> None:
-    """torchrun, as `accelerate launch --multi_gpu` has it, on CPUs: two processes with a picture each, or one."""
+    """`accelerate launch`, on CPUs: two processes with a picture each, or one."""
     how: dict[str, Any] = {"steps": 2, "lora": {"dropout": 0.0}}
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launcher += ["--main_process_port", str(free_port())]
     runs = {}
     for name, accumulation, around in (("two", 1, launcher), ("one", 2, [])):
         config = tmp_path / f"{name}.yaml"

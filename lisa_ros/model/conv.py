@@ -43,8 +43,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, h, w) -> (B, C_out, h / stride, w / stride)."""
-        y = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.project(F.relu6(self.depthwise(y)))
+        y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        y = self.project(F.relu6(self.depthwise(y), inplace=True))
         return x + y if self.residual else y
 
 
@@ -65,7 +65,7 @@ class ResidualBlock(nn.Module):
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.relu(self.first(self.norm(x))))
+        return x + self.second(F.relu(self.first(self.norm(x)), inplace=True))
 
 
 class PatchConv2d(nn.Conv2d):
@@ -155,7 +155,7 @@ class ConvImageEncoder(nn.Module):
         return F.pad(seen, (0, right, 0, below), mode="replicate") if right or below else seen
 
     def _look(self, pixels: Tensor) -> Tensor:
-        x = F.relu6(self.stem(pixels.contiguous(memory_format=torch.channels_last)))
+        x = F.relu6(self.stem(pixels.contiguous(memory_format=torch.channels_last)), inplace=True)
         maps = {}
         strides = {index: stride for stride, index in self.taps.items()}
         for index, block in enumerate(self.blocks):
