@@ -42,6 +42,19 @@ def goldens() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def opengl() -> None:
+    """MuJoCo, and OpenGL without a screen; skipped, with the reason, without."""
+    pytest.importorskip("mujoco", reason="MuJoCo draws the scenes: pip install mujoco", exc_type=ImportError)
+    from lisa_ros.errors import LisaError
+    from lisa_ros.scenes.render import Studio
+
+    try:
+        Studio().close()
+    except (LisaError, AttributeError, OSError) as error:  # AttributeError: how PyOpenGL says that libEGL is missing
+        pytest.skip(f"no OpenGL without a screen: {error}")
+
+
 @pytest.fixture
 def ros():
     """An initialised rclpy, shut down after the test."""

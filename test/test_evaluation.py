@@ -12,9 +12,9 @@ from training_data import write_scenes
 
 from lisa_ros import cli
 from lisa_ros.evaluation import run
-from lisa_ros.evaluation.examples import Example, Picture, Said, read_pictures
+from lisa_ros.evaluation.examples import Example, Picture, Question, Said, read_pictures
 from lisa_ros.evaluation.metrics import overlap
-from lisa_ros.evaluation.report import page, summarise, table
+from lisa_ros.evaluation.report import Gallery, summarise, table
 from lisa_ros.evaluation.run import Outcome
 from lisa_ros.models import default_model
 from lisa_ros.prompt import template
@@ -22,11 +22,14 @@ from lisa_ros.segmenter import Segmenter
 
 
 def outcome(truth, mask, *, kind="name", command="the cup", answer="It is the cup, [SEG].", found=True, explain=False):
-    example = Example(kind, [Said(command, answer, explain)], truth.astype(np.uint8), not truth.any(), names=("cup",))
-    free = overlap(mask, example.truth)
-    baselines = {} if example.absent else {"empty": overlap(np.zeros_like(mask), example.truth)}
-    forced = None if example.absent else free
-    return Outcome("0", example, answer, mask, found, free, forced, baselines, 0.1 if found else None, True)
+    question = Question(kind, (Said(command, answer, explain),), not truth.any(), names=("cup",))
+    true = truth.astype(np.uint8)
+    free = overlap(mask, true)
+    baselines = {} if question.absent else {"empty": overlap(np.zeros_like(mask), true)}
+    forced = None if question.absent else free
+    timed = 0.1 if found else None
+    size = Example(question, true).size
+    return Outcome(question, size, answer, found, bool(mask.any()), free, forced, baselines, timed, True)
 
 
 @pytest.fixture
@@ -70,7 +73,7 @@ def test_present_targets_are_scored_and_absent_ones_counted(outcomes):
 def test_sizes_are_under_one_and_under_four_percent_of_the_picture(side, size):
     truth = np.zeros((100, 100), np.uint8)
     truth[:side, :side] = 1
-    assert Example("name", [Said("the cup", "")], truth, False).size == size
+    assert _example(truth).size == size
 
 
 @pytest.mark.parametrize(
@@ -88,18 +91,21 @@ def test_sizes_are_under_one_and_under_four_percent_of_the_picture(side, size):
 )
 def test_an_explanation_is_right_where_every_target_is_named_as_found(names, answer, found, named):
     blank = np.zeros((4, 4), bool)
-    assert replace(outcome(blank, blank, answer=answer, found=found), example=_named(names)).named == named
+    assert replace(outcome(blank, blank, answer=answer, found=found), question=_named(names)).named == named
 
 
 def _named(names):
-    return Example("name", [Said("it", "", explain=True)], np.ones((4, 4), np.uint8), False, names=names)
+    return Question("name", (Said("it", "", explain=True),), False, names=names)
+
+
+def _example(truth, answer="", objects=()):
+    return Example(Question("name", (Said("the cup", answer),), False), truth.astype(np.uint8), list(objects))
 
 
 def test_the_four_baselines_are_what_they_are_called():
     one, other, truth = (np.zeros((10, 10), bool) for _ in range(3))
     one[:4, :4], other[6:8, 6:8], truth[:4, :4] = True, True, True
-    example = Example("name", [Said("the cup", "")], truth.astype(np.uint8), False, objects=[one, other])
-    masks = run._baselines(example, random.Random(0))
+    masks = run._baselines(_example(truth, objects=[one, other]), random.Random(0))
     assert list(masks) == ["empty", "all objects", "random object", "largest object"]
     assert not masks["empty"].any()
     assert np.array_equal(masks["all objects"], one | other)
@@ -116,7 +122,7 @@ def test_answers_that_are_cut_off_are_counted(outcomes):
 
 def test_an_answer_longer_than_the_limit_is_cut(monkeypatch):
     monkeypatch.setattr(run, "MAX_ANSWER", 2)
-    picture = Picture("0", np.zeros((48, 64, 3), np.uint8), [outcome(*[np.ones((48, 64), bool)] * 2).example])
+    picture = Picture("0", np.zeros((48, 64, 3), np.uint8), [_example(np.ones((48, 64)))])
     segmenter = Segmenter.from_checkpoint(default_model(), device="cpu", precision="fp32")
     (cut,) = run.evaluate(segmenter, [picture], forced=False)
     monkeypatch.undo()
@@ -139,7 +145,7 @@ def test_the_given_answer_stands_in_the_talk_that_was_asked_for(monkeypatch):
     segmenter = Segmenter.from_checkpoint(golden / "ckpt", conversation="v1", device="cpu", precision="fp32")
     frame = segmenter.encode(np.zeros((32, 32, 3), np.uint8))
     truth = np.ones((32, 32), np.uint8)
-    run.forced_mask(segmenter, frame, Example("name", [Said("the cup", "It is the cup, [SEG].")], truth, False))
+    run.forced_mask(segmenter, frame, _example(truth, "It is the cup, [SEG]."))
     assert seen and all(how is template("v1") for how in seen)
 
 
@@ -150,10 +156,16 @@ def test_an_evaluation_without_targets_still_reports(outcomes):
     assert table(report)
 
 
+def gallery_of(outcomes, count=12):
+    gallery = Gallery(count)
+    for one in outcomes:
+        gallery.add(one, np.zeros((10, 10, 3), np.uint8), np.zeros((10, 10), np.uint8), np.zeros((10, 10), bool))
+    return gallery.page()
+
+
 def test_the_page_shows_commands_as_text(outcomes):
-    rgb = np.zeros((10, 10, 3), np.uint8)
-    outcomes[0].example.turns[0] = Said("<b>the cup</b>", "")
-    html = page(outcomes, {"0": rgb})
+    said = replace(outcomes[0].question, turns=(Said("<b>the cup</b>", ""),))
+    html = gallery_of([replace(outcomes[0], question=said), *outcomes[1:]])
     assert "&lt;b&gt;the cup" in html
     assert html.count("<figure>") == 15
     worst, best = (html.split(f"<h2>{title}</h2>")[1] for title in ("Worst", "Best"))
@@ -161,11 +173,23 @@ def test_the_page_shows_commands_as_text(outcomes):
     assert best.index("IoU 1.00") < best.index("IoU 0.50") < best.index("IoU 0.00")
 
 
+def test_the_page_keeps_the_worst_the_best_and_random_ones_of_many(outcomes):
+    """However they come: none is forgotten, and no more are kept than are shown."""
+    perfect, half, missed, *_ = outcomes
+    many = [*[perfect] * 3, missed, *[half] * 8, missed, perfect]
+    random.Random(1).shuffle(many)
+    worst, rest = gallery_of(many, count=3).split("<h2>Worst</h2>")[1].split("<h2>Random</h2>")
+    drawn, best = rest.split("<h2>Best</h2>")
+    assert [part.count("<figure>") for part in (worst, drawn, best)] == [3, 3, 3]
+    assert (worst.count("IoU 0.00"), worst.count("IoU 0.50")) == (2, 1)
+    assert best.count("IoU 1.00") == 3
+
+
 def test_scenes_and_reasonseg_folders_are_read_alike(tmp_path):
     scenes = list(read_pictures(write_scenes(tmp_path / "scenes", 3)))
     assert len(scenes) == 3
     assert all(example.truth.shape == picture.rgb.shape[:2] for picture in scenes for example in picture.examples)
-    assert any(example.absent for picture in scenes for example in picture.examples)
+    assert any(example.question.absent for picture in scenes for example in picture.examples)
     folder = tmp_path / "reasonseg"
     folder.mkdir()
     label = {
@@ -176,10 +200,10 @@ def test_scenes_and_reasonseg_folders_are_read_alike(tmp_path):
     cv2.imwrite(str(folder / "a.jpg"), np.zeros((9, 9, 3), np.uint8))
     (folder / "a.json").write_text(json.dumps(label))
     (picture,) = read_pictures(folder)
-    assert picture.examples[0].turns[0].verbatim == " I am thirsty. Please output segmentation mask."
-    assert picture.examples[0].kind == "sentence"
+    assert picture.examples[0].question.turns[0].verbatim == " I am thirsty. Please output segmentation mask."
+    assert picture.examples[0].question.kind == "sentence"
     (folder / "a.json").write_text(json.dumps(label | {"kind": "need"}))  # as `lisa scenes --format reasonseg` has it
-    assert next(read_pictures(folder)).examples[0].kind == "need"
+    assert next(read_pictures(folder)).examples[0].question.kind == "need"
 
 
 @pytest.mark.parametrize(

@@ -38,12 +38,12 @@ def test_every_sentence_of_the_split_is_asked_in_order(tmp_path: Path, name: str
     pictures = list(read_pictures(folder))
     assert [Path(p.name).name for p in pictures] == ["one.jpg", "two.jpg"]
     examples = [example for p in pictures for example in p.examples]
-    assert [example.turns[0].command for example in examples] == ["left cup", "only cup", "lone cup"]
+    assert [example.question.turns[0].command for example in examples] == ["left cup", "only cup", "lone cup"]
     question = " What is only cup in this image? Please output segmentation mask."
-    assert examples[1].turns[0].verbatim == question
-    assert {example.turns[0].answer for example in examples} == {"[SEG]."}
-    assert {example.kind for example in examples} == {name}
-    assert not any(example.absent for example in examples)
+    assert examples[1].question.turns[0].verbatim == question
+    assert {example.question.turns[0].answer for example in examples} == {"[SEG]."}
+    assert {example.question.kind for example in examples} == {name}
+    assert not any(example.question.absent for example in examples)
     assert [len(example.objects) for example in examples] == [2, 1, 1]
     left, right = examples[0].objects
     assert np.array_equal(examples[0].truth, right)
@@ -56,7 +56,7 @@ def test_another_split_and_other_pictures_are_asked_for(tmp_path: Path) -> None:
     elsewhere = picture(tmp_path / "elsewhere" / "one.jpg").parent
     (one,) = read_pictures(folder, split="train", split_by="unc", images=elsewhere)
     assert one.name == str(elsewhere / "one.jpg")
-    assert one.examples[0].turns[0].command == "the cup on the right"
+    assert one.examples[0].question.turns[0].command == "the cup on the right"
 
 
 def gref(path: Path) -> Path:
@@ -68,8 +68,8 @@ def gref(path: Path) -> Path:
 def test_grefcoco_asks_for_several_and_for_what_is_not_there(tmp_path: Path) -> None:
     (one,) = read_pictures(gref(tmp_path))
     several, absent, single = one.examples
-    assert [example.kind for example in one.examples] == ["several", "absent", "single"]
-    assert [example.absent for example in one.examples] == [False, True, False]
+    assert [example.question.kind for example in one.examples] == ["several", "absent", "single"]
+    assert [example.question.absent for example in one.examples] == [False, True, False]
     assert absent.truth.shape == SIZE
     assert not absent.truth.any()
     assert several.truth[10, 10] == several.truth[10, 40] == 1
@@ -120,7 +120,7 @@ def test_a_sentence_without_its_annotation_is_named_and_skipped(
     content["annotations"][1]["segmentation"] = []
     (folder / "instances.json").write_text(json.dumps(content))
     (one,) = read_pictures(folder)
-    assert [example.kind for example in one.examples] == ["absent", "single"]
+    assert [example.question.kind for example in one.examples] == ["absent", "single"]
     assert "'both cups' means annotation 8" in caplog.text
 
 

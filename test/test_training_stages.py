@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from training_data import write_scenes
 
 from lisa_ros import cli
-from lisa_ros.errors import ConfigError, LisaError
+from lisa_ros.errors import ConfigError
 from lisa_ros.evaluation.examples import read_pictures
 from lisa_ros.tokenizer import Tokenizer
 from lisa_ros.training import language, stages, warm_start
@@ -331,15 +331,8 @@ def test_every_recipe_in_the_package_can_be_read(name):
 
 
 @pytest.mark.timeout(300)
-def test_the_quick_recipe_goes_on_from_the_packaged_model_and_forgets_nothing(tmp_path, monkeypatch):
+def test_the_quick_recipe_goes_on_from_the_packaged_model_and_forgets_nothing(opengl, tmp_path, monkeypatch):
     """docs/training.md's run of minutes, in seconds: fewer scenes, a step of each stage."""
-    try:
-        pytest.importorskip("mujoco", reason="MuJoCo draws the scenes: pip install mujoco", exc_type=ImportError)
-        from lisa_ros.scenes.render import Studio
-
-        Studio().close()
-    except (LisaError, ImportError, AttributeError, OSError) as error:
-        pytest.skip(f"no OpenGL without a screen: {error}")
     monkeypatch.chdir(tmp_path)
     for split, count in (("train", "40"), ("test", "8")):
         assert cli.main(["scenes", "--out", f"scenes/{split}", "--count", count, "--seed", "1", "--split", split]) == 0

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 
 from lisa_ros.atomic import check_outputs, replacing
 from lisa_ros.errors import ConfigError
-from lisa_ros.evaluation.examples import Picture, read_pictures
-from lisa_ros.evaluation.report import page, summarise, table
+from lisa_ros.evaluation.examples import Example, Picture, read_pictures
+from lisa_ros.evaluation.report import Gallery, summarise, table
 from lisa_ros.evaluation.run import Outcome, evaluate
 from lisa_ros.models import default_model
 from lisa_ros.segmenter import Segmenter
@@ -64,25 +65,26 @@ def main(args: argparse.Namespace) -> int:
         device=args.device,
         precision=args.precision,
     )
-    shown: dict[str, NDArray[np.uint8]] = {}
+    gallery = Gallery(seed=args.seed)
     begun, done = time.monotonic(), 0
 
-    def on_picture(picture: Picture, outcomes: list[Outcome]) -> None:
+    def counted() -> Iterator[Picture]:
         nonlocal done
-        done += 1
-        for outcome in outcomes:
-            outcome.example.objects.clear()  # the baselines are counted; all masks of a data set would fill the memory
-        if args.html is not None:
-            shown[picture.name] = picture.rgb
-        if sys.stderr.isatty():
-            print(f"\r{done} pictures, {time.monotonic() - begun:.0f} s", end="", file=sys.stderr, flush=True)
+        for picture in chain([first], asked):
+            yield picture
+            done += 1
+            if sys.stderr.isatty():
+                print(f"\r{done} pictures, {time.monotonic() - begun:.0f} s", end="", file=sys.stderr, flush=True)
+
+    def show(outcome: Outcome, picture: Picture, example: Example, mask: NDArray[np.bool_]) -> None:
+        gallery.add(outcome, picture.rgb, example.truth, mask)
 
     outcomes = evaluate(
         segmenter,
-        chain([first], asked),
+        counted(),
         forced=not args.no_teacher_forced,
         seed=args.seed,
-        on_picture=on_picture,
+        on_outcome=None if args.html is None else show,
     )
     report = summarise(outcomes) | {
         "model": segmenter.name,
@@ -97,5 +99,5 @@ def main(args: argparse.Namespace) -> int:
             unfinished.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     if args.html is not None:
         with replacing(args.html) as unfinished:
-            unfinished.write_text(page(outcomes, shown, seed=args.seed), "utf-8")
+            unfinished.write_text(gallery.page(), "utf-8")
     return 0

@@ -42,28 +42,38 @@ class Said:
     verbatim: str | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Example:
+@dataclass(frozen=True)
+class Question:
     """A conversation whose last turn is scored.
 
-    truth: (H, W) uint8 with 0, 1 and 255 (ignored), camera pixels. absent: nothing is to be found. held_out: the
-    phrasing was never trained; new_model: a target is an object instance that was never trained. names: the targets'
-    classes. objects: masks of all things in the scene, for the baselines; empty where they are not known.
+    absent: nothing is to be found. held_out: the phrasing was never trained; new_model: a target is an object instance
+    that was never trained. names: the targets' classes.
     """
 
     kind: str
-    turns: list[Said]
-    truth: NDArray[np.uint8]
+    turns: tuple[Said, ...]
     absent: bool
     held_out: bool = False
     new_model: bool = False
     names: tuple[str, ...] = ()
-    objects: list[NDArray[np.bool_]] = field(default_factory=list)
 
     @property
     def length(self) -> str:
         """``short`` or ``long``."""
         return "short" if len(self.turns[-1].command.split()) <= SHORT_WORDS else "long"
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A question and what is true.
+
+    truth: (H, W) uint8 with 0, 1 and 255 (ignored), camera pixels. objects: masks of all things in the scene, for the
+    baselines; empty where they are not known.
+    """
+
+    question: Question
+    truth: NDArray[np.uint8]
+    objects: list[NDArray[np.bool_]] = field(default_factory=list)
 
     @property
     def size(self) -> str:
@@ -113,7 +123,7 @@ def _from_reasonseg(example: ReasonSegExample) -> Picture:
     said = _asked(example.texts[0], example.is_sentence)
     kind = example.kind or ("sentence" if example.is_sentence else "phrase")
     absent = not bool((example.truth == 1).any())
-    return Picture(example.name, example.rgb, [Example(kind, [said], example.truth, absent)])
+    return Picture(example.name, example.rgb, [Example(Question(kind, (said,), absent), example.truth)])
 
 
 def _asked(text: str, is_sentence: bool) -> Said:
@@ -175,7 +185,7 @@ def _from_refer(
         counted = "absent" if not ids else "single" if len(ids) == 1 else "several"
         # The benchmark's code strips and lowers REFER's sentences.
         asked = _asked(text.strip().lower(), is_sentence=False)
-        yield Example(kind or counted, [asked], truths[key], absent=not ids, objects=objects)
+        yield Example(Question(kind or counted, (asked,), absent=not ids), truths[key], objects)
 
 
 def _read_scenes(folder: Path) -> Iterator[Picture]:
@@ -192,16 +202,16 @@ def _examples(record: dict, ids: NDArray[np.uint8]) -> Iterator[Example]:
     things = {o["id"]: o for o in record["objects"]}
     masks = {i: ids == i for i in things}
     for conversation in record["conversations"]:
-        turns = [Said(t["command"], t["answer"], bool(t.get("explain"))) for t in conversation["turns"]]
+        turns = tuple(Said(t["command"], t["answer"], bool(t.get("explain"))) for t in conversation["turns"])
         targets = conversation["turns"][-1]["targets"]
-        yield Example(
+        question = Question(
             # A need that training never heard in any words asks for more than a new phrasing does.
             kind=conversation["kind"] + ("_unseen" if conversation.get("held_out_content") else ""),
             turns=turns,
-            truth=np.isin(ids, targets).astype(np.uint8),
             absent=not targets,
             held_out=bool(conversation.get("held_out")),
             new_model=any(things[i].get("held_out") for i in targets),
             names=tuple(sorted({things[i]["class"] for i in targets})),
-            objects=[mask for mask in masks.values() if mask.any()],
         )
+        objects = [mask for mask in masks.values() if mask.any()]
+        yield Example(question, np.isin(ids, targets).astype(np.uint8), objects)

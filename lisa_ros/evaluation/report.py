@@ -57,25 +57,25 @@ def summarise(outcomes: list[Outcome]) -> dict:
     the mask has no pixel, whatever was said, and a present one where it has some. ``cut`` counts the answers that were
     longer than MAX_ANSWER tokens.
     """
-    there = [o for o in outcomes if not o.example.absent]
-    absent = [o for o in outcomes if o.example.absent]
-    explained = [o for o in there if o.example.turns[-1].explain]
+    there = [o for o in outcomes if not o.question.absent]
+    absent = [o for o in outcomes if o.question.absent]
+    explained = [o for o in there if o.question.turns[-1].explain]
     refused, missed = _refused(absent), _refused(there)
     return _scores([o.free for o in there]) | {
         "gIoU_with_absent": round(giou([o.free for o in outcomes]), 4),
-        "by_kind": _grouped(there, lambda o: o.example.kind),
-        "by_length": _grouped(there, lambda o: o.example.length),
-        "by_size": _grouped(there, lambda o: o.example.size),
-        "by_phrasing": _grouped(there, lambda o: "held out" if o.example.held_out else "trained"),
-        "by_instance": _grouped(there, lambda o: "never trained" if o.example.new_model else "trained"),
+        "by_kind": _grouped(there, lambda o: o.question.kind),
+        "by_length": _grouped(there, lambda o: o.question.length),
+        "by_size": _grouped(there, lambda o: o.size),
+        "by_phrasing": _grouped(there, lambda o: "held out" if o.question.held_out else "trained"),
+        "by_instance": _grouped(there, lambda o: "never trained" if o.question.new_model else "trained"),
         "over_half": round(float(np.mean([o.free.iou > 0.5 for o in there])), 4) if there else 0.0,
         "absent": refused,
         "present": missed,
-        "N_acc": round(float(np.mean([not o.mask.any() for o in absent])), 4) if absent else 0.0,
-        "T_acc": round(float(np.mean([o.mask.any() for o in there])), 4) if there else 0.0,
+        "N_acc": round(float(np.mean([not o.drawn for o in absent])), 4) if absent else 0.0,
+        "T_acc": round(float(np.mean([o.drawn for o in there])), 4) if there else 0.0,
         "absent_by_kind": {
-            kind: _refused([o for o in absent if o.example.kind == kind])
-            for kind in sorted({o.example.kind for o in absent})
+            kind: _refused([o for o in absent if o.question.kind == kind])
+            for kind in sorted({o.question.kind for o in absent})
         },
         "explanations": {
             "named_right": round(float(np.mean([o.named for o in explained])), 4) if explained else 0.0,
@@ -117,33 +117,54 @@ def table(report: dict) -> str:
     return "\n".join(lines)
 
 
-def page(outcomes: list[Outcome], pictures: dict[str, NDArray[np.uint8]], count: int = 12, seed: int = 0) -> str:
-    """An HTML page of the best, the worst and random examples. pictures: name to rgb; others are left out."""
-    shown = [o for o in outcomes if o.picture in pictures]
-    by_score = sorted(shown, key=lambda o: o.free.iou)
-    sections = {
-        "Worst": by_score[:count],
-        "Random": random.Random(seed).sample(shown, min(count, len(shown))),
-        "Best": by_score[::-1][:count],
-    }
-    parts = ["<!doctype html><meta charset=utf-8><title>lisa evaluate</title>"]
-    box = "figure{display:inline-block;width:330px;vertical-align:top;margin:6px}"
-    parts.append(f"<style>body{{font:14px sans-serif}}{box}</style>")
-    parts.append("<p>Green: found and true. Red: found, not true. Blue: true, not found.</p>")
-    for title, chosen in sections.items():
-        parts.append(f"<h2>{title}</h2>")
-        parts += [_figure(o, pictures[o.picture]) for o in chosen]
-    return "\n".join(parts)
+class Gallery:
+    """An HTML page of the best, the worst and random examples, chosen while they come: of any data set, no more
+    than these are in memory."""
+
+    def __init__(self, count: int = 12, seed: int = 0):
+        self._count, self._rng, self._seen = count, random.Random(seed), 0
+        self._worst: list[tuple[float, str]] = []
+        self._best: list[tuple[float, str]] = []
+        self._random: list[tuple[float, str]] = []
+
+    def add(self, outcome: Outcome, rgb: NDArray[np.uint8], truth: NDArray[np.uint8], mask: NDArray[np.bool_]) -> None:
+        """rgb: (H, W, 3). truth: (H, W), 1 where the target is. mask: (H, W), what was found."""
+        self._seen += 1
+        # Reservoir sampling (Vitter, 1985): every example is as likely to be shown.
+        place = self._rng.randrange(self._seen) if self._seen > self._count else self._seen - 1
+        extremes = [(self._worst, 1), (self._best, -1)]
+        score = outcome.free.iou
+        joins = [(k, s) for k, s in extremes if len(k) < self._count or s * score < s * k[-1][0]]
+        if not joins and place >= self._count:
+            return
+        shown = score, _figure(outcome, rgb, truth, mask)
+        for kept, sign in joins:
+            kept.append(shown)
+            kept.sort(key=lambda one: sign * one[0])
+            del kept[self._count :]
+        if place < self._count:
+            self._random[place : place + 1] = [shown]
+
+    def page(self) -> str:
+        """The page, self-contained."""
+        parts = ["<!doctype html><meta charset=utf-8><title>lisa evaluate</title>"]
+        box = "figure{display:inline-block;width:330px;vertical-align:top;margin:6px}"
+        parts.append(f"<style>body{{font:14px sans-serif}}{box}</style>")
+        parts.append("<p>Green: found and true. Red: found, not true. Blue: true, not found.</p>")
+        for title, chosen in (("Worst", self._worst), ("Random", self._random), ("Best", self._best)):
+            parts.append(f"<h2>{title}</h2>")
+            parts += [figure for _, figure in chosen]
+        return "\n".join(parts)
 
 
-def _figure(outcome: Outcome, rgb: NDArray[np.uint8]) -> str:
-    true, found = outcome.example.truth == 1, outcome.mask
+def _figure(outcome: Outcome, rgb: NDArray[np.uint8], truth: NDArray[np.uint8], found: NDArray[np.bool_]) -> str:
+    true = truth == 1
     image = rgb.astype(np.float32)
     for where, colour in ((found & true, (0, 200, 0)), (found & ~true, (230, 0, 0)), (true & ~found, (0, 80, 255))):
         image[where] = 0.45 * image[where] + 0.55 * np.array(colour, np.float32)
     bgr = np.ascontiguousarray(image.astype(np.uint8)[..., ::-1])
     data = base64.b64encode(cv2.imencode(".jpg", bgr)[1].tobytes()).decode()
-    said = " / ".join(turn.command for turn in outcome.example.turns)
-    caption = f"{outcome.example.kind}, IoU {outcome.free.iou:.2f}: <b>{html.escape(said)}</b><br>"
+    said = " / ".join(turn.command for turn in outcome.question.turns)
+    caption = f"{outcome.question.kind}, IoU {outcome.free.iou:.2f}: <b>{html.escape(said)}</b><br>"
     caption += html.escape(outcome.answer)
     return f'<figure><img width=320 src="data:image/jpeg;base64,{data}"><figcaption>{caption}</figcaption></figure>'

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lisa_ros.evaluation.examples import Example, Picture
+from lisa_ros.evaluation.examples import Example, Picture, Question
 from lisa_ros.evaluation.metrics import Overlap, overlap
 from lisa_ros.prompt import Conversation, Turn, build_prompt, phrase_command
 from lisa_ros.segmenter import EncodedImage, Segmenter, upsample_logits
@@ -23,17 +23,18 @@ MAX_ANSWER = 96
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """How one example went. mask: (H, W) bool, the union of the answer's masks. to_mask_s: None without a mask.
+    """How one example went, in numbers and words alone: a data set's masks would fill the memory.
 
-    first: whether it was the first command on its frame, so that to_mask_s includes encoding. cut: the answer was
-    longer than MAX_ANSWER tokens, and what it might have found behind these is not there.
+    size: of the true targets, as Example.size. found: the answer has a ``[SEG]``. drawn: its masks have a pixel.
+    to_mask_s: None without a mask. first: whether it was the first command on its frame, so that to_mask_s includes
+    encoding. cut: the answer was longer than MAX_ANSWER tokens, and what it might have found behind these is not there.
     """
 
-    picture: str
-    example: Example
+    question: Question
+    size: str
     answer: str
-    mask: NDArray[np.bool_]
     found: bool
+    drawn: bool
     free: Overlap
     forced: Overlap | None
     baselines: dict[str, Overlap]
@@ -45,7 +46,7 @@ class Outcome:
     def named(self) -> bool:
         """Whether something was found and every target's class is a word of what is said before the first ``[SEG]``."""
         said = self.answer.lower().partition("[seg]")[0]
-        return self.found and all(re.search(rf"\b{re.escape(name)}(e?s)?\b", said) for name in self.example.names)
+        return self.found and all(re.search(rf"\b{re.escape(name)}(e?s)?\b", said) for name in self.question.names)
 
 
 def evaluate(
@@ -54,34 +55,36 @@ def evaluate(
     *,
     forced: bool = True,
     seed: int = 0,
-    on_picture: Callable[[Picture, list[Outcome]], None] | None = None,
+    on_outcome: Callable[[Outcome, Picture, Example, NDArray[np.bool_]], None] | None = None,
 ) -> list[Outcome]:
-    """Ask every example. seed: of the random-object baseline. on_picture: called after each picture."""
+    """Ask every example. seed: of the random-object baseline.
+
+    on_outcome: called after each with its picture, what is true and the mask found, (H, W) bool: the union of the
+    answer's.
+    """
     rng, outcomes = random.Random(seed), []
     for picture in pictures:
         begun = time.perf_counter()
         encoded = segmenter.encode(picture.rgb)
         encode_s = time.perf_counter() - begun
-        new = []
         for number, example in enumerate(picture.examples):
-            new.append(_ask(segmenter, encoded, picture, example, encode_s if number == 0 else 0.0, forced, rng))
-        outcomes += new
-        if on_picture is not None:
-            on_picture(picture, new)
+            outcome, mask = _ask(segmenter, encoded, example, encode_s if number == 0 else 0.0, forced, rng)
+            outcomes.append(outcome)
+            if on_outcome is not None:
+                on_outcome(outcome, picture, example, mask)
     return outcomes
 
 
 def _ask(
     segmenter: Segmenter,
     encoded: EncodedImage,
-    picture: Picture,
     example: Example,
     encode_s: float,
     forced: bool,
     rng: random.Random,
-) -> Outcome:
-    history = Conversation()
-    for said in example.turns:
+) -> tuple[Outcome, NDArray[np.bool_]]:
+    history, question = Conversation(), example.question
+    for said in question.turns:
         command, verbatim = (said.verbatim, True) if said.verbatim is not None else (said.command, False)
         result = segmenter.segment(
             encoded, command, verbatim=verbatim, explain=said.explain, history=history, max_new_tokens=MAX_ANSWER
@@ -89,27 +92,29 @@ def _ask(
     found = len(result.masks) > 0
     mask = np.logical_or.reduce(result.masks) if found else np.zeros(encoded.size, bool)
     # Only a conversation of one turn shows what the first command on a frame costs.
-    timed = found and len(example.turns) == 1
-    return Outcome(
-        picture.name,
-        example,
+    timed = found and len(question.turns) == 1
+    baselines = {} if question.absent else _baselines(example, rng)
+    outcome = Outcome(
+        question,
+        example.size,
         result.answer,
-        mask,
         found,
+        bool(mask.any()),
         overlap(mask, example.truth),
-        overlap(forced_mask(segmenter, encoded, example), example.truth) if forced and not example.absent else None,
-        {} if example.absent else {name: overlap(m, example.truth) for name, m in _baselines(example, rng).items()},
+        overlap(forced_mask(segmenter, encoded, example), example.truth) if forced and not question.absent else None,
+        {name: overlap(guess, example.truth) for name, guess in baselines.items()},
         encode_s + result.timings.first_mask_s if timed else None,
         encode_s > 0,
         result.answer_ids[-1:] != [segmenter.tokenizer.eos_id],
     )
+    return outcome, mask
 
 
 @torch.inference_mode()
 def forced_mask(segmenter: Segmenter, encoded: EncodedImage, example: Example) -> NDArray[np.bool_]:
     """(H, W) bool: the union of the masks of the last answer, with the true answers put into the model's mouth."""
     turns: list[Turn] = []
-    for said in example.turns:
+    for said in example.question.turns:
         question = said.verbatim
         if question is None:
             question = phrase_command(

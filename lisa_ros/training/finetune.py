@@ -271,7 +271,7 @@ class Finetuning:
             )
             found = []
             for picture in share:
-                if present := [one for one in picture.examples if not one.absent]:
+                if present := [one for one in picture.examples if not one.question.absent]:
                     encoded = segmenter.encode(picture.rgb)
                     found += [overlap(forced_mask(segmenter, encoded, one), one.truth) for one in present]
         return found
@@ -373,7 +373,7 @@ def _check_validation(told: Validation) -> None:
     """Raises ConfigError where no picture can be scored, before any step is spent."""
     count = 0
     for count, picture in enumerate(_validation_pictures(told), 1):  # noqa: B007
-        if not all(example.absent for example in picture.examples):
+        if not all(example.question.absent for example in picture.examples):
             return
     if count == 0:
         raise ConfigError(f"validation.data: {told.data} has no picture that can be used")
