@@ -90,7 +90,8 @@ test: $(BUILD_STAMP) ## everything CI runs: lint, types, tests over real DDS
 	@failed=; \
 	$(MAKE) --no-print-directory lint || failed="$$failed lint"; \
 	$(MAKE) --no-print-directory types || failed="$$failed types"; \
-	python -m pytest || failed="$$failed pytest"; \
+	python -m pytest -n 2 --dist loadfile --ignore=test/ros || failed="$$failed pytest"; \
+	python -m pytest test/ros || failed="$$failed test/ros"; \
 	[ -z "$$failed" ] || { echo "test: FAILED:$$failed" >&2; exit 1; }; \
 	echo "test: passed"
 

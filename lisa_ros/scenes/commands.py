@@ -419,7 +419,7 @@ class Speaker:
         rng, phrase = self.rng, None
         choice = rng.random()
         # Training asks less for names: what a need means is learned best where nothing that is here hints at it.
-        named, never, described = (0.25, 0.35, 0.95) if self.split == "train" else (0.4, 0.55, 0.92)
+        named, never, described = (0.25, 0.43, 0.95) if self.split == "train" else (0.4, 0.55, 0.92)
         if choice < named:
             thing = self.absent_thing()
             command, answer = self.say("NAME", x=self.name(thing)), answer_without(thing.label, thing.many)
