@@ -347,6 +347,13 @@ def test_the_quick_recipe_goes_on_from_the_packaged_model_and_forgets_nothing(op
     assert json.loads((tmp_path / "report.json").read_text())["gIoU"] > 0.35
 
 
+def test_a_finished_run_is_not_exported_with_other_layers(data, recipe, finished, tmp_path):
+    shutil.copytree(finished.parent, tmp_path / "run")
+    sizes = replace(recipe.sizes, layers=recipe.sizes.layers + 1)
+    with pytest.raises(ConfigError, match="of other sizes than the recipe"):
+        Run(replace(recipe, sizes=sizes), data, tmp_path / "run").export()
+
+
 def test_a_model_of_other_sizes_is_no_start(data, recipe, finished, tmp_path):
     sizes = replace(recipe.sizes, hidden=48, heads=4)
     with pytest.raises(ConfigError, match="of other sizes than the recipe"):

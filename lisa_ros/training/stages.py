@@ -384,7 +384,8 @@ class Run:
         if self.recipe.start:
             lisa.load_state_dict(self.started()["lisa"], strict=False)
         if rounds[0][0] > 0:
-            lisa.load_state_dict(torch.load(self.folder / "speech.pt", weights_only=True)["lisa"], strict=False)
+            path = self.folder / "speech.pt"
+            _load_language(lisa, torch.load(path, weights_only=True)["lisa"], path)
         tower = lisa.vision_tower
         _, words = tower.reader
         kept = self.library(self.split[1])
@@ -562,7 +563,7 @@ class Run:
         tokenizer = self.tokenizer()
         lisa = self.lisa(vision, len(tokenizer))
         state = torch.load(self.folder / "sight.pt", weights_only=True)
-        lisa.load_state_dict(state["lisa"], strict=False)
+        _load_language(lisa, state["lisa"], self.folder / "sight.pt")
         lisa.sam.mask_decoder.load_state_dict(state["decoder"])
         if self.recipe.mix:
             lisa.load_state_dict(self._mixed(lisa.state_dict()))
@@ -608,6 +609,13 @@ def _groups(parameters: list[nn.Parameter], factor: float, decay: float) -> list
         {"params": matrices, "factor": factor, "weight_decay": decay},
         {"params": vectors, "factor": factor, "weight_decay": 0.0},
     ]
+
+
+def _load_language(lisa: Lisa, state: dict[str, Tensor], path: Path) -> None:
+    """Take over what a stage of this run learned. Raises ConfigError where it has other layers than the recipe."""
+    if state.keys() != _language_state(lisa).keys():
+        raise ConfigError(f"{path} is of a model of other sizes than the recipe; take another 'out', or its sizes")
+    lisa.load_state_dict(state, strict=False)
 
 
 def _presence_groups(lisa: Lisa) -> list[dict]:
