@@ -185,6 +185,14 @@ def test_the_page_keeps_the_worst_the_best_and_random_ones_of_many(outcomes):
     assert best.count("IoU 1.00") == 3
 
 
+def test_a_scene_whose_picture_is_cut_off_is_named_and_skipped(tmp_path, caplog):
+    folder = write_scenes(tmp_path / "scenes", 3)
+    picture = sorted((folder / "images").iterdir())[1]
+    picture.write_bytes(picture.read_bytes()[:-200])
+    assert len(list(read_pictures(folder))) == 2
+    assert f"{picture.name} is not a whole picture" in caplog.text
+
+
 def test_scenes_and_reasonseg_folders_are_read_alike(tmp_path):
     scenes = list(read_pictures(write_scenes(tmp_path / "scenes", 3)))
     assert len(scenes) == 3
