@@ -33,7 +33,7 @@ export CMAKE_PREFIX_PATH := $(VENV)
 
 INTERFACES := $(wildcard msg/*.msg srv/*.srv action/*.action)
 # Names, not times: with --symlink-install an edited module needs no build, a new one does.
-FILES := $(shell find lisa_ros launch config -type f -not -path '*/__pycache__/*' 2>/dev/null | LC_ALL=C sort | cksum | cut -d' ' -f1)
+FILES := $(shell find lisa_ros lisa_small launch config -type f -not -path '*/__pycache__/*' 2>/dev/null | LC_ALL=C sort | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo test lint format types clean distclean
@@ -100,7 +100,7 @@ demo: $(BUILD_STAMP) ## camera, node and command over DDS; writes demo/overlay.p
 
 clean: ## build products and caches (the virtual environments stay)
 	@rm -rf .ros-jazzy .ros-kilted build dist lisa_ros.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find lisa_ros demo launch test benchmarks scripts -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	@find lisa_ros lisa_small demo launch test benchmarks scripts -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	@echo "clean: done"
 
 distclean: clean ## the virtual environments too

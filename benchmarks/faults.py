@@ -21,7 +21,7 @@ from lifecycle_msgs.msg import Transition
 
 from lisa_ros.msg import Segmentation
 from lisa_ros.msg import Status as NodeStatus
-from lisa_ros.ros.status import Status
+from lisa_ros.runtime.status import Status
 
 Accept = Callable[[Segmentation], bool]
 Steps = Iterator[Accept]

@@ -22,8 +22,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_ros.geometry import Camera, back_project, locate
-from lisa_ros.segmentation import crop_mask
+from lisa_ros.perception.geometry import Camera, back_project, locate
+from lisa_ros.perception.masks import crop_mask
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 
@@ -52,10 +52,10 @@ class View:
 
 def views(studio, models: tuple[str, ...], count: int, size: tuple[int, int] = (640, 480)) -> Iterator[View]:
     """``count`` views of each model; size: (width, height). The same numbers, the same views."""
-    from lisa_ros.scenes.assets import load_models
-    from lisa_ros.scenes.layout import Placement, rotate, sample_layout, turned
-    from lisa_ros.scenes.layout import View as Look
-    from lisa_ros.scenes.render import focal_length
+    from lisa_small.scenes.assets import load_models
+    from lisa_small.scenes.layout import Placement, rotate, sample_layout, turned
+    from lisa_small.scenes.layout import View as Look
+    from lisa_small.scenes.render import focal_length
 
     known = {model.name: index for index, model in enumerate(load_models())}
     for name in models:

@@ -28,10 +28,10 @@ from random_checkpoint import SHORT_ANSWER, SIZES, Numbers, Size, answering, bla
 from torch import nn
 
 from lisa_ros.errors import ConfigError
-from lisa_ros.model.precision import PRECISIONS, Precision, pick_device, restore_constants
-from lisa_ros.prompt import Turn, build_prompt
-from lisa_ros.segmenter import Event, Masks, Segmenter
-from lisa_ros.tokenizer import Tokenizer
+from lisa_ros.lisa.model.quantize import PRECISIONS, Precision, pick_device, restore_constants
+from lisa_ros.lisa.prompt import Turn, build_prompt
+from lisa_ros.lisa.segmenter import Event, Masks, Segmenter
+from lisa_ros.lisa.tokenizer import Tokenizer
 
 GB = 1e9
 ROWS = {

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
-from lisa_ros.ros.status import Status
+from lisa_ros.runtime.status import Status
 
 USUAL = frozenset({Status.SUCCESS, Status.NOT_FOUND, Status.BUSY, Status.TIMEOUT, Status.CANCELED})
 

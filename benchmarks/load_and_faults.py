@@ -4,7 +4,7 @@ second, and everything that goes wrong on a robot.
 
     python benchmarks/load_and_faults.py --minutes 10
     python benchmarks/load_and_faults.py --minutes 0 --faults 50 --seed 7
-    python benchmarks/load_and_faults.py --minutes 2 --model lisa_ros/models/small
+    python benchmarks/load_and_faults.py --minutes 2 --model lisa_small/weights
 
 Load: is every command answered exactly once, at its door and on ~/result, is the memory flat, how old are the frames,
 how soon does the executor answer, what does it cost. Faults: each of them so many times, at moments that the seed
@@ -242,7 +242,7 @@ def run(arguments: argparse.Namespace, folder: Path, figures: dict[str, Any]) ->
     stand_in = arguments.model == "stand-in"
     settings: dict[str, object] = dict(PARAMETERS)
     if not stand_in:
-        settings |= {"segmenter": "lisa_ros.segmenter:Segmenter.from_checkpoint", "model": arguments.model}
+        settings |= {"segmenter": "lisa_ros.lisa.segmenter:Segmenter.from_checkpoint", "model": arguments.model}
     if arguments.faults:
         settings["max_image_age_s"] = MAX_IMAGE_AGE_S
     disk = log_disk(folder) if arguments.faults else LimitedDisk(folder)

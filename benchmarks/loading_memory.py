@@ -30,8 +30,8 @@ import torch
 from random_checkpoint import DTYPES, FORMATS, SIZES, blank_lisa, shapes_of, write_checkpoint
 from torch import Tensor, nn
 
-from lisa_ros.model.precision import PRECISIONS, Precision
-from lisa_ros.segmenter import Segmenter
+from lisa_ros.lisa.model.quantize import PRECISIONS, Precision
+from lisa_ros.lisa.segmenter import Segmenter
 
 GB = 1e9
 

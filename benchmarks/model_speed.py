@@ -34,12 +34,12 @@ from torch import Tensor
 from transformers import CLIPVisionModel
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionEncoder
 
-from lisa_ros.image import for_sam
-from lisa_ros.model.cache import PrefixCache
-from lisa_ros.prompt import QuestionForms, Turn, build_prompt, phrase_command, template
-from lisa_ros.segmentation import Segmentation
-from lisa_ros.segmenter import EncodedImage, Segmenter, upsample_logits
-from lisa_ros.tokenizer import Tokenizer
+from lisa_ros.lisa.model.cache import PrefixCache
+from lisa_ros.lisa.preprocess import for_sam
+from lisa_ros.lisa.prompt import QuestionForms, Turn, build_prompt, phrase_command, template
+from lisa_ros.lisa.segmenter import EncodedImage, Segmenter, upsample_logits
+from lisa_ros.lisa.tokenizer import Tokenizer
+from lisa_ros.perception.masks import Segmentation
 
 FIRST, SECOND = "the thing to drink from", "the red cup"
 EXPLANATION_TOKENS = 60

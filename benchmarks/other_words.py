@@ -17,8 +17,8 @@ from pathlib import Path
 
 import yaml
 
-from lisa_ros.scenes.commands import KINDS, Speaker
-from lisa_ros.scenes.world import WORLD, Phrases, collect
+from lisa_small.scenes.commands import KINDS, Speaker
+from lisa_small.scenes.world import WORLD, Phrases, collect
 
 WORDS = Path(__file__).with_suffix(".yaml")
 EACH = 8

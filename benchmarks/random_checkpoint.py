@@ -34,12 +34,12 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, SamConfig, SamModel, SamVisionConfig
 
-from lisa_ros.checkpoint import SAM_NAMES, ClipFolder, Spec, build_lisa, reference_name
-from lisa_ros.image import CLIP_MEAN, CLIP_STD, ClipPreprocessing
-from lisa_ros.model.lisa import Lisa
-from lisa_ros.prompt import EXPLAIN_REQUEST, MASK_REQUEST, TEMPLATES
-from lisa_ros.tensors import Shape
-from lisa_ros.tokenizer import Tokenizer
+from lisa_ros.lisa.model.lisa import Lisa
+from lisa_ros.lisa.preprocess import CLIP_MEAN, CLIP_STD, ClipPreprocessing
+from lisa_ros.lisa.prompt import EXPLAIN_REQUEST, MASK_REQUEST, TEMPLATES
+from lisa_ros.lisa.tokenizer import Tokenizer
+from lisa_ros.lisa.weights.checkpoint import SAM_NAMES, ClipFolder, Spec, build_lisa, reference_name
+from lisa_ros.lisa.weights.tensors import Shape
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 FORMATS = ("safetensors", "bin")

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from lisa_ros.evaluation.examples import Example, Picture, read_pictures
 from lisa_ros.evaluation.report import summarise
 from lisa_ros.evaluation.run import evaluate
-from lisa_ros.models import default_model
-from lisa_ros.segmenter import Segmenter
+from lisa_ros.lisa.segmenter import Segmenter
+from lisa_small import default_model
 
 Image = NDArray[np.uint8]
 Warp = Callable[[NDArray], NDArray]

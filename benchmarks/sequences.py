@@ -1,6 +1,6 @@
 """Rendered sequences with true masks: a moving camera, a moving object, a passing occluder, an object that leaves.
 
-Every sequence is a table scene of ``lisa_ros.scenes`` with one target, at 30 Hz. Needs MuJoCo and OpenGL without a
+Every sequence is a table scene of ``lisa_small.scenes`` with one target, at 30 Hz. Needs MuJoCo and OpenGL without a
 screen.
 """
 
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 os.environ.setdefault("MUJOCO_GL", "egl")
 
 if TYPE_CHECKING:
-    from lisa_ros.scenes.layout import Layout
-    from lisa_ros.scenes.render import Studio
+    from lisa_small.scenes.layout import Layout
+    from lisa_small.scenes.render import Studio
 
 RATE_HZ = 30.0
 
@@ -37,7 +37,7 @@ class Shot:
 def open_studio() -> Studio:
     """The renderer. Raises ImportError or RuntimeError where it cannot draw."""
     try:
-        from lisa_ros.scenes.render import Studio
+        from lisa_small.scenes.render import Studio
 
         return Studio()
     except ImportError:
@@ -48,7 +48,7 @@ def open_studio() -> Studio:
 
 def scene(studio: Studio, seed: int, size: tuple[int, int]) -> tuple[Layout, int]:
     """A layout and the number of its target: the largest thing that lies clear of the image's border."""
-    from lisa_ros.scenes.layout import sample_layout
+    from lisa_small.scenes.layout import sample_layout
 
     while True:
         layout = sample_layout(seed, "test", size)
@@ -65,7 +65,7 @@ def scene(studio: Studio, seed: int, size: tuple[int, int]) -> tuple[Layout, int
 
 def moved(layout: Layout, target: int, shift: NDArray, yaw: float) -> Layout:
     """The target shifted by ``shift`` (3,) m and turned by yaw radians."""
-    from lisa_ros.scenes.layout import turned
+    from lisa_small.scenes.layout import turned
 
     placement = layout.placements[target]
     there = replace(placement, position=placement.position + shift, quat=turned(placement.quat, yaw))
@@ -82,15 +82,15 @@ def orbited(layout: Layout, angle: float, nearer: float) -> Layout:
 
 def across(layout: Layout) -> NDArray[np.float64]:
     """The camera's right, (3,) in the world."""
-    from lisa_ros.scenes.render import camera_axes
+    from lisa_small.scenes.render import camera_axes
 
     return camera_axes(layout.view)[:, 0]
 
 
 def with_occluder(layout: Layout, target: int, place: float) -> Layout:
     """A cardboard box half way between camera and target, ``place`` of its widths to the right; at 0 it covers."""
-    from lisa_ros.scenes.assets import load_models
-    from lisa_ros.scenes.layout import COPIES, Placement, turned
+    from lisa_small.scenes.assets import load_models
+    from lisa_small.scenes.layout import COPIES, Placement, turned
 
     model = [model.name for model in load_models()].index("cardboard_box_a")
     eye, there = np.array(layout.view.eye), layout.placements[target].position

@@ -26,9 +26,9 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from lisa_ros.action import Segment
 from lisa_ros.errors import ImageError
-from lisa_ros.geometry import Camera, Grasp, Object3D, depth_image, grasp_candidate, locate
 from lisa_ros.msg import Mask, Segmentation
-from lisa_ros.segmentation import MaskCrop
+from lisa_ros.perception.geometry import Camera, Grasp, Object3D, depth_image, grasp_candidate, locate
+from lisa_ros.perception.masks import MaskCrop
 
 NANOSECONDS = 1_000_000_000
 KEPT = 90  # depth images: 3 s at 30 Hz, longer than an answer usually takes

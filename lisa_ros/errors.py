@@ -1,6 +1,6 @@
 """What can go wrong, as types. A message says the value and the way out.
 
-``lisa_ros.ros.status`` maps these to the status codes of the action, the service and the topic.
+``lisa_ros.runtime.status`` maps these to the status codes of the action, the service and the topic.
 """
 
 

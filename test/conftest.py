@@ -47,7 +47,7 @@ def opengl() -> None:
     """MuJoCo, and OpenGL without a screen; skipped, with the reason, without."""
     pytest.importorskip("mujoco", reason="MuJoCo draws the scenes: pip install mujoco", exc_type=ImportError)
     from lisa_ros.errors import LisaError
-    from lisa_ros.scenes.render import Studio
+    from lisa_small.scenes.render import Studio
 
     try:
         Studio().close()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_ros.geometry import Camera
+from lisa_ros.perception.geometry import Camera
 
 
 @dataclass(frozen=True, eq=False)

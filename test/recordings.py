@@ -8,7 +8,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from lisa_ros.bag import messages
 from lisa_ros.bag.messages import typestore
 from lisa_ros.bag.recording import RELIABLE
-from lisa_ros.segmentation import Segmentation
+from lisa_ros.perception.masks import Segmentation
 
 SIZE = (120, 160)
 BEGIN_NS = 1_700_000_000_000_000_000

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lisa_ros.errors import Cancelled, CheckpointError, CommandError, OutOfMemory
-from lisa_ros.segmentation import Segmentation, Timings, crop_mask
+from lisa_ros.perception.masks import Segmentation, Timings, crop_mask
 
 TOKEN_S = 0.02
 SLOW_TOKENS = 60
@@ -114,7 +114,7 @@ class Standin:
         if "refuse" in command:
             raise CommandError("the command cannot be used")
         if "log" in command:
-            logging.getLogger("lisa_ros.segmenter").warning("logged by the worker")
+            logging.getLogger("lisa_ros.lisa.segmenter").warning("logged by the worker")
         if "linger reading" in command:
             time.sleep(SLOW_S)
         if "hang" in command:

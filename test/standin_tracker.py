@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from lisa_ros.tracking import FlowTracker
+from lisa_ros.perception.tracking import FlowTracker
 
 logger = logging.getLogger("lisa_ros.standin_tracker")
 

@@ -22,12 +22,12 @@ from lisa_ros.atomic import replacing
 from lisa_ros.bag import messages
 from lisa_ros.bag.recording import BagWriter, Frame, Message, Recording, merged, open_recording, write_recording
 from lisa_ros.errors import ConfigError, ImageError
-from lisa_ros.overlay import draw_overlay
-from lisa_ros.segmentation import MaskCrop, Segmentation, crop_mask, labels_image
-from lisa_ros.tracking import FlowTracker, Tracked
+from lisa_ros.perception.masks import MaskCrop, Segmentation, crop_mask, labels_image
+from lisa_ros.perception.overlay import draw_overlay
+from lisa_ros.perception.tracking import FlowTracker, Tracked
 
 if TYPE_CHECKING:
-    from lisa_ros.segmenter import Segmenter
+    from lisa_ros.lisa.segmenter import Segmenter
 
 OVERLAYS = {"jpeg": "overlay/compressed", "raw": "overlay", "none": ""}
 """How the overlay is written -> its topic."""

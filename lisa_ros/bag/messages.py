@@ -17,9 +17,9 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from lisa_ros.errors import ConfigError
-from lisa_ros.ros.status import NOTHING_FOUND, Status
-from lisa_ros.segmentation import MaskCrop
-from lisa_ros.tracking import State, Tracked
+from lisa_ros.perception.masks import MaskCrop
+from lisa_ros.perception.tracking import State, Tracked
+from lisa_ros.runtime.status import NOTHING_FOUND, Status
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 STRING = "std_msgs/msg/String"

@@ -29,7 +29,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StorageP
 
 from lisa_ros.bag.messages import COMPRESSED, IMAGE, typestore
 from lisa_ros.errors import ConfigError, ImageError, LisaError
-from lisa_ros.ros.image_codec import decode, decode_compressed
+from lisa_ros.perception.image_codec import decode, decode_compressed
 
 MOST_PIXELS = 50_000_000  # as the node's max_image_pixels
 FOREVER = QosTime(2147483647, 4294967295)

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_ros.annotations.coco import CocoFile, mask_of, read_coco
-from lisa_ros.annotations.picture import BadExample
-from lisa_ros.annotations.refer import (
+from lisa_ros.data.coco import CocoFile, mask_of, read_coco
+from lisa_ros.data.picture import BadExample
+from lisa_ros.data.refer_files import (
     Sentence,
     image_folder,
     is_generalised,
@@ -21,10 +21,10 @@ from lisa_ros.annotations.refer import (
     read_sentences,
     reference_files,
 )
+from lisa_ros.data.scenes import read_pair
 from lisa_ros.errors import ConfigError
 from lisa_ros.evaluation.reasonseg import ReasonSegExample, read_folder
-from lisa_ros.prompt import MASK_REQUEST
-from lisa_ros.scenes.pictures import read_pair
+from lisa_ros.lisa.prompt import MASK_REQUEST
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from lisa_ros.evaluation.examples import Example, Picture, Question
 from lisa_ros.evaluation.metrics import Overlap, overlap
-from lisa_ros.prompt import Conversation, Turn, build_prompt, phrase_command
-from lisa_ros.segmenter import EncodedImage, Segmenter, upsample_logits
+from lisa_ros.lisa.prompt import Conversation, Turn, build_prompt, phrase_command
+from lisa_ros.lisa.segmenter import EncodedImage, Segmenter, upsample_logits
 
 MAX_ANSWER = 96
 """Tokens of an answer at most."""

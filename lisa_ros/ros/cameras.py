@@ -11,12 +11,12 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
 from lisa_ros.errors import CommandError
-from lisa_ros.frame_memory import FrameMemory
+from lisa_ros.perception.masks import MaskCrop
 from lisa_ros.ros.depths import Depths, Measurement
 from lisa_ros.ros.frames import Frames
 from lisa_ros.ros.parameters import Parameters
-from lisa_ros.ros.requests import Frame
-from lisa_ros.segmentation import MaskCrop
+from lisa_ros.runtime.frame_memory import FrameMemory
+from lisa_ros.runtime.queue import Frame
 
 SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # matches a publisher of either reliability
 DEPTHS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)  # none is skipped: one of them is needed

@@ -20,8 +20,8 @@ except ImportError:  # its name in ROS 2 Humble
     from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 
 from lisa_ros.ros.cameras import Camera, Cameras
-from lisa_ros.ros.requests import RequestQueue
-from lisa_ros.ros.status import State
+from lisa_ros.runtime.queue import RequestQueue
+from lisa_ros.runtime.status import State
 
 PERIOD_S = 1.0
 SILENCE_S = 5.0  # without an image: then somebody is told

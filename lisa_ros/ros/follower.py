@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lisa_ros.errors import ImageError
-from lisa_ros.geometry import Object3D
+from lisa_ros.perception.geometry import Object3D
+from lisa_ros.perception.masks import MaskCrop
+from lisa_ros.perception.tracking import NOWHERE, State, Tracked, Tracker
 from lisa_ros.ros.cameras import Camera
 from lisa_ros.ros.depths import nanoseconds
-from lisa_ros.ros.requests import Frame
-from lisa_ros.segmentation import MaskCrop
-from lisa_ros.tracking import NOWHERE, State, Tracked, Tracker
+from lisa_ros.runtime.queue import Frame
 
 logger = logging.getLogger(__name__)
 

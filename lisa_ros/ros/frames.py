@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from lisa_ros.errors import ImageError
-from lisa_ros.frame_memory import FrameMemory
-from lisa_ros.ros.image_codec import check_image, decode, decode_compressed
+from lisa_ros.perception.image_codec import check_image, decode, decode_compressed
 from lisa_ros.ros.parameters import Parameters
-from lisa_ros.ros.requests import Frame
 from lisa_ros.ros.serialized_image import read_image, read_message
-from lisa_ros.ros.status import NoImage
+from lisa_ros.runtime.frame_memory import FrameMemory
+from lisa_ros.runtime.queue import Frame
+from lisa_ros.runtime.status import NoImage
 
 MOST_BYTES_PER_PIXEL = 4  # of the encodings that are known
 

@@ -10,13 +10,13 @@ from geometry_msgs.msg import Point, Pose, Vector3
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from lisa_ros.geometry import Object3D
-from lisa_ros.overlay import COLOURS
+from lisa_ros.perception.geometry import Object3D
+from lisa_ros.perception.overlay import COLOURS
+from lisa_ros.perception.tracking import State
 from lisa_ros.ros.follower import Sighting
 from lisa_ros.ros.messages import object_message, point
 from lisa_ros.ros.parameters import Parameters
-from lisa_ros.ros.requests import Answer
-from lisa_ros.tracking import State
+from lisa_ros.runtime.queue import Answer
 
 BOX, EDGES, LABEL = "box", "edges", "label"  # namespaces; an id is the mask's label in each
 OPACITY = 0.25

@@ -34,22 +34,22 @@ from rclpy.task import Future
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from lisa_ros import worker
 from lisa_ros.errors import ConfigError, LisaError
-from lisa_ros.frame_memory import FrameMemory
-from lisa_ros.models import default_model
+from lisa_ros.perception.masks import MaskCrop
+from lisa_ros.perception.tracking import Tracker
 from lisa_ros.ros import parameters
 from lisa_ros.ros.cameras import Cameras
 from lisa_ros.ros.diagnostics import PERIOD_S, Diagnostics, Mismatches
-from lisa_ros.ros.doors import REQUESTS, Doors
+from lisa_ros.ros.endpoints import REQUESTS, Doors
 from lisa_ros.ros.follower import Sighting
+from lisa_ros.ros.following import Tracks
 from lisa_ros.ros.logs import RosHandler
-from lisa_ros.ros.requests import FINALIZED, UNCONFIGURED, Frame, Measured, NodeState, RequestQueue
-from lisa_ros.ros.status import State
-from lisa_ros.ros.topics import OVERRIDABLE, Topics
-from lisa_ros.ros.tracks import Tracks
-from lisa_ros.segmentation import MaskCrop
-from lisa_ros.tracking import Tracker
+from lisa_ros.ros.publishers import OVERRIDABLE, Topics
+from lisa_ros.runtime import worker
+from lisa_ros.runtime.frame_memory import FrameMemory
+from lisa_ros.runtime.queue import FINALIZED, UNCONFIGURED, Frame, Measured, NodeState, RequestQueue
+from lisa_ros.runtime.status import State
+from lisa_small import default_model
 
 PARTING_S = 0.3  # for the last answers to be sent before the node ends
 

@@ -13,7 +13,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from lisa_ros.errors import ConfigError
-from lisa_ros.worker import SEGMENTER
+from lisa_ros.runtime.worker import SEGMENTER
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Value = bool | int | float | str | tuple[str, ...]
 NOT_LIVE = "read-only once the node is configured"
 CAMERA = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
-TRACKER = "lisa_ros.tracking:FlowTracker"
+TRACKER = "lisa_ros.perception.tracking:FlowTracker"
 
 
 def _parameter(
@@ -136,7 +136,7 @@ class Parameters:
     )
     tracker: str = _parameter(
         TRACKER,
-        "module:callable that makes what follows masks (lisa_ros.tracking.Tracker); set at the node's start only",
+        "module:callable that makes what follows masks (lisa_ros.perception.tracking.Tracker); set at the node's start only",
         fixed=True,
     )
     marker_lifetime_s: float = _parameter(

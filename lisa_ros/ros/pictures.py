@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_ros.overlay import draw_overlay
+from lisa_ros.perception.overlay import draw_overlay
 from lisa_ros.ros.messages import cloud_message, image_message
 from lisa_ros.ros.parameters import Parameters
-from lisa_ros.ros.requests import Answer, Frame
+from lisa_ros.runtime.queue import Answer, Frame
 
 logger = logging.getLogger(__name__)
 

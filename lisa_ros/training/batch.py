@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lisa_ros.annotations.picture import BadExample
-from lisa_ros.image import ClipPreprocessing, Size, for_clip, for_sam
-from lisa_ros.prompt import Template, build_prompt
-from lisa_ros.tokenizer import Tokenizer
+from lisa_ros.data.picture import BadExample
+from lisa_ros.lisa.preprocess import ClipPreprocessing, Size, for_clip, for_sam
+from lisa_ros.lisa.prompt import Template, build_prompt
+from lisa_ros.lisa.tokenizer import Tokenizer
 from lisa_ros.training.collate import answer_spans, collate, cuts_seg
 from lisa_ros.training.datasets.example import Dialogue, Example
 from lisa_ros.training.templates import SEG

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lisa_ros.prompt import Template
-from lisa_ros.tokenizer import IMAGE, Tokenizer
+from lisa_ros.lisa.prompt import Template
+from lisa_ros.lisa.tokenizer import IMAGE, Tokenizer
 from lisa_ros.training.losses import IGNORE
 
 

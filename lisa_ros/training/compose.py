@@ -13,8 +13,8 @@ from sentencepiece import SentencePieceProcessor
 from torch import Tensor, nn
 
 from lisa_ros.errors import CheckpointError
-from lisa_ros.tensors import find_files, iterate_tensors, read_shapes
-from lisa_ros.tokenizer import Tokenizer
+from lisa_ros.lisa.tokenizer import Tokenizer
+from lisa_ros.lisa.weights.tensors import find_files, iterate_tensors, read_shapes
 from lisa_ros.training.sharded import ShardWriter
 
 _NEW_TOKENS = ("[SEG]", "<im_start>", "<im_end>")

@@ -23,16 +23,24 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from lisa_ros.atomic import replacing
-from lisa_ros.checkpoint import ClipFolder, Spec, load_lisa, read_clip, read_spec, reference_name, resolve_tower
 from lisa_ros.errors import CheckpointError, ConfigError, OutOfMemory
 from lisa_ros.evaluation.examples import Picture, read_pictures
 from lisa_ros.evaluation.metrics import Overlap, ciou, giou, overlap
 from lisa_ros.evaluation.run import forced_mask
-from lisa_ros.model.lisa import Lisa
-from lisa_ros.model.precision import Precision
-from lisa_ros.prompt import template
-from lisa_ros.segmenter import SEG, Segmenter
-from lisa_ros.tokenizer import Tokenizer
+from lisa_ros.lisa.model.lisa import Lisa
+from lisa_ros.lisa.model.quantize import Precision
+from lisa_ros.lisa.prompt import template
+from lisa_ros.lisa.segmenter import SEG, Segmenter
+from lisa_ros.lisa.tokenizer import Tokenizer
+from lisa_ros.lisa.weights.checkpoint import (
+    ClipFolder,
+    Spec,
+    load_lisa,
+    read_clip,
+    read_spec,
+    reference_name,
+    resolve_tower,
+)
 from lisa_ros.training.batch import Batch, Batcher
 from lisa_ros.training.compose import compose
 from lisa_ros.training.datasets.mixture import Mixture, open_mixture

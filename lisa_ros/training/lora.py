@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from lisa_ros.errors import ConfigError
-from lisa_ros.model.lisa import Lisa
+from lisa_ros.lisa.model.lisa import Lisa
 
 _ADAPTER = "default"
 

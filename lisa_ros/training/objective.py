@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lisa_ros.model.lisa import Lisa
-from lisa_ros.segmenter import upsample_logits
+from lisa_ros.lisa.model.lisa import Lisa
+from lisa_ros.lisa.segmenter import upsample_logits
 from lisa_ros.training.batch import Batch
 from lisa_ros.training.losses import IGNORE, answer_loss, mask_losses
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from lisa_ros.draft import ANSWERS
+from lisa_ros.lisa.draft import ANSWERS
 
 SEG = "[SEG]"
 

@@ -5,9 +5,9 @@ from importlib.util import find_spec
 
 import pytest
 
-from lisa_ros.ros.image_codec import LAYOUTS
+from lisa_ros.perception.image_codec import LAYOUTS
 from lisa_ros.ros.parameters import as_table
-from lisa_ros.ros.status import Status
+from lisa_ros.runtime.status import Status
 
 STANDARD = ("parameter", "rosout", "get_type_description", "_action/", "logger")
 LIFECYCLE = {

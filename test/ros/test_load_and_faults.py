@@ -15,7 +15,7 @@ from std_msgs.msg import String
 
 from lisa_ros.action import Segment
 from lisa_ros.msg import Segmentation
-from lisa_ros.ros.status import Status
+from lisa_ros.runtime.status import Status
 
 BENCHMARKS = REPOSITORY / "benchmarks"
 sys.path.append(str(BENCHMARKS))

@@ -9,17 +9,17 @@ from robot import scene
 from std_msgs.msg import Header
 
 from lisa_ros.action import Segment
-from lisa_ros.geometry import Camera, locate
 from lisa_ros.msg import Segmentation
 from lisa_ros.msg import Status as StatusMessage
+from lisa_ros.perception.geometry import Camera, locate
+from lisa_ros.perception.masks import crop_mask
 from lisa_ros.ros.diagnostics import Mismatches
 from lisa_ros.ros.messages import image_message, segmentation_message
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.pictures import Pictures
-from lisa_ros.ros.requests import Answer, Frame
-from lisa_ros.ros.status import Stage, State, Status
-from lisa_ros.ros.topics import Topics
-from lisa_ros.segmentation import crop_mask
+from lisa_ros.ros.publishers import Topics
+from lisa_ros.runtime.queue import Answer, Frame
+from lisa_ros.runtime.status import Stage, State, Status
 from lisa_ros.srv import SegmentImage
 
 

@@ -8,7 +8,7 @@ from PIL import Image as Picture
 from robot import pixels_of, stamp, stamped
 
 from lisa_ros.msg import Segmentation, Status
-from lisa_ros.worker import SEGMENTER
+from lisa_ros.runtime.worker import SEGMENTER
 
 pytest.importorskip("torch")
 
@@ -24,7 +24,7 @@ def golden(repository):
 @pytest.fixture(scope="module")
 def lisa(golden):
     """The same model in this process."""
-    from lisa_ros.segmenter import Segmenter
+    from lisa_ros.lisa.segmenter import Segmenter
 
     return Segmenter.from_checkpoint(golden / "ckpt", vision_tower=golden / "clip-tiny", device="cpu", precision="fp32")
 

@@ -10,10 +10,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_ros.annotations.coco import Masks
-from lisa_ros.annotations.picture import BadExample
-from lisa_ros.prompt import Turn
-from lisa_ros.tokenizer import IMAGE
+from lisa_ros.data.coco import Masks
+from lisa_ros.data.picture import BadExample
+from lisa_ros.lisa.prompt import Turn
+from lisa_ros.lisa.tokenizer import IMAGE
 from lisa_ros.training.templates import SEG
 
 _RESERVED = (SEG, IMAGE, "<im_start>", "<im_end>", "<s>", "</s>", "<unk>")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from lisa_ros.annotations.coco import union_of
-from lisa_ros.annotations.picture import BadExample
+from lisa_ros.data.coco import union_of
+from lisa_ros.data.picture import BadExample
 from lisa_ros.training import templates
 from lisa_ros.training.datasets.example import Dialogue, single
 from lisa_ros.training.datasets.refer import Refer

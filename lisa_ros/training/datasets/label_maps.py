@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_ros.annotations.picture import BadExample, check_picture, read_label_map, read_picture
+from lisa_ros.data.picture import BadExample, check_picture, read_label_map, read_picture
 from lisa_ros.errors import ConfigError
 from lisa_ros.training import templates
 from lisa_ros.training.datasets.example import Dialogue, Example, single

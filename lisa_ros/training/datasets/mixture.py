@@ -10,22 +10,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lisa_ros.annotations.picture import BadExample
+from lisa_ros.data.picture import BadExample
 from lisa_ros.errors import ConfigError
 from lisa_ros.training.datasets.example import Dataset, Example
 
 log = logging.getLogger(__name__)
 
 KINDS = {
-    "reasonseg": "reasonseg:ReasonSeg",
-    "refer": "refer:Refer",
-    "grefcoco": "grefcoco:GRefCoco",
-    "ade20k": "ade20k:ade20k",
-    "cocostuff": "cocostuff:cocostuff",
-    "paco": "parts:Parts",
-    "pascal_part": "parts:Parts",
-    "llava_instruct": "llava_instruct:LlavaInstruct",
-    "scenes": "scenes:Scenes",
+    "reasonseg": "lisa_ros.training.datasets.reasonseg:ReasonSeg",
+    "refer": "lisa_ros.training.datasets.refer:Refer",
+    "grefcoco": "lisa_ros.training.datasets.grefcoco:GRefCoco",
+    "ade20k": "lisa_ros.training.datasets.ade20k:ade20k",
+    "cocostuff": "lisa_ros.training.datasets.cocostuff:cocostuff",
+    "paco": "lisa_ros.training.datasets.parts:Parts",
+    "pascal_part": "lisa_ros.training.datasets.parts:Parts",
+    "llava_instruct": "lisa_ros.training.datasets.llava_instruct:LlavaInstruct",
+    "scenes": "lisa_small.training.dataset:Scenes",
 }
 """A configuration's ``kind`` -> module and maker of the data set."""
 
@@ -88,7 +88,7 @@ def open_mixture(entries: Sequence[Mapping[str, Any]], base: Path) -> Mixture:
 
 def _open(kind: str, options: dict[str, Any], base: Path, where: str) -> Dataset:
     module, _, name = KINDS[kind].partition(":")
-    maker = getattr(import_module(f"lisa_ros.training.datasets.{module}"), name)
+    maker = getattr(import_module(module), name)
     known = list(inspect.signature(maker).parameters)
     if unknown := set(options) - set(known):
         raise ConfigError(f"{where}: {kind} has no option '{min(unknown)}'; it has {', '.join(known)}")

@@ -6,9 +6,9 @@ import random
 from collections import defaultdict
 from pathlib import Path
 
-from lisa_ros.annotations.coco import read_coco, union_of
-from lisa_ros.annotations.picture import BadExample
-from lisa_ros.annotations.refer import picture_of
+from lisa_ros.data.coco import read_coco, union_of
+from lisa_ros.data.picture import BadExample
+from lisa_ros.data.refer_files import picture_of
 from lisa_ros.errors import ConfigError
 from lisa_ros.training import templates
 from lisa_ros.training.datasets.example import Example, single

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from lisa_ros.annotations import coco
-from lisa_ros.annotations.coco import Masks
-from lisa_ros.annotations.picture import BadExample, read_picture
+from lisa_ros.data import coco
+from lisa_ros.data.coco import Masks
+from lisa_ros.data.picture import BadExample, read_picture
 from lisa_ros.errors import ConfigError
 from lisa_ros.evaluation.reasonseg import read_json, read_truth
 from lisa_ros.training import templates

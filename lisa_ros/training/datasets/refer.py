@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from lisa_ros.annotations.coco import mask_of, read_coco
-from lisa_ros.annotations.picture import BadExample
-from lisa_ros.annotations.refer import image_folder, picture_of, read_sentences
+from lisa_ros.data.coco import mask_of, read_coco
+from lisa_ros.data.picture import BadExample
+from lisa_ros.data.refer_files import image_folder, picture_of, read_sentences
 from lisa_ros.errors import ConfigError
 from lisa_ros.training import templates
 from lisa_ros.training.datasets.example import Dialogue, Example, single

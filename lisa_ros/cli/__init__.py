@@ -1,0 +1,87 @@
+"""The ``lisa`` command: finds the command's module and hands over. Starts without torch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+
+from lisa_ros import __version__
+from lisa_ros.errors import LisaError
+
+COMMANDS = {
+    "segment": ("lisa_ros.cli.segment", "find what a command means in a picture"),
+    "bag": ("lisa_ros.cli.bag", "annotate a recording (rosbag2) with masks and answers"),
+    "fetch": ("lisa_ros.lisa.weights.fetch", "get a model, pin its revision, convert its pickles to safetensors"),
+    "inspect": (
+        "lisa_ros.lisa.weights.inspect",
+        "say what a checkpoint is, whether it is whole and what memory it takes",
+    ),
+    "scenes": (
+        "lisa_small.scenes.cli",
+        "make pictures of tables with exact masks and commands, to train and test with",
+    ),
+    "train": ("lisa_ros.cli.train", "fine-tune a model"),
+    "merge": ("lisa_ros.training.merge", "fold LoRA weights into their model"),
+    "evaluate": ("lisa_ros.cli.evaluate", "measure gIoU and cIoU on a data set"),
+}
+"""Name -> module with add_arguments(parser) and main(arguments) -> exit code, and what it does."""
+
+ERROR = 1
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit code; an error is one line on standard error and exit code 1."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    try:
+        arguments = _parser(given).parse_args(given)
+        return arguments.main(arguments)
+    except LisaError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("lisa_ros"):
+            raise
+        return _fail(
+            f"the Python module '{error.name}' is missing; pip install 'lisa_ros[bag,scenes,train,quant]' brings all"
+        )
+    except BrokenPipeError:
+        # Whoever read the output has seen enough, as in `lisa inspect ... | head -1`.
+        sys.stderr.close()
+        return ERROR
+    except OSError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
+    """A parser in which only the command that was ``given`` has its options: no other module is imported."""
+    parser = argparse.ArgumentParser(prog="lisa", description="Say what you mean, get a mask.")
+    parser.add_argument("--version", action="version", version=f"lisa_ros {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    wanted = next((word for word in given if not word.startswith("-")), None)
+    for name, (module, summary) in COMMANDS.items():
+        if not _exists(module):
+            continue
+        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        if name == wanted:
+            implementation = import_module(module)
+            implementation.add_arguments(command)
+            command.set_defaults(main=implementation.main)
+    return parser
+
+
+def _exists(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _fail(message: str) -> int:
+    print(f"lisa: {' '.join(message.split())}", file=sys.stderr)
+    return ERROR

@@ -1,0 +1,103 @@
+"""``lisa evaluate``: how well a model finds what people mean."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lisa_ros.atomic import check_outputs, replacing
+from lisa_ros.errors import ConfigError
+from lisa_ros.evaluation.examples import Example, Picture, read_pictures
+from lisa_ros.evaluation.report import Gallery, summarise, table
+from lisa_ros.evaluation.run import Outcome, evaluate
+from lisa_ros.lisa.segmenter import Segmenter
+from lisa_small import default_model
+
+
+def positive_count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return int(text)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Score a model on our scenes, or on a folder in the format of ReasonSeg, RefCOCO or gRefCOCO."
+    told = "folder of `lisa scenes`, of ReasonSeg, or of RefCOCO, RefCOCO+, RefCOCOg, RefCLEF or gRefCOCO"
+    parser.add_argument("--data", type=Path, required=True, help=told)
+    parser.add_argument("--split", help="of RefCOCO's family: val (the default), testA, testB, test, ...")
+    parser.add_argument("--split-by", help="of RefCOCO's family, whose split (default: umd for refcocog, else unc)")
+    parser.add_argument("--images", type=Path, help="of RefCOCO's family (default: images/ beside the folder)")
+    parser.add_argument("--model", type=Path, default=None, help="checkpoint folder; the packaged model where left out")
+    parser.add_argument("--vision-tower", default=None, help="folder of the CLIP tower, for models that need one")
+    parser.add_argument("--conversation", help="template: llava_v1, v1, llava_llama_2 or compact (default: as trained)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    parser.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16, int8, nf4")
+    parser.add_argument("--limit", type=positive_count, default=None, help="only the first so many pictures")
+    parser.add_argument("--seed", type=int, default=0, help="of the random-object baseline and the page's examples")
+    parser.add_argument("--no-teacher-forced", action="store_true", help="skip the second, teacher-forced score")
+    parser.add_argument("--json", type=Path, default=None, help="write the numbers here")
+    parser.add_argument("--html", type=Path, default=None, help="write a page of examples here")
+
+
+def main(args: argparse.Namespace) -> int:
+    check_outputs({"--json": args.json, "--html": args.html})
+    pictures = read_pictures(args.data, split=args.split, split_by=args.split_by, images=args.images)
+    asked = (picture for picture in islice(pictures, args.limit) if picture.examples)
+    first = next(asked, None)  # a wrong folder is known before the model is loaded
+    if first is None:
+        raise ConfigError(
+            f"{args.data} has no picture with a command; `lisa scenes` makes some, and ReasonSeg's pairs and RefCOCO's "
+            "family work"
+        )
+    model = args.model or default_model()
+    segmenter = Segmenter.from_checkpoint(
+        model,
+        vision_tower=args.vision_tower,
+        conversation=args.conversation,
+        device=args.device,
+        precision=args.precision,
+    )
+    gallery = Gallery(seed=args.seed)
+    begun, done = time.monotonic(), 0
+
+    def counted() -> Iterator[Picture]:
+        nonlocal done
+        for picture in chain([first], asked):
+            yield picture
+            done += 1
+            if sys.stderr.isatty():
+                print(f"\r{done} pictures, {time.monotonic() - begun:.0f} s", end="", file=sys.stderr, flush=True)
+
+    def show(outcome: Outcome, picture: Picture, example: Example, mask: NDArray[np.bool_]) -> None:
+        gallery.add(outcome, picture.rgb, example.truth, mask)
+
+    outcomes = evaluate(
+        segmenter,
+        counted(),
+        forced=not args.no_teacher_forced,
+        seed=args.seed,
+        on_outcome=None if args.html is None else show,
+    )
+    report = summarise(outcomes) | {
+        "model": segmenter.name,
+        "data": args.data.name,
+        "pictures": done,
+        "precision": segmenter.precision,
+        "device": str(segmenter.device),
+    }
+    print(table(report))
+    if args.json is not None:
+        with replacing(args.json) as unfinished:
+            unfinished.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    if args.html is not None:
+        with replacing(args.html) as unfinished:
+            unfinished.write_text(gallery.page(), "utf-8")
+    return 0

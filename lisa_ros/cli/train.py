@@ -1,0 +1,60 @@
+"""``lisa train``: one configuration file, whose ``recipe`` says how."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lisa_ros.errors import ConfigError
+
+RECIPES = {
+    "lisa": "lisa_ros.training.finetune",
+    "small": "lisa_small.training.stages",
+}
+"""Recipe -> module with train(configuration) -> exit code."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Train by a configuration file. A run that was stopped goes on where it was. "
+        "Several GPUs: accelerate launch -m lisa_ros.cli train --config FILE"
+    )
+    parser.add_argument("--config", type=Path, required=True, help="YAML file, for example config/train_lisa_7b.yaml")
+
+
+def main(args: argparse.Namespace) -> int:
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
+    # It recommends a package at every start, and each request of the hub's client is a line.
+    for noisy in ("bitsandbytes", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    config = read_config(args.config)
+    recipe = config.get("recipe")
+    if recipe not in RECIPES:
+        raise ConfigError(f"{args.config}: recipe '{recipe}' is not known; choose one of {', '.join(RECIPES)}")
+    return import_module(RECIPES[recipe]).train(config)
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-4 as the number that everybody means; YAML 1.1 wants 1.0e-4."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Raises ConfigError where the file is missing or not settings with names."""
+    try:
+        content = _Loader(file.read_text("utf-8")).get_single_data()
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} holds no settings")
+    return content

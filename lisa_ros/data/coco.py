@@ -1,0 +1,100 @@
+"""COCO's json: pictures, annotations with polygons or run lengths, categories."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lisa_ros.data.picture import BadExample
+from lisa_ros.errors import ConfigError
+
+Masks = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """One annotation file. images, annotations: by id. of_image: annotations of a picture. categories: id -> name."""
+
+    images: dict[int, dict]
+    annotations: dict[int, dict]
+    of_image: dict[int, list[dict]]
+    categories: dict[int, str]
+
+
+def read_json(file: Path) -> Any:
+    """Raises ConfigError where the file is missing or broken: without it there is no data set."""
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{file} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} is not readable JSON: {error}") from error
+
+
+def read_coco(file: Path) -> CocoFile:
+    """Raises ConfigError where the file is missing or not COCO's."""
+    content = read_json(file)
+    try:
+        images = {int(image["id"]): image for image in content["images"]}
+        annotations = {int(told["id"]): told for told in content["annotations"]}
+        categories = {int(kind["id"]): str(kind["name"]) for kind in content.get("categories", [])}
+        of_image: dict[int, list[dict]] = defaultdict(list)
+        for told in annotations.values():
+            of_image[int(told["image_id"])].append(told)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{file} is not in COCO's format: {error!r}") from error
+    return CocoFile(images, annotations, dict(of_image), categories)
+
+
+def mask_of(annotation: dict, size: tuple[int, int]) -> Masks:
+    """(H, W) uint8 of 0 and 1. Polygons, run lengths, or a list of run lengths (RefCLEF). Raises BadExample."""
+    try:
+        from pycocotools import mask as rle
+    except ImportError as error:
+        raise ConfigError(
+            "COCO's masks need pycocotools; install what training needs with \"pip install 'lisa_ros[train]'\""
+        ) from error
+    height, width = size
+    told = annotation.get("segmentation")
+    try:
+        if not told:
+            raise ValueError("no polygon and no run lengths")
+        if isinstance(told, dict):
+            told = [told]
+        if isinstance(told[0], dict):
+            runs = [_compressed(part, rle, size) for part in told]
+        else:
+            runs = rle.frPyObjects([[float(v) for v in polygon] for polygon in told], height, width)
+        mask = rle.decode(runs)
+    except Exception as error:  # pycocotools raises bare Exceptions
+        raise BadExample(f"annotation {annotation.get('id')} has no usable segmentation: {error}") from error
+    mask = mask.any(axis=2) if mask.ndim == 3 else mask
+    if mask.shape != size:
+        raise BadExample(f"annotation {annotation.get('id')} is for {mask.shape} pixels, the picture has {size}")
+    return mask.astype(np.uint8)
+
+
+def _compressed(part: dict, rle: Any, size: tuple[int, int]) -> dict:
+    if isinstance(part["counts"], list):
+        return rle.frPyObjects(part, *size)
+    counts = part["counts"]
+    return {"size": part["size"], "counts": counts.encode() if isinstance(counts, str) else counts}
+
+
+def union_of(annotations: list[dict], size: tuple[int, int]) -> Masks:
+    """(H, W) uint8: the union of several annotations. Raises BadExample."""
+    return np.maximum.reduce([mask_of(told, size) for told in annotations])
+
+
+def size_of(image: dict, name: str) -> tuple[int, int]:
+    """(height, width) as the file says. Raises BadExample."""
+    try:
+        return int(image["height"]), int(image["width"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadExample(f"{name} has no height and width: {error!r}") from error

@@ -1,0 +1,86 @@
+"""REFER's folders: sentences and the annotations of the picture that each means.
+
+FOLDER/refcoco/refs(unc).p and instances.json, FOLDER/grefcoco/grefs(unc).json and instances.json; the pictures in
+FOLDER/images/mscoco/images/train2014, those of RefCLEF in FOLDER/images/saiapr_tc-12.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lisa_ros.data.coco import CocoFile, read_json, size_of
+from lisa_ros.data.picture import BadExample, check_picture, read_picture
+from lisa_ros.data.plain_pickle import load_plain
+from lisa_ros.errors import ConfigError
+
+NONE = -1
+"""The annotation of a sentence that refers to nothing (gRefCOCO)."""
+
+Sentence = tuple[str, list[int]]
+"""What is said, and the ids of the annotations it means: one, several, or none."""
+
+
+def reference_files(folder: Path) -> dict[str, Path]:
+    """Whose split -> its file, ``grefs(unc).json`` or, without any, ``refs(unc).p``; empty in a folder not REFER's."""
+    if not (folder / "instances.json").is_file():
+        return {}
+    files = sorted(folder.glob("grefs(*).json" if is_generalised(folder) else "refs(*).p"))
+    return {file.stem.partition("(")[2][:-1]: file for file in files}
+
+
+def is_generalised(folder: Path) -> bool:
+    """Whether the sentences may mean several things or none, as gRefCOCO's do."""
+    return any(folder.glob("grefs(*).json"))
+
+
+def image_folder(path: Path, name: str) -> Path:
+    """Where the pictures of a data set lie in the reference's layout."""
+    return path / "images" / ("saiapr_tc-12" if name == "refclef" else "mscoco/images/train2014")
+
+
+def picture_of(coco: CocoFile, image_id: int, folder: Path) -> tuple[str, NDArray[np.uint8]]:
+    """Name and (H, W, 3) pixels of a picture. Raises BadExample."""
+    if image_id not in coco.images:
+        raise BadExample(f"there is no picture {image_id} in instances.json")
+    image = coco.images[image_id]
+    file = folder / str(image.get("file_name", ""))
+    rgb = read_picture(file)
+    check_picture(rgb, size_of(image, str(file)), str(file))
+    return str(file), rgb
+
+
+def read_sentences(folder: Path, split: str, split_by: str | None = None) -> dict[int, list[Sentence]]:
+    """Picture's id, ascending -> its sentences in the file's order.
+
+    folder: of one data set. split_by: whose split; ``umd`` for RefCOCOg, else ``unc``. Raises ConfigError where a file
+    is missing or broken, and where there is no such split or nobody's split of that name.
+    """
+    split_by = split_by or ("umd" if folder.resolve().name == "refcocog" else "unc")
+    files = reference_files(folder)
+    if split_by not in files:
+        there = ", ".join(files) or "none, or no instances.json"
+        raise ConfigError(f"{folder} has no references split by '{split_by}'; there is {there}")
+    file = files[split_by]
+    refs = read_json(file) if file.suffix == ".json" else load_plain(file)
+    found: dict[int, list[Sentence]] = {}
+    splits = set()
+    try:
+        for ref in refs:
+            splits.add(str(ref["split"]))
+            if ref["split"] == split:
+                found.setdefault(int(ref["image_id"]), []).extend(_said(ref))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{file} is not in REFER's format: {error!r}") from error
+    if not any(found.values()):
+        raise ConfigError(f"{file} has no split '{split}'; there is {', '.join(sorted(splits)) or 'none'}")
+    return {image: found[image] for image in sorted(found) if found[image]}
+
+
+def _said(ref: dict[str, Any]) -> list[Sentence]:
+    meant = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
+    ids = [int(one) for one in meant if int(one) != NONE]
+    return [(str(told["sent"]), ids) for told in ref["sentences"] if str(told["sent"]).strip()]

@@ -1,0 +1,1 @@
+"""The engine interface: what turns a frame and a question into masks."""

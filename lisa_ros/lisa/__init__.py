@@ -1,0 +1,1 @@
+"""LISA: reasoning segmentation by a multimodal language model."""

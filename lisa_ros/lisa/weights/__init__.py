@@ -1,0 +1,1 @@
+"""A model folder on disk to a filled model, and back."""

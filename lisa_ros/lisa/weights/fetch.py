@@ -1,0 +1,348 @@
+"""``lisa fetch``: a model from the hub or a folder, pinned to its revision, checked, and with its pickles converted.
+
+The folder that results needs no network and holds no pickle. ``fetch.json`` in it tells where everything came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from safetensors import safe_open
+from tqdm import tqdm
+
+from lisa_ros import __version__
+from lisa_ros.atomic import replacing
+from lisa_ros.errors import CheckpointError
+from lisa_ros.lisa.weights.checkpoint import Spec, read_clip, read_spec, resolve_tower
+from lisa_ros.lisa.weights.convert import convert
+from lisa_ros.lisa.weights.inspect import gigabytes, inspect
+from lisa_ros.lisa.weights.origin import RECORD, HubRepository, LocalFolder, Origin, find_origin, sha256
+
+_STAGING = ".fetch"
+_PIN = "pin.json"
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_INDEX = "model.safetensors.index.json"
+_KEPT = re.compile(
+    r"(config|generation_config|preprocessor_config|tokenizer_config|special_tokens_map|added_tokens|tokenizer|classes)\.json"
+    r"|tokenizer\.model|(README|LICENSE|NOTICE|USE_POLICY)[\w.]*"
+)
+
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One folder to make. texts: small files, kept as they are. weights: file name here -> file name at the origin."""
+
+    origin: Origin
+    out: Path
+    texts: list[str]
+    weights: dict[str, str]
+
+    @property
+    def staging(self) -> Path:
+        """Where downloads wait; kept after an interruption, so that the next run goes on."""
+        return self.out / _STAGING
+
+    @property
+    def left(self) -> dict[str, str]:
+        """The weights that are not there yet."""
+        return {here: there for here, there in self.weights.items() if not (self.out / here).is_file()}
+
+    def bytes_needed(self) -> int:
+        """Space that the rest of the job takes at its height: what stays, and one pickle waiting to be converted."""
+        sizes = [self.origin.sizes[there] for there in self.left.values()]
+        waiting = [self.origin.sizes[there] for here, there in self.left.items() if here != there]
+        at_its_height = sum(sizes) + (max(waiting, default=0) if isinstance(self.origin, HubRepository) else 0)
+        staged = sum(file.stat().st_size for file in self.staging.rglob("*") if file.is_file())
+        return max(at_its_height - staged, 0)
+
+    def describe(self) -> str:
+        total = sum(self.origin.sizes[there] for there in self.weights.values())
+        pickled = any(here != there for here, there in self.weights.items())
+        how = "pickled, will become safetensors" if pickled else "safetensors"
+        files = "1 weight file" if len(self.weights) == 1 else f"{len(self.weights)} weight files"
+        return f"{self.origin}: {gigabytes(total)} in {files} ({how})"
+
+
+def fetch(source: str, out: Path | None = None, *, revision: str | None = None, say: Say = print) -> Path:
+    """Make a folder of safetensors from a repository of the hub or a local folder, with its CLIP tower inside.
+
+    out: the folder to make; by default named after the source, in the working directory. revision: branch, tag or
+    commit; by default the newest, or the one that an interrupted run began with. Returns the folder.
+
+    Raises CheckpointError (nothing that was there before is changed or removed) and OSError.
+    """
+    out = (out or _default_out(source)).expanduser()
+    earlier = _earlier(out, source)
+    if _complete(out) and revision in (None, earlier.get("revision")):
+        say(f"{out} is complete already: {source}{_at(earlier)}")
+        return out
+    origin = find_origin(source, revision or earlier.get("revision"))
+    if earlier and origin.revision != earlier.get("revision"):
+        raise CheckpointError(f"{out} holds {source}{_at(earlier)}, not {origin.revision}; choose another --out")
+    jobs = _plan(origin, out, say)
+    for job in jobs:
+        say(job.describe())
+    _check_space(out, sum(job.bytes_needed() for job in jobs), say)
+    for job in jobs:
+        _pin(job)
+    # The tower first: with its checkpoint's record written, a folder is complete.
+    for job in reversed(jobs):
+        _carry_out(job)
+    problems = inspect(out).problems
+    if problems:
+        raise CheckpointError(f"{out} is written as it was found, but cannot be used: {'; '.join(problems)}")
+    return out
+
+
+# --- what to do ---
+
+
+def _default_out(source: str) -> Path:
+    folder = Path(source).expanduser()
+    return Path(folder.resolve().name + "-safetensors" if folder.is_dir() else source.rpartition("/")[2])
+
+
+def _earlier(out: Path, source: str) -> dict[str, Any]:
+    """What an earlier run, finished or not, recorded about ``out``; empty where there was none."""
+    wanted = str(Path(source).expanduser().resolve()) if Path(source).expanduser().is_dir() else source
+    for record in (out / RECORD, out / _STAGING / _PIN):
+        if record.is_file():
+            earlier = _read_json(record)
+            if earlier.get("source") != wanted:
+                raise CheckpointError(f"{out} holds {earlier.get('source')}; choose another folder with --out")
+            return earlier
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} exists and is not from 'lisa fetch'; choose another folder with --out")
+    return {}
+
+
+def _complete(out: Path) -> bool:
+    if not (out / RECORD).is_file():
+        return False
+    files = _read_json(out / RECORD).get("files", {})
+    return all((out / name).is_file() and (out / name).stat().st_size == file["size"] for name, file in files.items())
+
+
+def _at(record: dict[str, Any]) -> str:
+    return f" at {record['revision']}" if record.get("revision") else ""
+
+
+def _plan(origin: Origin, out: Path, say: Say) -> list[Job]:
+    """The jobs for the model and, where it needs one, its CLIP tower. Looks at small files only."""
+    with TemporaryDirectory() as folder:
+        look = Path(folder)
+        if "config.json" not in origin.sizes:
+            raise CheckpointError(f"{origin} has no config.json; it is not a model folder")
+        shutil.copyfile(origin.file("config.json", look / "hub"), look / "config.json")
+        if _is_clip(look):
+            read_clip(look)
+            return [_job(origin, out, look)]
+        spec = read_spec(look)
+        job = _job(origin, out, look)
+    if spec.shared_tower is not None:
+        return [job]
+    # Inside the checkpoint under its short name, where resolve_tower looks.
+    inside = out / _tower_name(spec).rstrip("/").rpartition("/")[2]
+    if _complete(inside):
+        return [job]
+    tower = _tower_origin(origin, spec, inside, say)
+    if tower is None:
+        return [job]
+    with TemporaryDirectory() as folder:
+        return [job, _job(tower, inside, Path(folder))]
+
+
+def _is_clip(folder: Path) -> bool:
+    config = _read_json(folder / "config.json")
+    return str(config.get("model_type", "")).startswith("clip")
+
+
+def _tower_name(spec: Spec) -> str:
+    return spec.tower or "openai/clip-vit-large-patch14"
+
+
+def _tower_origin(origin: Origin, spec: Spec, inside: Path, say: Say) -> Origin | None:
+    """Where the CLIP tower comes from: this machine where it has one, else the hub; None where neither has it."""
+    beside = Path(origin.source) if isinstance(origin, LocalFolder) else Path()
+    try:
+        found = resolve_tower(None, spec, beside)
+        # Another tower may go by the same name in the working directory.
+        if found is not None and read_clip(found).config.hidden_size == spec.mm_hidden_size:
+            return LocalFolder.look_up(found)
+    except CheckpointError:
+        pass  # not here, so from the hub
+    try:
+        return find_origin(_tower_name(spec), _earlier(inside, _tower_name(spec)).get("revision"))
+    except CheckpointError as error:
+        if isinstance(origin, HubRepository):
+            raise
+        say(f"without its CLIP tower: {error}")
+        return None
+
+
+def _job(origin: Origin, out: Path, look: Path) -> Job:
+    texts = sorted(name for name in origin.sizes if _KEPT.fullmatch(name))
+    for single in _WEIGHTS:
+        index = f"{single}.index.json"
+        if index in origin.sizes:
+            shards = _shards(origin.file(index, look / "hub"), origin)
+            kept = [index] if index == _INDEX else []
+            return Job(origin, out, texts + kept, {_safetensors_name(shard): shard for shard in shards})
+        if single in origin.sizes:
+            return Job(origin, out, texts, {_safetensors_name(single): single})
+    raise CheckpointError(f"{origin} has no weights; looked for {' and '.join(_WEIGHTS)}, alone or with .index.json")
+
+
+def _shards(index: Path, origin: Origin) -> list[str]:
+    try:
+        shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{index.name} of {origin} is not an index of shards: {error}") from error
+    if missing := [name for name in shards if name not in origin.sizes]:
+        raise CheckpointError(f"{origin} lacks shards that {index.name} names: {', '.join(map(str, missing))}")
+    return shards
+
+
+def _safetensors_name(name: str) -> str:
+    if name.endswith(".safetensors"):
+        return name
+    return name.removesuffix(".bin").removeprefix("pytorch_").removesuffix(".pth") + ".safetensors"
+
+
+def _check_space(out: Path, needed: int, say: Say) -> None:
+    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise CheckpointError(
+            f"{out} needs {gigabytes(needed)} more, {there} has {gigabytes(free)} free; make room, or choose another "
+            "disk with --out"
+        )
+    say(f"{out}: needs {gigabytes(needed)} of disk, {gigabytes(free)} are free")
+
+
+# --- doing it ---
+
+
+def _pin(job: Job) -> None:
+    """Note what the job began with, so that a run after an interruption takes the same revision."""
+    job.staging.mkdir(parents=True, exist_ok=True)
+    _write_json(job.staging / _PIN, {"source": job.origin.source, "revision": job.origin.revision})
+
+
+def _carry_out(job: Job) -> None:
+    for name in job.texts:
+        with replacing(job.out / name) as unfinished:
+            shutil.copyfile(job.origin.file(name, job.staging), unfinished)
+    for here, there in job.left.items():
+        _take_weights(job, here, there)
+    if len(job.weights) > 1 and not (job.out / _INDEX).is_file():
+        _write_json(job.out / _INDEX, _index(job))
+    _write_json(job.out / RECORD, _record(job))
+    shutil.rmtree(job.staging)
+
+
+def _take_weights(job: Job, here: str, there: str) -> None:
+    """Bring one weight file in, as safetensors; a downloaded pickle goes as soon as its copy is proved equal."""
+    file, target = job.origin.file(there, job.staging), job.out / here
+    checksum = job.origin.checksum(there)
+    if isinstance(job.origin, HubRepository) and checksum is not None:
+        with _bar(f"checking {there}", file.stat().st_size) as bar:
+            if sha256(file, bar.update) != checksum:
+                file.unlink()
+                raise CheckpointError(f"{there} arrived damaged (its sha256 is not {checksum}); run the command again")
+    if here != there:
+        with _bar(f"converting {there}", 2 * file.stat().st_size) as bar:
+            convert(file, target, bar.update)
+    else:
+        with replacing(target) as unfinished:
+            if isinstance(job.origin, HubRepository):
+                file.replace(unfinished)
+            else:
+                shutil.copyfile(file, unfinished)
+                if sha256(unfinished) != checksum:
+                    raise CheckpointError(f"{target} differs from {file} after copying; is the disk faulty?")
+    if isinstance(job.origin, HubRepository):
+        file.unlink(missing_ok=True)
+
+
+def _index(job: Job) -> dict[str, Any]:
+    places: dict[str, str] = {}
+    for name in job.weights:
+        with safe_open(job.out / name, framework="pt") as tensors:
+            places |= dict.fromkeys(tensors.keys(), name)
+    total = sum((job.out / name).stat().st_size for name in job.weights)
+    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+
+
+def _record(job: Job) -> dict[str, Any]:
+    """What fetch.json says. ``from``: the pickle a file was converted from, with the sha256 its origin states."""
+    files: dict[str, Any] = {}
+    names = [*job.texts, *job.weights, *([_INDEX] if len(job.weights) > 1 and _INDEX not in job.texts else [])]
+    total = sum((job.out / name).stat().st_size for name in names)
+    with _bar(f"noting checksums of {job.out.name}", total) as bar:
+        for name in sorted(names):
+            path = job.out / name
+            files[name] = {"size": path.stat().st_size, "sha256": sha256(path, bar.update)}
+    for here, there in job.weights.items():
+        if here != there:
+            files[here]["from"] = {"name": there, "sha256": job.origin.checksum(there)}
+    return {
+        "source": job.origin.source,
+        "revision": job.origin.revision,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "written_by": f"lisa_ros {__version__}",
+        "files": files,
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path.name} in {path.parent} is not readable JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path.name} in {path.parent} is not a JSON object")
+    return content
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+
+
+def _bar(what: str, total: int) -> tqdm:
+    """A progress bar in bytes; only on a terminal, so that logs stay readable."""
+    return tqdm(desc=what, total=total, unit="B", unit_scale=True, disable=None, leave=False)
+
+
+# --- the command ---
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="a repository of the hub, such as xinlai/LISA-7B-v1, or a folder")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to make (default: named after the source)")
+    parser.add_argument("--revision", help="branch, tag or commit to take (default: the newest)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    try:
+        folder = fetch(arguments.source, arguments.out, revision=arguments.revision)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here")
+        raise
+    if _is_clip(folder):
+        print(f"ready: {folder}, for --vision-tower")
+        return 0
+    print(f'ready: lisa segment photo.jpg "the thing to drink from" --model {folder}')
+    return 0

@@ -1,0 +1,1 @@
+"""Masks, metres, tracks and pixels: no model, no ROS."""

@@ -1,0 +1,341 @@
+"""The process that owns the model, seen from the process that does not: commands in, events out.
+
+A crash, a ``kill -9`` or an out-of-memory kill of that process costs one command: it is started again, and the model is
+loaded again. Neither torch nor ROS is imported here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
+
+from lisa_ros.errors import LisaError
+from lisa_ros.perception.masks import MaskCrop, Timings
+from lisa_ros.runtime.frame_memory import FrameMemory
+
+logger = logging.getLogger(__name__)
+
+SEGMENTER = "lisa_ros.lisa.segmenter:Segmenter.from_checkpoint"
+LONGEST_PAUSE_S = 4.0  # unless the first is longer: a robot waits, and a model that cannot be loaded is given up
+LONG_LIFE_S = 60.0  # a worker that lived longer died of something new
+MAX_DEATHS_LOADING = 5
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What the worker process needs to know before it loads the model.
+
+    segmenter: "module:callable" that is called like ``Segmenter.from_checkpoint``. threads: CPU threads of the model,
+    0 leaves it to torch. kept_frames: encoded frames kept for follow-up commands. max_sessions, max_turns: bounds of
+    what is remembered of conversations. first_pause_s: before a dead worker is started again; doubles with every
+    further death up to LONGEST_PAUSE_S.
+    """
+
+    checkpoint: str
+    segmenter: str = SEGMENTER
+    vision_tower: str | None = None
+    conversation: str | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int = 0
+    kept_frames: int = 2
+    max_sessions: int = 16
+    max_turns: int = 8
+    first_pause_s: float = 1.0
+
+
+# --- to the worker
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command about the frame in the shared memory. size: (height, width) of that frame."""
+
+    request_id: str
+    text: str
+    size: tuple[int, int]
+    explain: bool = False
+    session: str = ""
+    max_new_tokens: int = 512
+
+
+@dataclass(frozen=True)
+class Cancel:
+    request_id: str
+
+
+@dataclass(frozen=True)
+class ForgetSessions:
+    """Clear every conversation."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End the process."""
+
+
+# --- from the worker
+
+
+@dataclass(frozen=True)
+class Loading:
+    """progress: 0..1."""
+
+    progress: float
+
+
+@dataclass(frozen=True)
+class Ready:
+    """gpu_bytes: memory that the process holds on the GPU."""
+
+    name: str
+    device: str
+    precision: str
+    load_s: float
+    gpu_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class LoadFailed:
+    """The model cannot be loaded; the worker is not started again, since trying again would fail again."""
+
+    error: LisaError
+
+
+@dataclass(frozen=True)
+class Died:
+    """The process ended by itself. cause: for people. pause_s: until it is started again."""
+
+    cause: str
+    pause_s: float
+
+
+@dataclass(frozen=True)
+class Staged:
+    """name: "encoding", "reading", "generating" or "decoding"."""
+
+    request_id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Answering:
+    """text: the whole answer so far."""
+
+    request_id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """crops: masks that no earlier event of this command carried."""
+
+    request_id: str
+    crops: list[MaskCrop]
+
+
+@dataclass(frozen=True)
+class Done:
+    """crops: masks that no ``Found`` carried. gpu_bytes: memory that the process holds on the GPU now."""
+
+    request_id: str
+    answer: str
+    crops: list[MaskCrop]
+    timings: Timings
+    gpu_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Failed:
+    request_id: str
+    error: LisaError
+
+
+@dataclass(frozen=True)
+class Log:
+    level: int
+    name: str
+    message: str
+
+
+Event = Loading | Ready | LoadFailed | Died | Staged | Answering | Found | Done | Failed
+OnEvent = Callable[[Event], None]
+
+
+class Worker:
+    """Starts the worker process, keeps it alive, and passes commands and events.
+
+    on_event is called with every event, in order, on a thread of the worker's own; it must return soon.
+    One command at a time: the next one may be sent after ``Done``, ``Failed`` or ``Died``.
+    """
+
+    def __init__(self, settings: WorkerSettings, frames: FrameMemory, on_event: OnEvent) -> None:
+        self._settings = settings
+        self._frames = frames
+        self._on_event = on_event
+        self._closing = threading.Event()
+        self._sending = threading.Lock()
+        self._connection: Connection | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        # The kernel ends the child with the THREAD that made it (see worker_process), so this one lives as long as us.
+        self._thread = threading.Thread(target=self._keep_alive, name="lisa-worker", daemon=True)
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while a worker process runs."""
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    def start(self) -> None:
+        """Start loading and return at once."""
+        self._thread.start()
+
+    def send(self, command: Command | Cancel | ForgetSessions | Stop) -> None:
+        """Pass a command on. A worker that just died does not raise here: its ``Died`` event is on the way."""
+        with self._sending:
+            if self._connection is None:
+                return
+            try:
+                self._connection.send(command)
+            except OSError:
+                logger.debug("the worker is gone; %s was not sent", type(command).__name__)
+
+    def restart(self, reason: str) -> None:
+        """Kill the process; it is started again like after any other death."""
+        logger.warning("the worker is restarted: %s", reason)
+        process = self._process
+        if process is not None:
+            process.kill()
+
+    def close(self, patience_s: float = 2.0) -> None:
+        """End the process and the thread. The process goes by itself when its connection closes, else it is killed."""
+        self._closing.set()
+        self.send(Stop())
+        if self._thread.is_alive():
+            self._thread.join(patience_s)
+        process = self._process
+        if process is not None:
+            process.kill()
+            process.wait()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _keep_alive(self) -> None:
+        """However this ends, somebody is told: a node without a worker must not look as if it had one."""
+        try:
+            self._start_again_and_again()
+        except Exception as error:
+            logger.error("%s", traceback.format_exc())
+            text = f"nothing looks after the worker any more ({type(error).__name__}: {error}); start the node again"
+            self._on_event(LoadFailed(LisaError(text)))
+
+    def _start_again_and_again(self) -> None:
+        first_s, deaths_loading = self._settings.first_pause_s, 0
+        pause_s, longest_s = first_s, max(first_s, LONGEST_PAUSE_S)
+        while not self._closing.is_set():
+            born = time.monotonic()
+            was_ready = load_failed = False
+            self._on_event(Loading(0.0))
+            try:
+                connection, process = self._start_process()
+            except OSError as error:
+                cause = f"before it ran: {error}"
+            else:
+                was_ready, load_failed = self._follow(connection, process)
+                cause = _cause_of_death(process)
+            if self._closing.is_set() or load_failed:
+                return
+            deaths_loading = 0 if was_ready else deaths_loading + 1
+            if time.monotonic() - born > LONG_LIFE_S:
+                pause_s = first_s
+            if deaths_loading == MAX_DEATHS_LOADING:
+                message = f"the worker died {deaths_loading} times while it loaded the model, the last time {cause}"
+                self._on_event(LoadFailed(LisaError(message)))
+                return
+            self._on_event(Died(cause, pause_s))
+            self._closing.wait(pause_s)
+            pause_s = min(2 * pause_s, longest_s)
+
+    def _start_process(self) -> tuple[Connection, subprocess.Popen[bytes]]:
+        """A process that has its settings. Raises OSError: memory or files are short, or it died at once."""
+        ours, theirs = Pipe()
+        with self._sending:
+            self._process = process = None
+            try:
+                with theirs:
+                    self._process = process = _spawn(theirs, self._frames, self._settings)
+                ours.send((self._settings, self._frames.max_pixels))
+            except OSError:
+                ours.close()
+                if process is not None:
+                    process.kill()
+                    process.wait()
+                raise
+            self._connection = ours
+        return ours, process
+
+    def _follow(self, connection: Connection, process: subprocess.Popen[bytes]) -> tuple[bool, bool]:
+        """One life of the process: (whether it was ever ready, whether it said that the model cannot be loaded)."""
+        was_ready = load_failed = False
+        try:
+            while True:
+                event = connection.recv()
+                if isinstance(event, Log):
+                    logging.getLogger(event.name).log(event.level, "%s", event.message)
+                    continue
+                was_ready |= isinstance(event, Ready)
+                load_failed |= isinstance(event, LoadFailed)
+                self._on_event(event)
+        except (EOFError, OSError):
+            pass
+        except Exception:
+            process.kill()  # it is alive, and nobody will listen to it
+            raise
+        finally:
+            with self._sending:
+                self._connection = None
+            connection.close()
+            process.wait()
+        return was_ready, load_failed
+
+
+def _spawn(connection: Connection, frames: FrameMemory, settings: WorkerSettings) -> subprocess.Popen[bytes]:
+    """A fresh interpreter: never a fork of a process that has threads, DDS or CUDA in it."""
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join(_import_path())
+    if settings.threads:
+        environment["OMP_NUM_THREADS"] = str(settings.threads)
+    descriptors = (connection.fileno(), frames.fd)
+    # A subprocess and not multiprocessing.Process: the parent's __main__ (and with it rclpy) is not imported again, no
+    # resource tracker runs beside it, and `ps` shows what it is.
+    return subprocess.Popen(
+        [sys.executable, "-m", "lisa_ros.runtime.worker_process", *map(str, (os.getpid(), *descriptors))],
+        pass_fds=descriptors,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def _import_path() -> Sequence[str]:
+    return [os.path.abspath(path) for path in sys.path]
+
+
+def _cause_of_death(process: subprocess.Popen[bytes] | None) -> str:
+    code = process.returncode if process is not None else None
+    if code is None or code >= 0:
+        return f"with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = " (killed by the system for want of memory, or by a person)" if name == "SIGKILL" else ""
+    return f"of {name}{hint}"

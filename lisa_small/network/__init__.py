@@ -1,0 +1,1 @@
+"""The networks that only the demo model has."""

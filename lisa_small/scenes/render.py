@@ -1,0 +1,261 @@
+"""MuJoCo draws a layout: colour, exact instance ids and depth from one camera.
+
+One model of all objects is compiled once; objects that a scene does not use are in a geom group that is not drawn.
+Drawing needs OpenGL without a screen: EGL (Debian: libegl1 libegl-mesa0 libgl1-mesa-dri) or OSMesa, chosen by the
+environment variable MUJOCO_GL.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from lisa_ros.errors import DeviceError
+from lisa_small.scenes.assets import Part, load_models
+from lisa_small.scenes.layout import COPIES, PALETTE, SURFACES, Layout, View
+from lisa_small.scenes.textures import surface
+
+SHOWN, HIDDEN = 0, 4
+NEAR_M, FAR_M = 0.05, 12.0
+LARGEST = 1280  # side of a picture, pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """rgb: (H, W, 3) uint8. ids: (H, W) uint8, i + 1 where placement i of the layout is seen, 0 elsewhere.
+
+    depth: (H, W) float32, metres along the optical axis.
+    """
+
+    rgb: NDArray[np.uint8]
+    ids: NDArray[np.uint8]
+    depth: NDArray[np.float32]
+
+
+def focal_length(view: View) -> float:
+    """Pixels; the same for x and y. The optical centre is the middle of the image."""
+    return view.height / 2 / math.tan(math.radians(view.fovy_deg) / 2)
+
+
+def camera_axes(view: View) -> NDArray[np.float64]:
+    """(3, 3), columns: the camera's right, up and backward axes in the world (OpenGL's convention)."""
+    back = np.subtract(view.eye, view.target)
+    back /= np.linalg.norm(back)
+    right = np.cross([0, 0, 1.0], back)
+    right /= np.linalg.norm(right)
+    up = np.cross(back, right)
+    c, s = math.cos(math.radians(view.roll_deg)), math.sin(math.radians(view.roll_deg))
+    return np.stack([c * right + s * up, c * up - s * right, back], axis=1)
+
+
+def add_texture(spec: mujoco.MjSpec, name: str, image: NDArray[np.uint8]) -> None:
+    texture = spec.add_texture(name=name, type=mujoco.mjtTexture.mjTEXTURE_2D)
+    texture.height, texture.width, texture.nchannel = *image.shape[:2], 3
+    texture.data = np.ascontiguousarray(image).tobytes()
+
+
+def add_part(spec: mujoco.MjSpec, name: str, part: Part) -> None:
+    """Mesh and material ``name``."""
+    mesh = spec.add_mesh(name=name)
+    mesh.uservert = part.vertices.flatten()
+    mesh.userface = part.faces.flatten()
+    mesh.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL
+    material = spec.add_material(name=name)
+    material.rgba = part.rgba
+    material.specular, material.shininess = 0.25, 0.4
+    if part.texture is not None and part.uv is not None:
+        mesh.usertexcoord = np.stack([part.uv[:, 0], 1 - part.uv[:, 1]], axis=1).flatten()
+        add_texture(spec, name, part.texture)
+        material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
+
+
+def open_display(world: mujoco.MjModel) -> tuple[Any, mujoco.MjrContext]:
+    """OpenGL without a screen. Raises DeviceError, with the packages that are missing, where there is none."""
+    try:
+        # By name: mujoco.GLContext was chosen when mujoco was first imported, perhaps by somebody else.
+        backend = import_module(f"mujoco.{os.environ['MUJOCO_GL']}")
+        display = backend.GLContext(LARGEST, LARGEST)
+        display.make_current()
+        return display, mujoco.MjrContext(world, mujoco.mjtFontScale.mjFONTSCALE_100)
+    except Exception as error:  # PyOpenGL, EGL and MuJoCo raise types of their own, even AttributeError
+        raise DeviceError(
+            f"no OpenGL without a screen (MUJOCO_GL={os.environ.get('MUJOCO_GL')}): {error}; on Debian and Ubuntu "
+            "install libegl1 libegl-mesa0 libgl1-mesa-dri, or libosmesa6 and set MUJOCO_GL=osmesa"
+        ) from error
+
+
+def build_world() -> mujoco.MjModel:
+    """All objects (COPIES bodies each, moved by mocap), a table, a floor, four walls, a lamp and a camera."""
+    spec = mujoco.MjSpec()
+    spec.stat.extent = 1.0
+    spec.visual.map.znear, spec.visual.map.zfar = NEAR_M, FAR_M
+    spec.visual.global_.offwidth = spec.visual.global_.offheight = 2 * LARGEST
+    spec.visual.quality.shadowsize = 1024
+    spec.visual.quality.offsamples = 0
+    for number in sorted({number for numbers in SURFACES.values() for number in numbers}):
+        for use in ("table", "room"):
+            name = f"{use}{number}"
+            if use == "table":
+                add_texture(spec, f"surface{number}", surface(number))
+            material = spec.add_material(name=name, specular=0.15, shininess=0.3)
+            material.texuniform = use == "room"
+            material.texrepeat = [1, 1]
+            material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = f"surface{number}"
+    plane, box = mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_BOX
+    world = spec.worldbody
+    world.add_geom(name="table", type=box, size=[1, 1, 0.02], pos=[0, 0, -0.02], material="table0")
+    world.add_geom(name="floor", type=plane, size=[3, 3, 1], pos=[0, 0, -0.75], material="room0")
+    for number in range(4):
+        angle = number * math.pi / 2
+        world.add_geom(
+            name=f"wall{number}",
+            type=plane,
+            size=[3, 3, 1],
+            pos=[3 * math.cos(angle), 3 * math.sin(angle), 1],
+            zaxis=[-math.cos(angle), -math.sin(angle), 0],
+            material="room0",
+        )
+    world.add_light(name="lamp", castshadow=True)
+    world.add_camera(name="eye")
+    for index, model in enumerate(load_models()):
+        for number, part in enumerate(model.parts):
+            add_part(spec, f"{index}.{number}", part)
+        for copy in range(COPIES):
+            body = world.add_body(name=f"{index}.{copy}", mocap=True)
+            for number in range(len(model.parts)):
+                name = f"{index}.{number}"
+                geom = body.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname=name, material=name, group=HIDDEN)
+                geom.contype = geom.conaffinity = 0
+    return spec.compile()
+
+
+def main_part(parts: tuple[Part, ...]) -> int:
+    """Which part has the largest surface: the one that paint changes."""
+
+    def area(part: Part) -> float:
+        a, b, c = (part.vertices[part.faces[:, k]] for k in range(3))
+        return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum())
+
+    return int(np.argmax([area(part) for part in parts]))
+
+
+class Studio:
+    """Draws layouts. Holds an OpenGL context: use it in the thread that made it, and close() it."""
+
+    def __init__(self, smooth: bool = False) -> None:
+        """smooth: a colour is the mean of 2 x 2 rays, without jagged edges, and three times as slow in software."""
+        self.world = build_world()
+        self.scale = 2 if smooth else 1
+        self.data = mujoco.MjData(self.world)
+        self.gl, self.context = open_display(self.world)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.context)
+        self.context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
+        self.scene = mujoco.MjvScene(self.world, maxgeom=4000)
+        self.options = mujoco.MjvOption()
+        self.options.geomgroup[:] = [1, 1, 1, 0, 0, 0]
+        self.camera = mujoco.MjvCamera()
+        self.camera.type, self.camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
+        self.natural = self.world.geom_rgba.copy()
+        self.painted = [main_part(model.parts) for model in load_models()]
+
+    def close(self) -> None:
+        self.context.free()
+        self.gl.free()
+
+    def arrange(self, layout: Layout) -> NDArray[np.uint8]:
+        """Move everything to its place. Returns geom number -> instance id (0 for the room)."""
+        world, data = self.world, self.data
+        world.geom_rgba[:] = self.natural
+        ids = np.zeros(world.ngeom, np.uint8)
+        objects = world.geom_bodyid > 0
+        world.geom_group[objects] = HIDDEN
+        for number, placement in enumerate(layout.placements):
+            body = world.body(f"{placement.model}.{placement.copy}")
+            mocap = world.body_mocapid[body.id]
+            data.mocap_pos[mocap], data.mocap_quat[mocap] = placement.position, placement.quat
+            first, count = body.geomadr[0], body.geomnum[0]
+            world.geom_group[first : first + count] = SHOWN
+            ids[first : first + count] = number + 1
+            if placement.colour:
+                world.geom_rgba[first + self.painted[placement.model], :3] = PALETTE[placement.colour]
+        table = world.geom("table")
+        table.size[:2] = layout.table_size
+        table.matid[0] = world.material(f"table{layout.table}").id
+        world.mat_texrepeat[table.matid[0]] = layout.table_repeat
+        world.geom("floor").matid[0] = world.material(f"room{layout.floor}").id
+        for number in range(4):
+            world.geom(f"wall{number}").matid[0] = world.material(f"room{layout.wall}").id
+        self.place_camera(layout.view)
+        lamp = world.light("lamp")
+        lamp.pos[:] = layout.light.position
+        lamp.dir[:] = -np.array(layout.light.position) / np.linalg.norm(layout.light.position)
+        lamp.diffuse[:] = np.multiply(layout.light.tint, layout.light.diffuse)
+        lamp.ambient[:], lamp.specular[:] = 0, 0.3
+        world.vis.headlight.ambient[:] = np.multiply(layout.light.tint, layout.light.ambient)
+        world.vis.headlight.diffuse[:] = 0.25
+        world.vis.headlight.specular[:] = 0
+        return ids
+
+    def place_camera(self, view: View) -> None:
+        quat = np.zeros(4)
+        mujoco.mju_mat2Quat(quat, camera_axes(view).flatten())
+        self.world.cam_pos[0], self.world.cam_quat[0], self.world.cam_fovy[0] = view.eye, quat, view.fovy_deg
+
+    def draw(self, layout: Layout) -> Frame:
+        ids, depth = self.measure(layout)
+        return Frame(self.read_colours(layout.view), ids, depth)
+
+    def draw_if(self, layout: Layout, accept: Callable[[Layout, NDArray[np.uint8]], bool]) -> Frame | None:
+        """Draw ``layout``. accept(layout, ids) looks at the ids first: None is returned where it says no."""
+        ids, depth = self.measure(layout)
+        return Frame(self.read_colours(layout.view), ids, depth) if accept(layout, ids) else None
+
+    def measure(self, layout: Layout) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Arrange ``layout`` and return its ids and depth; the colours can be read after that."""
+        view = layout.view
+        geom_ids = self.arrange(layout)
+        mujoco.mj_kinematics(self.world, self.data)
+        mujoco.mj_camlight(self.world, self.data)
+        everything = mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(self.world, self.data, self.options, None, self.camera, everything, self.scene)
+        self.gl.make_current()
+        rect = mujoco.MjrRect(0, 0, view.width, view.height)
+        return self.read_ids(rect, geom_ids)
+
+    def read_colours(self, view: View) -> NDArray[np.uint8]:
+        scale = self.scale
+        rect = mujoco.MjrRect(0, 0, scale * view.width, scale * view.height)
+        rgb = np.empty((rect.height, rect.width, 3), np.uint8)
+        mujoco.mjr_render(rect, self.scene, self.context)
+        mujoco.mjr_readPixels(rgb, None, rect, self.context)
+        rgb = np.flipud(rgb)
+        if scale == 1:
+            return rgb.copy()
+        parts = rgb.reshape(view.height, scale, view.width, scale, 3)
+        return np.round(parts.mean(axis=(1, 3), dtype=np.float32)).astype(np.uint8)
+
+    def read_ids(self, rect: mujoco.MjrRect, geom_ids: NDArray) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        flags = self.scene.flags
+        flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = True
+        mujoco.mjr_render(rect, self.scene, self.context)
+        flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = False
+        colours = np.empty((rect.height, rect.width, 3), np.uint8)
+        inverse = np.empty((rect.height, rect.width), np.float32)
+        mujoco.mjr_readPixels(colours, inverse, rect, self.context)
+        # Colours count the drawn geoms from 1; each knows the model geom it came from.
+        table = np.zeros(self.scene.ngeom + 1, np.uint8)
+        for geom in self.scene.geoms[: self.scene.ngeom]:
+            if geom.segid >= 0 and geom.objtype == mujoco.mjtObj.mjOBJ_GEOM:
+                table[geom.segid + 1] = geom_ids[geom.objid]
+        ids = table[colours.astype(np.int32) @ np.array([1, 256, 65536], np.int32)]
+        # Reversed depth buffer: 1 at the near plane, 0 at the far one.
+        depth = NEAR_M * FAR_M / (NEAR_M + inverse.astype(np.float64) * (FAR_M - NEAR_M))
+        return np.flipud(ids).copy(), np.flipud(depth).astype(np.float32)

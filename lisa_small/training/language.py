@@ -1,0 +1,326 @@
+"""Stages 2 and 3: the language model, first over pictures made of class names, then over real image tokens.
+
+Stage 2 replaces the image encoder by the truth: a cell of the picture that a hammer covers is the vector "hammer" at
+that cell. Only covered cells become tokens, so a conversation is cheap, and the language model learns what people mean,
+what is absent and what lies left of what without waiting for pixels.
+Stage 3 swaps in the real image tokens, at the same places, and connects the state of ``[SEG]`` to the mask decoder.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lisa_ros.atomic import replacing
+from lisa_ros.errors import ConfigError
+from lisa_ros.lisa.model.lisa import Lisa
+from lisa_ros.training.report import Report
+from lisa_ros.training.settings import check_positive, check_shares
+from lisa_small.training.augment import letterbox
+from lisa_small.training.dialogue import VERDICT, Speech, Suffix
+from lisa_small.training.packing import (
+    WHOLE_ATTENTION,
+    Cells,
+    Packed,
+    by_row,
+    cells_of,
+    pack,
+    predict_packed,
+    read_packed,
+    states_at,
+)
+from lisa_small.training.pointing import pointing_losses
+from lisa_small.training.practice import Practice
+from lisa_small.training.precision import half_precision
+from lisa_small.training.scenes import Scene
+
+log = logging.getLogger(__name__)
+
+Conversations = Callable[..., list[dict]]
+"""conversations_for(scene record, rng, count, split, kinds=None, weight=None): where the sentences come from.
+
+kinds is given where a round has some, and weight (Practice.weight) where ``known`` is below 1: then a conversation
+tells by "phrase" which of the weighted phrases it says."""
+
+SAVE_EVERY = 200
+"""Steps between checkpoints of a run."""
+
+VALIDATE_EVERY = 500
+"""Steps between looks at how many answers are right to the last word."""
+
+POINT = 1.0
+"""Weight of what attention is told (lisa_small.training.pointing)."""
+
+
+def presence_loss(lisa: Lisa, packed: Packed, hidden: Tensor) -> Tensor:
+    """How well the states that name a thing know whether it is there: BCE, or 0 for a model without that part."""
+    if lisa.presence is None or not packed.presence:
+        return hidden.sum() * 0.0
+    rows, at, there = zip(*packed.presence, strict=True)
+    states = states_at(hidden, rows, at)
+    scores = [lisa.presence(states[mine], packed.images[row][1]) for row, mine in by_row(rows)]
+    return F.binary_cross_entropy_with_logits(torch.cat(scores).float(), torch.tensor(there, dtype=torch.float32))
+
+
+def seg_truth(
+    segs: list[tuple[int, int, list[int]]], scenes: list[Scene], cells: list[Cells], class_index: dict[str, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For the masks of a batch: classes (S, K), place (S, 2) and whether it has one (S,), since one thing is meant."""
+    classes, places = torch.zeros(len(segs), len(class_index)), torch.zeros(len(segs), 2)
+    single = torch.zeros(len(segs))
+    for s, (row, _, wanted) in enumerate(segs):
+        objects = {o["id"]: o["class"] for o in scenes[row].record["objects"]}
+        for name in {objects[i] for i in wanted}:
+            classes[s, class_index[name]] = 1
+        if len(wanted) == 1 and wanted[0] in cells[row].places:
+            x, y, _ = cells[row].places[wanted[0]]
+            places[s, 0], places[s, 1], single[s] = x, y, 1.0
+    return classes, places, single
+
+
+Picture = Callable[[int, random.Random], tuple[Tensor, Tensor]]
+"""A scene's number to the cells (n,) that are shown of it and their image tokens (n, H)."""
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """One stage of the language model.
+
+    pictures: a step. conversations: behind each. absent: share of them at least that ask for what is not there, where
+    the supply has so many (the model that seldom hears of absence never refuses). drawn: masks decoded for each
+    picture, in the mean (stage 3). draw_weight: of their loss. covered_cells, empty_cells: at most so many of a picture
+    become image tokens (None: all), and of each thing at least the one that shows most of it and the one with its
+    middle; a model in use sees all, but fewer cost less. kinds: weight of each kind of conversation, where it shall not
+    be the supply's own. forgotten: share of a question's tokens that are not heard, where a use, a need or a property
+    of what is there is said: the others have to do. known: how often a phrase is asked that was answered rightly to
+    the last token of late in this round, beside others of the same thing that were not; 1 asks all alike. precision:
+    of products, as in half_precision.
+    """
+
+    steps: int
+    pictures: int = 8
+    conversations: int = 8
+    absent: float = 0.4
+    lr: float = 2e-3
+    lr_end: float = 0.0
+    warmup: int = 100
+    weight_decay: float = 0.02
+    drawn: float = 3
+    draw_weight: float = 1.0
+    empty_cells: int = 12
+    covered_cells: int | None = None
+    kinds: dict[str, float] | None = None
+    forgotten: float = 0.0
+    known: float = 1.0
+    precision: str = "fp32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_positive(self, "steps", "pictures", "conversations", "lr", "warmup")
+        check_shares(self, "absent", "forgotten", "known")
+        if self.drawn < 0 or self.empty_cells < 0:
+            raise ConfigError(f"drawn is {self.drawn} and empty_cells {self.empty_cells}; none may be below 0")
+        if self.kinds is not None and (min(self.kinds.values(), default=0) < 0 or sum(self.kinds.values()) <= 0):
+            raise ConfigError(f"kinds is {self.kinds}; weights are 0 or more, and one is above")
+        half_precision(self.precision)
+
+
+class Library:
+    """Scenes with what the language stages need of them, and a supply of fresh conversations."""
+
+    def __init__(
+        self,
+        scenes: list[Scene],
+        class_index: dict[str, int],
+        speech: Speech,
+        conversations: Conversations,
+        size: int,
+        grid: int,
+    ):
+        self.scenes = scenes
+        self.class_index = class_index
+        self.speech = speech
+        self._conversations = conversations
+        self.cells = [cells_of(scene, class_index, size, grid) for scene in scenes]
+        self.size = size
+        self.grid = grid
+
+    def draw(
+        self,
+        count: int,
+        each: int,
+        rng: random.Random,
+        absent: float = 0.0,
+        kinds: dict[str, float] | None = None,
+        split: str = "train",
+        practice: Practice | None = None,
+    ) -> tuple[list[int], list[list[Suffix]]]:
+        """``count`` scenes and ``each`` fresh conversations about each. What cannot be used is named and skipped."""
+        how: dict[str, Any] = {"kinds": kinds} if kinds else {}
+        if practice:
+            how["weight"] = practice.weight
+        chosen: list[int] = []
+        suffixes: list[list[Suffix]] = []
+        while len(chosen) < count:
+            number = rng.randrange(len(self.scenes))
+            usable, record = [], self.scenes[number].record
+            for conversation in self._mixed(record, each, rng, absent, split, how):
+                try:
+                    usable.append(self.speech.suffix(conversation, rng, record["objects"]))
+                except ValueError as error:
+                    log.warning("a conversation about scene %s is skipped: %s", self.scenes[number].record["id"], error)
+            if usable:
+                chosen.append(number)
+                suffixes.append(usable)
+        return chosen, suffixes
+
+    def _mixed(self, record: dict, count: int, rng: random.Random, absent: float, split: str, how: dict) -> list[dict]:
+        """``count`` conversations, a share of ``absent`` about what is not there."""
+        if not absent:
+            return self._conversations(record, rng, count, split, **how)
+        supply = self._conversations(record, rng, 4 * count, split, **how)
+        missing = [c for c in supply if not c["turns"][-1]["targets"]][: round(absent * count + rng.random() - 0.5)]
+        return missing + [c for c in supply if c["turns"][-1]["targets"]][: count - len(missing)]
+
+    def truth(self, number: int, wanted: list[int]) -> Tensor:
+        """(size / 2, size / 2) float32: the mask of ``wanted`` at the mask decoder's grid, soft at edges."""
+        scene = self.scenes[number]
+        _, ids = letterbox(np.zeros((*scene.ids.shape, 3), np.uint8), scene.ids, self.size)
+        mask = torch.from_numpy(np.isin(ids, wanted)).float()
+        return F.avg_pool2d(mask[None], 2)[0]
+
+
+def train_language(
+    lisa: Lisa,
+    library: Library,
+    config: LanguageConfig,
+    groups: list[dict],
+    picture: Picture,
+    extra_loss: Callable[[Tensor, Packed, list[int], random.Random], tuple[Tensor, dict[str, float]]],
+    validate: Callable[[], dict[str, float]],
+    report: Report,
+    checkpoint: Path,
+) -> None:
+    """The loop of stages 2 and 3.
+
+    groups: of AdamW, each with a ``factor`` of the learning rate. extra_loss: given hidden states, the packed batch and
+    scene numbers. validate: asked every VALIDATE_EVERY steps and at the end. report: told of every step.
+    checkpoint: a file from which a stopped run goes on exactly where it was; gone at the end.
+    """
+    lisa.llama.set_attn_implementation(WHOLE_ATTENTION)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    practice = None if config.known == 1 else Practice(config.known)
+    denial = library.speech.tokenizer.encode("that")[0]
+    for step in report.steps(_resume(checkpoint, trained, optimizer, practice), config.steps):
+        rng = random.Random(f"{config.seed}/{step}")
+        numbers, suffixes = library.draw(
+            config.pictures, config.conversations, rng, config.absent, config.kinds, practice=practice
+        )
+        for suffix in chain.from_iterable(suffixes):
+            library.speech.forget(suffix, config.forgotten, rng)
+        with half_precision(config.precision):
+            images = [picture(number, rng) for number in numbers]
+            packed = pack(lisa, library.speech, images, suffixes, library.grid**2)
+            states = read_packed(lisa, packed)
+            logits = predict_packed(lisa, packed, states[-1]).float()
+            presence = presence_loss(lisa, packed, states[-1])
+            looks = pointing_losses(lisa, packed, states, [library.cells[number] for number in numbers])
+            extra, parts = extra_loss(states[-1], packed, numbers, rng)
+        answer = F.cross_entropy(logits, packed.answer_ids, reduction="none")
+        answer = (answer * packed.answer_weights).sum() / packed.answer_weights.sum()
+        correct = (logits.argmax(-1) == packed.answer_ids).float()
+        right, verdicts = correct.mean(), packed.answer_weights == VERDICT
+        denials = verdicts & (packed.answer_ids == denial)
+        if practice:
+            for suffix, rights in of_each(suffixes, correct):
+                if suffix.phrase:
+                    practice.note(suffix.phrase, bool(suffix.segs), not bool(rights.all()))
+        optimizer.zero_grad(set_to_none=True)
+        (answer + presence + POINT * sum(looks.values()) + extra).backward()
+        share = step / config.steps
+        rate = config.lr_end + 0.5 * (config.lr - config.lr_end) * (1 + np.cos(np.pi * share))
+        for group in optimizer.param_groups:
+            group["lr"] = float(rate * min(1.0, (step + 1) / config.warmup)) * group["factor"]
+        norm = nn.utils.clip_grad_norm_(trained, 1.0)
+        if torch.isfinite(norm):
+            optimizer.step()
+        else:
+            log.warning("step %d: the gradient is not finite; the step is skipped", step)
+        told = {
+            "answer": float(answer.detach()),
+            "right": float(right),
+            "verdict": _share(correct[verdicts]),
+            "denied": _share(correct[denials]),
+            "presence": float(presence.detach()),
+            **{name: float(loss.detach()) for name, loss in looks.items()},
+            **parts,
+        }
+        report.add(told, config.pictures)
+        done = step + 1
+        if report.due(done):
+            report.write(done, validate() if done % VALIDATE_EVERY == 0 or done == config.steps else {})
+        if done % SAVE_EVERY == 0:
+            state = {"step": done, "trained": [p.detach() for p in trained], "optimizer": optimizer.state_dict()}
+            state["practice"] = practice.state() if practice else []
+            with replacing(checkpoint) as unfinished:
+                torch.save(state, unfinished)
+    checkpoint.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def exactness(
+    lisa: Lisa, library: Library, picture: Picture, split: str, count: int = 96, each: int = 12, seed: int = 0
+) -> dict[str, float]:
+    """Share of answers that greedy decoding gets right to the last token, over all and by kind.
+
+    count: pictures. each: conversations about each. split: of the phrasings."""
+    rng = random.Random(seed)
+    right: dict[str, list[bool]] = {}
+    for begin in range(0, count, 8):
+        numbers, suffixes = library.draw(min(8, count - begin), each, rng, split=split)
+        packed = pack(lisa, library.speech, [picture(n, rng) for n in numbers], suffixes, library.grid**2)
+        correct = predict_packed(lisa, packed, read_packed(lisa, packed)[-1]).argmax(-1) == packed.answer_ids
+        for suffix, rights in of_each(suffixes, correct):
+            for key in ("exact", f"exact {suffix.kind}"):
+                right.setdefault(key, []).append(bool(rights.all()))
+    return {key: sum(results) / len(results) for key, results in sorted(right.items())}
+
+
+def of_each(suffixes: list[list[Suffix]], answers: Tensor) -> Iterator[tuple[Suffix, Tensor]]:
+    """Each conversation with what belongs to its answers' tokens, of (A,) for those of all."""
+    flat = list(chain.from_iterable(suffixes))
+    lengths = [sum(weight > 0 for weight in suffix.weights) for suffix in flat]
+    return zip(flat, answers.split(lengths), strict=True)
+
+
+@torch.no_grad()
+def _resume(
+    checkpoint: Path, trained: list[nn.Parameter], optimizer: torch.optim.Optimizer, practice: Practice | None
+) -> int:
+    """Load what a stopped run left, if it left something. Returns the step to go on with."""
+    if not checkpoint.exists():
+        return 0
+    state = torch.load(checkpoint, weights_only=True)
+    for parameter, value in zip(trained, state["trained"], strict=True):
+        parameter.copy_(value)
+    optimizer.load_state_dict(state["optimizer"])
+    if practice:
+        practice.resume(state.get("practice", ()))  # an older release kept none
+    log.info("going on at step %d", state["step"])
+    return int(state["step"])
+
+
+def _share(correct: Tensor) -> float:
+    """Mean of 0s and 1s; 1 of none, where nothing was wrong."""
+    return float(correct.mean()) if len(correct) else 1.0

@@ -1,0 +1,314 @@
+"""The ``lisa`` command: starting, segmenting, pictures of every kind, exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lisa_ros import __version__, cli
+from lisa_ros.cli import main
+from lisa_ros.cli.segment import _Stream
+from lisa_ros.errors import ImageError
+from lisa_ros.lisa.segmenter import EncodedImage, Segmenter
+from lisa_ros.perception.masks import crop_mask
+from lisa_ros.perception.overlay import draw_overlay
+from lisa_ros.perception.photo import read_photo
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+PHOTO = GOLDEN / "wide.png"
+FOUND = "Where is the drink? Please output segmentation mask."
+
+
+def _absent() -> tuple[Path, str]:
+    """A picture and a command that the golden model answers without [SEG]."""
+    cases = json.loads((GOLDEN / "cases.json").read_text())["chat_cases"]
+    case = next(case for case in cases if case["num_seg"] == 0)
+    return GOLDEN / case["image"], case["user_prompt"]
+
+
+_LOADED = pytest.StashKey[dict]()
+
+
+@pytest.fixture(autouse=True)
+def loaded(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Loading and looking are real, and done once for all tests."""
+    load, encode = Segmenter.from_checkpoint, Segmenter.encode
+    kept = request.session.stash.setdefault(_LOADED, {})
+
+    def from_checkpoint(path: Path, *, progress: object, **options: object) -> Segmenter:
+        key = (str(path), *sorted(options.items()))
+        if key not in kept:
+            kept[key] = load(path, progress=progress, **options)
+        return kept[key]
+
+    def encode_once(self: Segmenter, rgb: np.ndarray) -> EncodedImage:
+        if rgb.tobytes() not in kept:
+            kept[rgb.tobytes()] = encode(self, rgb)
+        return kept[rgb.tobytes()]
+
+    monkeypatch.setattr(Segmenter, "from_checkpoint", from_checkpoint)
+    monkeypatch.setattr(Segmenter, "encode", encode_once)
+
+
+def segment(*arguments: object) -> int:
+    return main(["segment", "--model", str(GOLDEN / "ckpt"), "--device", "cpu", *map(str, arguments)])
+
+
+# --- starting ---
+
+
+def test_help_and_version_start_without_torch(repository: Path) -> None:
+    check = (
+        "import sys\nfrom lisa_ros.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "assert not {'torch', 'transformers', 'cv2', 'numpy'} & set(sys.modules), sorted(sys.modules)"
+    )
+    for option, expected in (("--help", "inspect"), ("--version", __version__)):
+        done = subprocess.run([sys.executable, "-c", check, option], cwd=repository, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if not cli._exists(cli.COMMANDS[name][0]):
+        pytest.skip(f"lisa {name} is not part of this installation")
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0
+    assert f"usage: lisa {name}" in capsys.readouterr().out
+
+
+def test_help_names_every_template_and_precision(capsys: pytest.CaptureFixture[str]) -> None:
+    from lisa_ros.lisa.model.quantize import PRECISIONS
+    from lisa_ros.lisa.prompt import TEMPLATES
+
+    with pytest.raises(SystemExit):
+        main(["segment", "--help"])
+    told = capsys.readouterr().out
+    assert [name for name in (*PRECISIONS, *TEMPLATES) if name not in told] == []
+
+
+def test_a_missing_dependency_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def no_module(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'mujoco'", name="mujoco")
+
+    monkeypatch.setattr(cli, "import_module", no_module)
+    assert main(["inspect", "x"]) == 1
+    assert "the Python module 'mujoco' is missing" in capsys.readouterr().err
+
+
+# --- segmenting ---
+
+
+def test_a_command_is_answered_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overlay, mask, document = tmp_path / "overlay.jpg", tmp_path / "mask.png", tmp_path / "told.json"
+    assert segment(PHOTO, FOUND, "--verbatim", "--out", overlay, "--mask", mask, "--json", document) == 0
+    printed = capsys.readouterr().out
+    told = json.loads(document.read_text())
+    (answer,) = told["answers"]
+    assert answer["answer"] in printed
+    assert f"score {answer['masks'][0]['score']:.2f}" in printed
+    assert (told["width"], told["height"], told["precision"]) == (600, 150, "fp32")
+    pixels = np.asarray(Image.open(mask))
+    assert pixels.shape == (150, 600)
+    assert set(np.unique(pixels)) == {0, 255}
+    bits = np.load(GOLDEN / "wide_0.npz")
+    golden = np.unpackbits(bits["masks_bits"])[: np.prod(bits["masks_shape"])].reshape(bits["masks_shape"])
+    assert np.mean((pixels > 0) == golden.any(0)) > 0.999
+    assert Image.open(overlay).size == (600, 150)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["mask.png", "overlay.jpg", "told.json"]
+
+
+def test_not_there_is_an_exit_code_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    photo, command = _absent()
+    assert segment(photo, command, "--verbatim") == 3
+    assert "not found" in capsys.readouterr().out
+
+
+def test_several_commands_share_one_look_at_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = []
+    encode = Segmenter.encode
+    monkeypatch.setattr(Segmenter, "encode", lambda self, rgb: looks.append(rgb.shape) or encode(self, rgb))
+    assert segment(PHOTO, FOUND, "the cup", "--out", tmp_path / "overlay.png", "--json", "-") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert looks == [(150, 600, 3)]
+    assert [answer["command"] for answer in told["answers"]] == [FOUND, "the cup"]
+    assert told["answers"][1]["timings"]["encode_s"] == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["overlay-1.png", "overlay-2.png"]
+
+
+def test_an_interactive_session_is_one_conversation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    histories = []
+    ask = Segmenter.segment
+
+    def spy(self, encoded, command, *, history, **options):
+        histories.append(len(history.turns))
+        return ask(self, encoded, command, history=history, **options)
+
+    monkeypatch.setattr(Segmenter, "segment", spy)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Where is the drink?\n\nno, the other one\n" + "x " * 5000 + "\n"))
+    segment(PHOTO, "--interactive")
+    assert histories == [0, 1, 2]
+    assert "say it shorter" in capsys.readouterr().out
+
+
+def test_a_picture_comes_from_standard_input_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stdin:
+        buffer = io.BytesIO(PHOTO.read_bytes())
+
+    monkeypatch.setattr(sys, "stdin", Stdin())
+    assert segment("-", FOUND, "--verbatim") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("missing.jpg", "x"), "there is no file missing.jpg"),
+        ((GOLDEN, "x"), "is a folder"),
+        ((GOLDEN / "cases.json", "x"), "is not a picture"),
+        ((PHOTO,), "no command"),
+        ((PHOTO, " "), "a command is empty"),
+        ((PHOTO, "x", "--out", "nowhere/overlay.png"), "there is no folder nowhere"),
+        ((PHOTO, "x", "--out", "overlay.xyz"), "cannot be written as '.xyz'"),
+        ((PHOTO, "x", "--out", PHOTO), "would overwrite the picture"),
+        ((PHOTO, "x", "--mask", "mask.jpg"), "use .png"),
+        ((PHOTO, "x", "--json", "nowhere/a.json"), "there is no folder nowhere"),
+        ((PHOTO, "x", "--mask", "a.png", "--out", "../{folder}/a.png"), "--out and --mask name one file"),
+        ((PHOTO, "x", "--json", PHOTO), "would overwrite the picture"),
+        ((PHOTO, "x", "--precision", "int3"), "precision 'int3' is not known; choose one of"),
+        ((PHOTO, "x", "--device", "cuda:9"), "device 'cuda:9' does not exist"),
+        ((PHOTO, "x", "--conversation", "y"), "conversation 'y' is not known; choose one of"),
+        ((PHOTO, "x " * 5000), "say it shorter"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_1(
+    arguments: tuple, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert segment(*(str(argument).replace("{folder}", tmp_path.name) for argument in arguments)) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_of_too_many_pixels_is_to_be_shrunk(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert segment(PHOTO, "x") == 1
+    error = capsys.readouterr().err
+    assert "has too many pixels" in error and "shrink it first" in error and "JPEG" not in error
+
+
+def test_a_folder_that_may_not_be_written_to_is_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    monkeypatch.setattr(Segmenter, "from_checkpoint", lambda *_, **__: pytest.fail("the model was loaded"))
+    assert segment(PHOTO, "x", "--json", tmp_path / "a.json") == 1
+    assert f"{tmp_path} may not be written to" in capsys.readouterr().err
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert segment(PHOTO, FOUND, "--verbatim", "--json", pipe) == 0
+    assert json.loads(os.read(reader, 1 << 16))["answers"][0]["found"]
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_an_interrupt_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(self: Image.Image, path: Path, **_: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    (tmp_path / "mask.png").write_bytes(b"older")
+    assert segment(PHOTO, FOUND, "--mask", tmp_path / "mask.png") == 130
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("mask.png", b"older")]
+
+
+def test_a_growing_answer_is_shown_once() -> None:
+    from lisa_ros.lisa.segmenter import Stage, Token
+
+    shown: list[str] = []
+    stream = _Stream(shown.append)
+    for event in (Stage("reading"), Token("It is"), Token("It is \N{REPLACEMENT CHARACTER}"), Token("It is ☕, [SEG]")):
+        stream(event)
+    stream.finish("It is ☕, [SEG].")
+    assert "".join(shown) == "It is ☕, [SEG].\n"
+
+
+# --- pictures ---
+
+
+def _gradient() -> np.ndarray:
+    return np.linspace(0, 255, 20 * 30 * 3).reshape(20, 30, 3).astype(np.uint8)
+
+
+def test_the_cameras_orientation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise
+    Image.fromarray(_gradient()).save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(read_photo(str(tmp_path / "turned.png")), np.rot90(_gradient(), -1))
+
+
+def test_sixteen_bits_of_grey_are_scaled_from_their_whole_range(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 65535], [32896, 257]], np.uint16)).save(tmp_path / "deep.png")
+    assert read_photo(str(tmp_path / "deep.png"))[:, :, 0].tolist() == [[0, 255], [128, 1]]
+
+
+def test_transparent_pixels_show_white(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[0, 0] = (200, 100, 50, 255)
+    Image.fromarray(pixels).save(tmp_path / "clear.png")
+    rgb = read_photo(str(tmp_path / "clear.png"))
+    assert rgb[0, 0].tolist() == [200, 100, 50]
+    assert rgb[1, 1].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr"])
+def test_every_common_mode_becomes_rgb(mode: str, tmp_path: Path) -> None:
+    Image.fromarray(_gradient()).convert("RGB").convert("P" if mode == "PA" else mode).convert(mode).save(
+        tmp_path / "any.tif"
+    )
+    rgb = read_photo(str(tmp_path / "any.tif"))
+    assert (rgb.shape, rgb.dtype) == ((20, 30, 3), np.uint8)
+
+
+def test_a_truncated_picture_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "half.png").write_bytes(PHOTO.read_bytes()[:5000])
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_photo(str(tmp_path / "half.png"))
+
+
+# --- overlay ---
+
+
+def test_the_overlay_colours_masks_and_leaves_the_rest() -> None:
+    rgb = np.full((120, 200, 3), 90, np.uint8)
+    first, second = np.zeros((2, 120, 200), bool)
+    first[60:100, 20:80] = True
+    second[60:100, 120:180] = True
+    drawn = draw_overlay(rgb, [crop_mask(first, 1, 0.9), crop_mask(second, 2, 0.5)])
+    assert (rgb == 90).all()
+    assert not np.array_equal(drawn[80, 50], drawn[80, 150])
+    assert not np.array_equal(drawn[80, 50], rgb[80, 50])
+    assert (drawn[110:] == 90).all()
+    assert np.array_equal(draw_overlay(rgb, [crop_mask(np.zeros((120, 200), bool), 1, 0.0)]), rgb)
