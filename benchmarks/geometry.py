@@ -22,8 +22,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lisa_ros.engine.api import crop_mask
 from lisa_ros.perception.geometry import Camera, back_project, locate
-from lisa_ros.perception.masks import crop_mask
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 

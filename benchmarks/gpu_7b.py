@@ -27,10 +27,11 @@ from model_speed import FIRST, SECOND, explanation
 from random_checkpoint import SHORT_ANSWER, SIZES, Numbers, Size, answering, blank_lisa, shapes_of, write_tokenizer
 from torch import nn
 
+from lisa_ros.engine.api import Event, Regions, Turn
 from lisa_ros.errors import ConfigError
 from lisa_ros.lisa.model.quantize import PRECISIONS, Precision, pick_device, restore_constants
-from lisa_ros.lisa.prompt import Turn, build_prompt
-from lisa_ros.lisa.segmenter import Event, Masks, Segmenter
+from lisa_ros.lisa.prompt import build_prompt
+from lisa_ros.lisa.segmenter import Segmenter
 from lisa_ros.lisa.tokenizer import Tokenizer
 
 GB = 1e9
@@ -133,7 +134,7 @@ def measure(
             mask_at: list[float] = []
 
             def note(event: Event, mask_at: list[float] = mask_at) -> None:
-                if isinstance(event, Masks):
+                if isinstance(event, Regions):
                     mask_at.append(now(device))
 
             result = segmenter.segment(encoded, FIRST, on_event=note)

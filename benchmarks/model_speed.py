@@ -34,9 +34,10 @@ from torch import Tensor
 from transformers import CLIPVisionModel
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionEncoder
 
+from lisa_ros.engine.api import Turn
 from lisa_ros.lisa.model.cache import PrefixCache
 from lisa_ros.lisa.preprocess import for_sam
-from lisa_ros.lisa.prompt import QuestionForms, Turn, build_prompt, phrase_command, template
+from lisa_ros.lisa.prompt import QuestionForms, build_prompt, phrase_command, template
 from lisa_ros.lisa.segmenter import EncodedImage, Segmenter, upsample_logits
 from lisa_ros.lisa.tokenizer import Tokenizer
 from lisa_ros.perception.masks import Segmentation

@@ -25,7 +25,7 @@ from lisa_ros.evaluation.examples import Example, Picture, read_pictures
 from lisa_ros.evaluation.report import summarise
 from lisa_ros.evaluation.run import evaluate
 from lisa_ros.lisa.segmenter import Segmenter
-from lisa_small import default_model
+from lisa_small import model_folder
 
 Image = NDArray[np.uint8]
 Warp = Callable[[NDArray], NDArray]
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=None)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    segmenter = Segmenter.from_checkpoint(args.model or default_model())
+    segmenter = Segmenter.from_checkpoint(args.model or model_folder())
     pictures = list(islice(read_pictures(args.data), args.limit))
     print(f"{len(pictures)} pictures of {args.data}, {segmenter.name}")
     print(f"{'':26}{'gIoU':>7}{'ratio':>7}{'present refused':>17}{'absent refused':>16}{'n':>6}")

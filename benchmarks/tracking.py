@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sequences import ENDING, FOLLOWED, open_studio, shots
 
-from lisa_ros.perception.masks import crop_mask
+from lisa_ros.engine.api import crop_mask
 from lisa_ros.perception.tracking import FlowTracker, State, Tracked
 
 SEEN = 0.2  # share of the first frame's pixels

@@ -25,10 +25,10 @@ from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image
 
 from lisa_ros.action import Segment
+from lisa_ros.engine.api import MaskCrop
 from lisa_ros.errors import ImageError
 from lisa_ros.msg import Mask, Segmentation
 from lisa_ros.perception.geometry import Camera, Grasp, Object3D, depth_image, grasp_candidate, locate
-from lisa_ros.perception.masks import MaskCrop
 
 NANOSECONDS = 1_000_000_000
 KEPT = 90  # depth images: 3 s at 30 Hz, longer than an answer usually takes

@@ -5,6 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def default_model() -> Path:
-    """Folder of the small LISA, a checkpoint like any other."""
+def model_folder() -> Path:
+    """Folder of the bundled demo model, a checkpoint like any other."""
     return Path(__file__).parent / "weights"

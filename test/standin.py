@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lisa_ros.engine.api import Timings, crop_mask
 from lisa_ros.errors import Cancelled, CheckpointError, CommandError, OutOfMemory
-from lisa_ros.perception.masks import Segmentation, Timings, crop_mask
+from lisa_ros.perception.masks import Segmentation
 
 TOKEN_S = 0.02
 SLOW_TOKENS = 60

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from lisa_ros.atomic import replacing
 from lisa_ros.bag import messages
 from lisa_ros.bag.recording import BagWriter, Frame, Message, Recording, merged, open_recording, write_recording
+from lisa_ros.engine.api import MaskCrop, crop_mask
 from lisa_ros.errors import ConfigError, ImageError
-from lisa_ros.perception.masks import MaskCrop, Segmentation, crop_mask, labels_image
+from lisa_ros.perception.masks import Segmentation, labels_image
 from lisa_ros.perception.overlay import draw_overlay
 from lisa_ros.perception.tracking import FlowTracker, Tracked
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from lisa_ros.engine.api import MaskCrop
 from lisa_ros.errors import ConfigError
-from lisa_ros.perception.masks import MaskCrop
 from lisa_ros.perception.tracking import State, Tracked
 from lisa_ros.runtime.status import NOTHING_FOUND, Status
 

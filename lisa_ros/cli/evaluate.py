@@ -19,7 +19,7 @@ from lisa_ros.evaluation.examples import Example, Picture, read_pictures
 from lisa_ros.evaluation.report import Gallery, summarise, table
 from lisa_ros.evaluation.run import Outcome, evaluate
 from lisa_ros.lisa.segmenter import Segmenter
-from lisa_small import default_model
+from lisa_small import model_folder
 
 
 def positive_count(text: str) -> int:
@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
             f"{args.data} has no picture with a command; `lisa scenes` makes some, and ReasonSeg's pairs and RefCOCO's "
             "family work"
         )
-    model = args.model or default_model()
+    model = args.model or model_folder()
     segmenter = Segmenter.from_checkpoint(
         model,
         vision_tower=args.vision_tower,

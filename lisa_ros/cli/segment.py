@@ -15,12 +15,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from lisa_ros.atomic import check_outputs, replacing
+from lisa_ros.engine.api import MaskCrop, crop_mask
 from lisa_ros.errors import CommandError, ConfigError
-from lisa_ros.perception.masks import MaskCrop, Segmentation, crop_mask, union_image
+from lisa_ros.perception.masks import Segmentation, union_image
 from lisa_ros.perception.photo import STDIN, read_photo
 
 if TYPE_CHECKING:
-    from lisa_ros.lisa.prompt import Conversation
+    from lisa_ros.engine.api import Conversation
     from lisa_ros.lisa.segmenter import EncodedImage, Segmenter
 
 FOUND = 0
@@ -132,9 +133,9 @@ def load(arguments: argparse.Namespace) -> Segmenter:
 
 
 def _default_model() -> Path:
-    from lisa_small import default_model
+    from lisa_small import model_folder
 
-    folder = default_model()
+    folder = model_folder()
     if not (folder / "config.json").is_file():
         raise ConfigError(
             "this installation has no model in the box; name one with --model DIR, for example after "
@@ -144,7 +145,7 @@ def _default_model() -> Path:
 
 
 def _new_history() -> Conversation:
-    from lisa_ros.lisa.prompt import Conversation
+    from lisa_ros.engine.api import Conversation
 
     return Conversation()
 

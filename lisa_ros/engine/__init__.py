@@ -1,1 +1,1 @@
-"""The engine interface: what turns a frame and a question into masks."""
+"""The engine interface: what an engine is, and which engine serves a model. See docs/extend.md."""

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lisa_ros.engine.api import Conversation, Turn
 from lisa_ros.evaluation.examples import Example, Picture, Question
 from lisa_ros.evaluation.metrics import Overlap, overlap
-from lisa_ros.lisa.prompt import Conversation, Turn, build_prompt, phrase_command
+from lisa_ros.lisa.prompt import build_prompt, phrase_command
 from lisa_ros.lisa.segmenter import EncodedImage, Segmenter, upsample_logits
 
 MAX_ANSWER = 96

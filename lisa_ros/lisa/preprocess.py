@@ -12,23 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lisa_ros.errors import ImageError
-
 SAM_MEAN = (123.675, 116.28, 103.53)
 SAM_STD = (58.395, 57.12, 57.375)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 Size = tuple[int, int]
-
-
-def check_rgb(rgb: NDArray[np.uint8]) -> None:
-    """Raise ImageError unless ``rgb`` is uint8 (H, W, 3) with at least one pixel."""
-    if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
-        what = f"{rgb.dtype} {rgb.shape}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
-        raise ImageError(f"the image is {what}; a uint8 array of shape (height, width, 3) in RGB order is needed")
-    if rgb.shape[0] == 0 or rgb.shape[1] == 0:
-        raise ImageError(f"the image is {rgb.shape[1]} x {rgb.shape[0]} pixels; it has no pixels to look at")
 
 
 def resized_size(size: Size, longest: int) -> Size:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from lisa_ros.engine.api import Turn
 from lisa_ros.errors import CommandError, ConfigError
 from lisa_ros.lisa.tokenizer import IMAGE, Span
 
@@ -54,29 +55,6 @@ def template(name: str) -> Template:
     if name not in TEMPLATES:
         raise ConfigError(f"conversation '{name}' is not known; choose one of {', '.join(sorted(TEMPLATES))}")
     return TEMPLATES[name]
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One exchange: the question as it stood in the prompt, and the answer (None while it is open)."""
-
-    question: str
-    answer: str | None = None
-
-
-@dataclass
-class Conversation:
-    """What was said before, oldest first. Bounded: the oldest turns are forgotten."""
-
-    max_turns: int = 8
-    turns: list[Turn] = field(default_factory=list)
-
-    def append(self, turn: Turn) -> None:
-        self.turns.append(turn)
-        del self.turns[: -self.max_turns]
-
-    def clear(self) -> None:
-        self.turns.clear()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,43 +20,39 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lisa_ros.engine.api import (
+    EXPLAIN,
+    HISTORY,
+    TEACHER_FORCED,
+    Answer,
+    Ask,
+    Conversation,
+    EngineInfo,
+    Event,
+    OnEvent,
+    Region,
+    Regions,
+    ShouldStop,
+    Stage,
+    Timings,
+    Token,
+    Turn,
+    crop_mask,
+)
+from lisa_ros.engine.support import check_rgb
 from lisa_ros.errors import Cancelled, CheckpointError, CommandError, OutOfMemory
 from lisa_ros.lisa.draft import DraftBook
 from lisa_ros.lisa.model.cache import PrefixCache
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.quantize import Precision, pick_device
-from lisa_ros.lisa.preprocess import Size, check_rgb, for_clip, for_sam, resized_size
-from lisa_ros.lisa.prompt import Conversation, Prompt, Turn, build_prompt, check_words, phrase_command, template
-from lisa_ros.lisa.tokenizer import IMAGE_ID, Tokenizer
+from lisa_ros.lisa.preprocess import Size, for_clip, for_sam, resized_size
+from lisa_ros.lisa.prompt import Prompt, build_prompt, check_words, phrase_command, template
+from lisa_ros.lisa.tokenizer import IMAGE_ID, Span, Tokenizer
 from lisa_ros.lisa.weights.checkpoint import ClipFolder, Spec, load_lisa, read_clip, read_spec, resolve_tower
-from lisa_ros.perception.masks import MaskCrop, Segmentation, Timings, crop_mask, mask_score
+from lisa_ros.perception.masks import Segmentation, mask_score
 from lisa_ros.perception.specks import drop_specks
 
 SEG = "[SEG]"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What begins now: ``encoding`` (image), ``reading`` (prompt), ``generating`` (answer), ``decoding`` (mask)."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Token:
-    """The answer so far, as text."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Masks:
-    """All masks so far, in the order of their ``[SEG]``; sent as soon as each is chosen, before the text goes on."""
-
-    crops: list[MaskCrop]
-
-
-Event = Stage | Token | Masks
 
 
 @dataclass(eq=False)
@@ -79,28 +76,25 @@ class EncodedImage:
 
 
 @dataclass
-class _Answer:
-    """An answer while it grows."""
+class _Draft:
+    """An answer while it grows. details: keep what :attr:`Answer.details` needs."""
 
     on_event: Callable[[Event], None]
     begun: float
+    details: bool
+    max_masks: int
     ids: list[int] = field(default_factory=list)
-    low_res: list[Tensor] = field(default_factory=list)  # each (1, 1, h, w)
+    regions: list[Region] = field(default_factory=list)
+    low_res: list[Tensor] = field(default_factory=list)  # each (S, 1, h, w)
     logits: list[NDArray[np.float32]] = field(default_factory=list)  # each (H, W)
     probabilities: list[float] = field(default_factory=list)
-    crops: list[MaskCrop] = field(default_factory=list)
     embed_s: float = 0.0
     decode_s: float = 0.0
     first_mask_s: float = 0.0
 
 
 class Segmenter:
-    """LISA with its tokenizer and templates. One call at a time: an encoded frame holds the cache of its conversation.
-
-    max_masks: more ``[SEG]`` than this in one answer are text without a mask (the reference runs out of memory).
-    """
-
-    max_masks = 32
+    """LISA with its tokenizer and templates: an engine. One call at a time: a frame holds its conversation's cache."""
 
     def __init__(
         self, lisa: Lisa, spec: Spec, tokenizer: Tokenizer, clip: ClipFolder | None, conversation: str, precision: str
@@ -173,50 +167,63 @@ class Segmenter:
         cache = self._prefix.copy(len(self._prefix.tokens))
         return EncodedImage(rgb.copy(), tokens, embedding, cache, time.perf_counter() - begun)
 
-    def segment(
+    @property
+    def info(self) -> EngineInfo:
+        capabilities = frozenset({EXPLAIN, HISTORY, TEACHER_FORCED})
+        return EngineInfo(self.name, str(self.device), self.precision, capabilities)
+
+    def ask(
         self,
         encoded: EncodedImage,
-        command: str,
-        *,
-        verbatim: bool = False,
-        explain: bool = False,
-        history: Conversation | None = None,
-        max_new_tokens: int = 512,
+        ask: Ask,
+        on_event: OnEvent | None = None,
+        should_stop: ShouldStop | None = None,
+        details: bool = False,
         draft: bool = True,
-        should_stop: Callable[[], bool] | None = None,
-        on_event: Callable[[Event], None] | None = None,
-    ) -> Segmentation:
-        """Answer a command about a frame: greedy, the same tokens with and without ``draft``.
-
-        command: as people speak; it is put into the sentences LISA was trained on, unless ``verbatim``. explain: ask
-        for the reason too. history: what was said before; the new turn is appended to it. should_stop: asked between
-        tokens and before each long step. on_event: called with Stage, Token and Masks as they come.
+    ) -> Answer:
+        """Answer a question about a frame: greedy, the same tokens with and without ``draft``.
 
         Raises CommandError (empty, or longer than the model can read), Cancelled, OutOfMemory.
         """
         begun = time.perf_counter()
-        question = self._question(command, verbatim, explain, history)
-        answer = _Answer(on_event or (lambda event: None), begun)
+        question = self._question(ask)
+        answer = _Draft(on_event or (lambda event: None), begun, details, ask.mask_limit)
         stop = should_stop or (lambda: False)
         with _out_of_memory("answering a command"), torch.inference_mode():
-            ids, first_turn = self._prompt_ids(question, history, max_new_tokens)
+            ids, first_turn = self._prompt_ids(question, ask.history, ask.token_limit)
             answer.on_event(Stage("reading"))
-            for step in self._generate(encoded, ids, max_new_tokens, draft, stop):
+            for step in self._generate(encoded, ids, ask.token_limit, draft, stop):
                 self._take(encoded, answer, step, stop)
-            result = self._result(encoded, answer)
-        if history is not None:
-            del history.turns[:first_turn]
-            history.append(Turn(question, result.answer))
+            result = self._answer(encoded, answer)
+        if ask.history is not None:
+            del ask.history.turns[:first_turn]
+            ask.history.append(Turn(question, result.text))
         return result
+
+    def segment(self, encoded: EncodedImage, command: str, *, draft: bool = True, **options: Any) -> Segmentation:
+        """:meth:`ask`, with every mask at the image's size."""
+        stop, event = options.pop("should_stop", None), options.pop("on_event", None)
+        answer = self.ask(encoded, Ask(command, **options), event, stop, details=True, draft=draft)
+        details = answer.details or {}
+        return Segmentation(
+            answer=answer.text,
+            answer_ids=details["answer_ids"],
+            masks=details["mask_logits"] > 0,
+            mask_logits=details["mask_logits"],
+            low_res_logits=details["low_res_logits"],
+            seg_probabilities=details["seg_probabilities"],
+            scores=np.array([region.score for region in answer.regions], np.float32),
+            timings=answer.timings,
+        )
 
     # --- the prompt ---
 
-    def _question(self, command: str, verbatim: bool, explain: bool, history: Conversation | None) -> str:
-        if verbatim:
-            check_words(command)
-            return command
-        follow_up = history is not None and bool(history.turns)
-        return phrase_command(command, self.spec.questions, explain=explain, follow_up=follow_up)
+    def _question(self, ask: Ask) -> str:
+        if ask.verbatim:
+            check_words(ask.text)
+            return ask.text
+        follow_up = ask.history is not None and bool(ask.history.turns)
+        return phrase_command(ask.text, self.spec.questions, explain=ask.explain, follow_up=follow_up)
 
     def _prompt_ids(self, question: str, history: Conversation | None, max_new_tokens: int) -> tuple[list[int], int]:
         """Ids of the prompt, image tokens as IMAGE_ID each, and how many old turns did not fit."""
@@ -295,17 +302,20 @@ class Segmenter:
     def _take(
         self,
         encoded: EncodedImage,
-        answer: _Answer,
+        answer: _Draft,
         settled: list[tuple[int, Tensor, Tensor]],
         stop: Callable[[], bool],
     ) -> None:
         """Add one pass's tokens to the answer; decode the masks of its ``[SEG]`` at once."""
         if not answer.ids:
             answer.on_event(Stage("generating"))
-        answer.ids += [token for token, _, _ in settled]
+        chosen: list[tuple[Tensor, Tensor, Span]] = []
+        for token, hidden, logits in settled:
+            answer.ids.append(token)
+            if token == self.seg_id and len(answer.regions) + len(chosen) < answer.max_masks:
+                end = len(self.tokenizer.answer_text(answer.ids))
+                chosen.append((hidden, logits, (end - len(SEG), end)))
         answer.on_event(Token(self.tokenizer.answer_text(answer.ids)))
-        chosen = [(hidden, logits) for token, hidden, logits in settled if token == self.seg_id]
-        chosen = chosen[: self.max_masks - len(answer.crops)]
         if not chosen:
             return
         if stop():
@@ -319,50 +329,53 @@ class Segmenter:
             if stop():
                 raise Cancelled("cancelled before the mask was decoded")
         begun = time.perf_counter()
-        self._decode(encoded, answer, chosen)
+        regions = self._decode(encoded, answer, chosen)
         answer.decode_s += time.perf_counter() - begun
         answer.first_mask_s = answer.first_mask_s or time.perf_counter() - answer.begun
-        answer.on_event(Masks(list(answer.crops)))
+        answer.regions += regions
+        answer.on_event(Regions(regions))
 
-    def _decode(self, encoded: EncodedImage, answer: _Answer, chosen: list[tuple[Tensor, Tensor]]) -> None:
-        embeddings = self.lisa.seg_projector(torch.stack([hidden for hidden, _ in chosen]))  # (S, C)
-        low_res = self.lisa.decode_masks(encoded.embedding, embeddings)  # (S, 1, h, w)
-        low_res = low_res.float()
-        full = upsample_logits(low_res, encoded.size, self.lisa.input_size)  # (S, H, W)
-        probabilities = torch.stack([logits for _, logits in chosen]).float().softmax(-1)[:, self.seg_id]
-        answer.low_res.append(low_res)
-        for logits, probability in zip(full.cpu().numpy(), probabilities.tolist(), strict=True):
+    def _decode(self, encoded: EncodedImage, answer: _Draft, chosen: list[tuple[Tensor, Tensor, Span]]) -> list[Region]:
+        embeddings = self.lisa.seg_projector(torch.stack([hidden for hidden, _, _ in chosen]))  # (S, C)
+        low_res = self.lisa.decode_masks(encoded.embedding, embeddings).float()  # (S, 1, h, w)
+        full = upsample_logits(low_res, encoded.size, self.lisa.input_size).cpu().numpy()  # (S, H, W)
+        probabilities = torch.stack([logits for _, logits, _ in chosen]).float().softmax(-1)[:, self.seg_id].tolist()
+        if answer.details:
+            answer.low_res.append(low_res)
+            answer.logits += list(full.copy())
+            answer.probabilities += probabilities
+        regions = []
+        for logits, probability, (_, _, span) in zip(full, probabilities, chosen, strict=True):
             if self.spec.smallest_part:
                 drop_specks(logits, self.spec.smallest_part)
-            answer.logits.append(logits)
-            answer.probabilities.append(probability)
             score = mask_score(probability, logits)
-            answer.crops.append(crop_mask(logits > 0, len(answer.crops) + 1, score))
+            regions.append(Region(crop_mask(logits > 0, score=score), score, span=span))
+        return regions
 
-    def _result(self, encoded: EncodedImage, answer: _Answer) -> Segmentation:
+    def _answer(self, encoded: EncodedImage, answer: _Draft) -> Answer:
+        total = time.perf_counter() - answer.begun
+        timings = Timings(
+            encode_s=answer.embed_s,
+            generate_s=total - answer.embed_s - answer.decode_s,
+            decode_s=answer.decode_s,
+            first_mask_s=answer.first_mask_s,
+            total_s=total,
+        )
+        details = self._details(encoded, answer) if answer.details else None
+        return Answer(self.tokenizer.answer_text(answer.ids), tuple(answer.regions), (), timings, details)
+
+    def _details(self, encoded: EncodedImage, answer: _Draft) -> dict[str, Any]:
         height, width = encoded.size
         grid = 4 * self.lisa.sam.config.prompt_encoder_config.image_embedding_size
-        logits = np.stack(answer.logits) if answer.logits else np.zeros((0, height, width), np.float32)
         low_res = (
             torch.cat(answer.low_res).cpu().numpy() if answer.low_res else np.zeros((0, 1, grid, grid), np.float32)
         )
-        total = time.perf_counter() - answer.begun
-        return Segmentation(
-            answer=self.tokenizer.answer_text(answer.ids),
-            answer_ids=answer.ids,
-            masks=logits > 0,
-            mask_logits=logits,
-            low_res_logits=low_res,
-            seg_probabilities=np.array(answer.probabilities, np.float32),
-            scores=np.array([crop.score for crop in answer.crops], np.float32),
-            timings=Timings(
-                encode_s=answer.embed_s,
-                generate_s=total - answer.embed_s - answer.decode_s,
-                decode_s=answer.decode_s,
-                first_mask_s=answer.first_mask_s,
-                total_s=total,
-            ),
-        )
+        return {
+            "answer_ids": answer.ids,
+            "mask_logits": np.stack(answer.logits) if answer.logits else np.zeros((0, height, width), np.float32),
+            "low_res_logits": low_res,
+            "seg_probabilities": np.array(answer.probabilities, np.float32),
+        }
 
     # --- the towers ---
 

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lisa_ros.engine.api import MaskCrop
 from lisa_ros.errors import ImageError
-from lisa_ros.perception.masks import MaskCrop
 
 # A surface that falls away from the camera by more than this (70 degrees) in one pixel is taken for a depth edge.
 STEEPEST = math.tan(math.radians(70))

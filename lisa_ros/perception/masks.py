@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds of wall-clock time spent for one answer.
-
-    ``encode_s``: image towers (0 where the frame was encoded before). ``generate_s``: language model, until the last
-    token. ``decode_s``: mask decoder and resizing. ``first_mask_s``: from the call to the first mask, 0 without one.
-    ``total_s``: the whole call.
-    """
-
-    encode_s: float = 0.0
-    generate_s: float = 0.0
-    decode_s: float = 0.0
-    first_mask_s: float = 0.0
-    total_s: float = 0.0
+from lisa_ros.engine.api import MaskCrop, Timings
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,43 +39,6 @@ class Segmentation:
         return bool(self.masks.any())
 
 
-@dataclass(frozen=True, eq=False)
-class MaskCrop:
-    """One mask cut to its tight box, camera pixels.
-
-    label: 1-based id of the mask in a labels image. x, y, width, height: tight box in pixels (all 0 for an empty mask).
-    pixels: (height, width) uint8, exactly 0 or 255. score: in [0, 1]. area: pixels.
-    centroid: (x, y) mean pixel position, x right, y down, the centre of the top left pixel is (0, 0).
-    """
-
-    label: int
-    x: int
-    y: int
-    width: int
-    height: int
-    pixels: NDArray[np.uint8]
-    score: float
-    area: int
-    centroid: tuple[float, float]
-
-
-def crop_mask(mask: NDArray[np.bool_], label: int, score: float) -> MaskCrop:
-    """Cut ``mask`` (H, W) bool to its tight box."""
-    columns = np.flatnonzero(mask.any(axis=0))
-    if columns.size == 0:
-        return MaskCrop(label, 0, 0, 0, 0, np.zeros((0, 0), np.uint8), score, 0, (0.0, 0.0))
-    rows = np.flatnonzero(mask.any(axis=1))
-    x, y = int(columns[0]), int(rows[0])
-    crop = mask[y : int(rows[-1]) + 1, x : int(columns[-1]) + 1]
-    height, width = crop.shape
-    # Sums along the axes instead of np.nonzero: no index arrays as large as the object.
-    per_row, per_column = crop.sum(axis=1, dtype=np.int64), crop.sum(axis=0, dtype=np.int64)
-    area = int(per_row.sum())
-    centroid = (x + float(per_column @ np.arange(width)) / area, y + float(per_row @ np.arange(height)) / area)
-    pixels = np.ascontiguousarray(crop).view(np.uint8) * np.uint8(255)
-    return MaskCrop(label, x, y, width, height, pixels, score, area, centroid)
-
-
 def mask_score(seg_probability: float, logits: NDArray[np.float32]) -> float:
     """Confidence of one mask in [0, 1]: P([SEG]) times the mean foreground probability inside the mask.
 
@@ -102,7 +52,7 @@ def mask_score(seg_probability: float, logits: NDArray[np.float32]) -> float:
     return float(seg_probability * np.mean(1.0 / (1.0 + np.exp(-inside))))
 
 
-def union_image(crops: list[MaskCrop], size: tuple[int, int]) -> NDArray[np.uint8]:
+def union_image(crops: Sequence[MaskCrop], size: tuple[int, int]) -> NDArray[np.uint8]:
     """All masks in one image: (H, W) uint8, exactly 0 or 255. size: (height, width) of the camera image."""
     image = np.zeros(size, np.uint8)
     for crop in crops:
@@ -111,7 +61,7 @@ def union_image(crops: list[MaskCrop], size: tuple[int, int]) -> NDArray[np.uint
     return image
 
 
-def labels_image(crops: list[MaskCrop], size: tuple[int, int]) -> NDArray[np.uint8]:
+def labels_image(crops: Sequence[MaskCrop], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Instance ids in one image: (H, W) uint8, 0 is background. Where masks overlap the higher score wins."""
     image = np.zeros(size, np.uint8)
     for crop in sorted(crops, key=lambda crop: crop.score):

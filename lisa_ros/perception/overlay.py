@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_ros.perception.masks import MaskCrop
+from lisa_ros.engine.api import MaskCrop
 
 # Okabe and Ito's: strong, far apart in hue, and told apart by most colour-blind people too.
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_ros.perception.masks import crop_mask
+from lisa_ros.engine.api import crop_mask
 
 
 def drop_specks(logits: NDArray[np.float32], share: float) -> None:

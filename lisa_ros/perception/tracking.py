@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_ros.perception.masks import MaskCrop, crop_mask
+from lisa_ros.engine.api import MaskCrop, crop_mask
 
 SURE, HARDLY = 0.6, 0.25  # confidence: TRACKING from SURE on; below HARDLY the thing is not there
 LOST_AFTER_S = 0.35  # out of sight

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
+from lisa_ros.engine.api import MaskCrop
 from lisa_ros.errors import CommandError
-from lisa_ros.perception.masks import MaskCrop
 from lisa_ros.ros.depths import Depths, Measurement
 from lisa_ros.ros.frames import Frames
 from lisa_ros.ros.parameters import Parameters

@@ -11,9 +11,9 @@ from typing import Any
 
 from sensor_msgs.msg import CameraInfo
 
+from lisa_ros.engine.api import MaskCrop
 from lisa_ros.errors import ImageError
 from lisa_ros.perception.geometry import Camera, Object3D, depth_image, locate
-from lisa_ros.perception.masks import MaskCrop
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.serialized_image import SerializedImage, read_image
 from lisa_ros.runtime.queue import Frame

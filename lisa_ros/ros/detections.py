@@ -11,8 +11,8 @@ from typing import Any
 from geometry_msgs.msg import PoseWithCovariance
 from rclpy.qos import QoSProfile
 
+from lisa_ros.engine.api import MaskCrop
 from lisa_ros.perception.geometry import Object3D
-from lisa_ros.perception.masks import MaskCrop
 from lisa_ros.ros.messages import object_message
 from lisa_ros.runtime.queue import Answer
 

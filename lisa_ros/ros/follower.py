@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lisa_ros.engine.api import MaskCrop
 from lisa_ros.errors import ImageError
 from lisa_ros.perception.geometry import Object3D
-from lisa_ros.perception.masks import MaskCrop
 from lisa_ros.perception.tracking import NOWHERE, State, Tracked, Tracker
 from lisa_ros.ros.cameras import Camera
 from lisa_ros.ros.depths import nanoseconds

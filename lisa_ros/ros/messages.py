@@ -12,11 +12,11 @@ from sensor_msgs.msg import Image, PointCloud2, PointField, RegionOfInterest
 from std_msgs.msg import Header
 
 from lisa_ros.action import Segment
+from lisa_ros.engine.api import MaskCrop
 from lisa_ros.msg import Mask, Segmentation, TrackedMask, TrackedMasks
 from lisa_ros.msg import Object3D as Object3DMessage
 from lisa_ros.msg import Status as StatusMessage
 from lisa_ros.perception.geometry import Object3D
-from lisa_ros.perception.masks import MaskCrop
 from lisa_ros.ros.follower import Sighting
 from lisa_ros.runtime.queue import Answer, NodeState, Progress
 

@@ -34,8 +34,8 @@ from rclpy.task import Future
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from lisa_ros.engine.api import MaskCrop
 from lisa_ros.errors import ConfigError, LisaError
-from lisa_ros.perception.masks import MaskCrop
 from lisa_ros.perception.tracking import Tracker
 from lisa_ros.ros import parameters
 from lisa_ros.ros.cameras import Cameras
@@ -49,7 +49,7 @@ from lisa_ros.runtime import worker
 from lisa_ros.runtime.frame_memory import FrameMemory
 from lisa_ros.runtime.queue import FINALIZED, UNCONFIGURED, Frame, Measured, NodeState, RequestQueue
 from lisa_ros.runtime.status import State
-from lisa_small import default_model
+from lisa_small import model_folder
 
 PARTING_S = 0.3  # for the last answers to be sent before the node ends
 
@@ -301,7 +301,7 @@ class LisaNode(LifecycleNode):
 def settings_from(values: parameters.Parameters) -> worker.WorkerSettings:
     """What the worker needs of the parameters."""
     return worker.WorkerSettings(
-        checkpoint=values.model or str(default_model()),
+        checkpoint=values.model or str(model_folder()),
         segmenter=values.segmenter,
         vision_tower=values.vision_tower or None,
         conversation=values.conversation or None,

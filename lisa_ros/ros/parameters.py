@@ -136,7 +136,7 @@ class Parameters:
     )
     tracker: str = _parameter(
         TRACKER,
-        "module:callable that makes what follows masks (lisa_ros.perception.tracking.Tracker); set at the node's start only",
+        "module:callable that makes the tracker (lisa_ros.perception.tracking.Tracker); set at the node's start only",
         fixed=True,
     )
     marker_lifetime_s: float = _parameter(

@@ -14,9 +14,10 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import String
 from visualization_msgs.msg import MarkerArray
 
+from lisa_ros.engine.api import MaskCrop
 from lisa_ros.msg import Segmentation, TrackedMasks
 from lisa_ros.msg import Status as StatusMessage
-from lisa_ros.perception.masks import MaskCrop, labels_image, union_image
+from lisa_ros.perception.masks import labels_image, union_image
 from lisa_ros.ros.cameras import Cameras
 from lisa_ros.ros.detections import Detections, vision_msgs
 from lisa_ros.ros.diagnostics import Mismatches

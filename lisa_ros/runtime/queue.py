@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from lisa_ros.engine.api import MaskCrop, Timings
 from lisa_ros.errors import Cancelled, CommandError, LisaError
 from lisa_ros.perception.geometry import Object3D
-from lisa_ros.perception.masks import MaskCrop, Timings
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.runtime import worker
 from lisa_ros.runtime.status import NOTHING_FOUND, Busy, NotReady, Stage, State, Status, TimedOut, status_of

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 
+from lisa_ros.engine.api import MaskCrop, Timings
 from lisa_ros.errors import LisaError
-from lisa_ros.perception.masks import MaskCrop, Timings
 from lisa_ros.runtime.frame_memory import FrameMemory
 
 logger = logging.getLogger(__name__)

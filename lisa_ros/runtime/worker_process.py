@@ -1,6 +1,7 @@
 """What runs in the worker process: load the model, answer one command after another, say what happens meanwhile.
 
-``lisa_ros.runtime.worker`` starts it as ``python -m lisa_ros.runtime.worker_process PARENT_PID CONNECTION_FD FRAMES_FD``.
+``lisa_ros.runtime.worker`` starts it:
+``python -m lisa_ros.runtime.worker_process PARENT_PID CONNECTION_FD FRAMES_FD``.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from typing import Any
 import numpy as np
 
 from lisa_ros import errors
+from lisa_ros.engine.api import MaskCrop, crop_mask
 from lisa_ros.errors import Cancelled, LisaError, OutOfMemory
-from lisa_ros.perception.masks import MaskCrop, crop_mask
 from lisa_ros.runtime import worker
 from lisa_ros.runtime.frame_memory import FrameMemory
 
@@ -260,7 +261,7 @@ class Desk:
     def _history(self, session: str) -> Any:
         if not session:
             return None
-        from lisa_ros.lisa.prompt import Conversation
+        from lisa_ros.engine.api import Conversation
 
         if session not in self._sessions:
             self._sessions[session] = Conversation(max_turns=self._settings.max_turns)

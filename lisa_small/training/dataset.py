@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from lisa_ros.data.picture import BadExample, check_picture, read_label_map, read_picture
+from lisa_ros.engine.api import Turn
 from lisa_ros.errors import CommandError, ConfigError
-from lisa_ros.lisa.prompt import QuestionForms, Turn, phrase_command
+from lisa_ros.lisa.prompt import QuestionForms, phrase_command
 from lisa_ros.training.datasets.example import Dialogue, Example
 from lisa_small.training.scenes import read_records
 

@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lisa_ros.lisa.prompt import QuestionForms, Template, Turn, build_prompt, phrase_command
+from lisa_ros.engine.api import Turn
+from lisa_ros.lisa.prompt import QuestionForms, Template, build_prompt, phrase_command
 from lisa_ros.lisa.tokenizer import IMAGE_ID, Tokenizer
 
 

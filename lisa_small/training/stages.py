@@ -33,7 +33,7 @@ from lisa_ros.lisa.weights.origin import sha256
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
 from lisa_ros.training.report import Report
 from lisa_ros.training.settings import build, check_positive
-from lisa_small import default_model
+from lisa_small import model_folder
 from lisa_small.network.conv import ConvImageEncoder
 from lisa_small.training.augment import camera, letterbox, repaint_background
 from lisa_small.training.dialogue import Speech
@@ -148,7 +148,7 @@ def _keep(state: dict[str, Any], path: Path) -> None:
 
 def _finished(model: str) -> Path:
     """The folder of a finished model, or of PACKAGED. Raises ConfigError where it lacks its classes or its weights."""
-    folder = default_model() if model == PACKAGED else Path(model)
+    folder = model_folder() if model == PACKAGED else Path(model)
     if lacks := [name for name in (CLASSES, WEIGHTS) if not (folder / name).is_file()]:
         raise ConfigError(f"{folder} is no finished small model: it has no {lacks[0]}")
     return folder

@@ -147,7 +147,7 @@ class VisionModel(nn.Module):
         return self.decode_and_look(embedding, prompts)[0]
 
     def decode_and_look(self, embedding: Tensor, prompts: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The same with each layer's scores of tokens (N, n, T, G): lisa_ros.lisa.model.mask_decoder.decode_and_look."""
+        """The same with each layer's scores of tokens (N, n, T, G), as ``decode_and_look`` of the mask decoder."""
         dense = self.sam.prompt_encoder.no_mask_embed.weight[:, :, None, None]
         positions = self.positions(embedding.shape[-1])
         return decode_and_look(self.sam.mask_decoder, embedding + dense, positions, prompts)

@@ -330,9 +330,9 @@ def test_parts_begin_every_so_many_seconds():
 
 
 def test_the_model_in_the_box_annotates_the_demo(repository, tmp_path, capsys):
-    from lisa_small import default_model
+    from lisa_small import model_folder
 
-    if not (default_model() / "config.json").is_file():
+    if not (model_folder() / "config.json").is_file():
         pytest.skip("there is no model in the box")
     table = cv2.cvtColor(cv2.imread(str(repository / "demo" / "scene.jpg")), cv2.COLOR_BGR2RGB)
     source = record(tmp_path / "in", {"/camera": [messages.image(header(n), table, "rgb8") for n in range(4)]})

@@ -16,9 +16,9 @@ from PIL import Image
 from lisa_ros import __version__, cli
 from lisa_ros.cli import main
 from lisa_ros.cli.segment import _Stream
+from lisa_ros.engine.api import crop_mask
 from lisa_ros.errors import ImageError
 from lisa_ros.lisa.segmenter import EncodedImage, Segmenter
-from lisa_ros.perception.masks import crop_mask
 from lisa_ros.perception.overlay import draw_overlay
 from lisa_ros.perception.photo import read_photo
 
@@ -245,7 +245,7 @@ def test_an_interrupt_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_growing_answer_is_shown_once() -> None:
-    from lisa_ros.lisa.segmenter import Stage, Token
+    from lisa_ros.engine.api import Stage, Token
 
     shown: list[str] = []
     stream = _Stream(shown.append)

@@ -18,7 +18,7 @@ from lisa_ros.evaluation.report import Gallery, summarise, table
 from lisa_ros.evaluation.run import Outcome
 from lisa_ros.lisa.prompt import template
 from lisa_ros.lisa.segmenter import Segmenter
-from lisa_small import default_model
+from lisa_small import model_folder
 
 
 def outcome(truth, mask, *, kind="name", command="the cup", answer="It is the cup, [SEG].", found=True, explain=False):
@@ -123,7 +123,7 @@ def test_answers_that_are_cut_off_are_counted(outcomes):
 def test_an_answer_longer_than_the_limit_is_cut(monkeypatch):
     monkeypatch.setattr(run, "MAX_ANSWER", 2)
     picture = Picture("0", np.zeros((48, 64, 3), np.uint8), [_example(np.ones((48, 64)))])
-    segmenter = Segmenter.from_checkpoint(default_model(), device="cpu", precision="fp32")
+    segmenter = Segmenter.from_checkpoint(model_folder(), device="cpu", precision="fp32")
     (cut,) = run.evaluate(segmenter, [picture], forced=False)
     monkeypatch.undo()
     (whole,) = run.evaluate(segmenter, [picture], forced=False)

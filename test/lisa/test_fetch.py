@@ -22,7 +22,7 @@ from lisa_ros.lisa.weights.checkpoint import read_spec, resolve_tower
 from lisa_ros.lisa.weights.convert import convert
 from lisa_ros.lisa.weights.fetch import fetch
 from lisa_ros.lisa.weights.origin import sha256
-from lisa_small import default_model
+from lisa_small import model_folder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FIRST, SECOND = "a" * 40, "b" * 40
@@ -95,7 +95,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub
 
 def test_the_model_in_the_box_comes_whole(working_directory: Path) -> None:
     """Training goes on from a finished model by the names of its classes."""
-    out, box = fetch(str(default_model())), default_model()
+    out, box = fetch(str(model_folder())), model_folder()
     assert (out / "classes.json").read_bytes() == (box / "classes.json").read_bytes()
     assert {name: t.dtype for name, t in _tensors(out).items()} == {name: t.dtype for name, t in _tensors(box).items()}
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from lisa_ros.engine.api import Turn
 from lisa_ros.lisa.preprocess import ClipPreprocessing, for_clip, for_sam, resized_size
-from lisa_ros.lisa.prompt import TEMPLATES, Turn, build_prompt, template
+from lisa_ros.lisa.prompt import TEMPLATES, build_prompt, template
 from lisa_ros.lisa.segmenter import EncodedImage, Segmenter
 from lisa_ros.lisa.tokenizer import IMAGE_ID, Tokenizer
 

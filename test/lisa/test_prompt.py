@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from lisa_ros.engine.api import Conversation, Turn
 from lisa_ros.errors import CommandError, ConfigError
-from lisa_ros.lisa.prompt import Conversation, QuestionForms, Turn, build_prompt, check_words, phrase_command, template
+from lisa_ros.lisa.prompt import QuestionForms, build_prompt, check_words, phrase_command, template
 
 FORMS = QuestionForms()
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from lisa_ros.engine.api import Conversation, Event, Regions, Stage, Token, Turn
 from lisa_ros.errors import Cancelled, CheckpointError, CommandError, ConfigError, DeviceError, ImageError, OutOfMemory
-from lisa_ros.lisa.prompt import Conversation, Turn
-from lisa_ros.lisa.segmenter import Event, Masks, Segmenter, Stage, Token
+from lisa_ros.lisa.segmenter import Segmenter
 from lisa_ros.lisa.tokenizer import IMAGE_ID
-from lisa_small import default_model
+from lisa_small import model_folder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DRINK = "Where is the drink? Please output segmentation mask."
@@ -88,7 +88,7 @@ def test_no_mask_needs_no_image_encoder(segmenter, tall) -> None:
 def test_the_mask_comes_before_the_explanation(segmenter, tall) -> None:
     events: list[Event] = []
     result = segmenter.segment(segmenter.encode(tall), SMILE, verbatim=True, on_event=events.append)
-    masks = next(i for i, event in enumerate(events) if isinstance(event, Masks))
+    masks = next(i for i, event in enumerate(events) if isinstance(event, Regions))
     texts = [event.text for event in events if isinstance(event, Token)]
     assert not any(event.text == result.answer for event in events[:masks] if isinstance(event, Token))
     assert texts[-1] == result.answer
@@ -99,9 +99,9 @@ def test_the_mask_comes_before_the_explanation(segmenter, tall) -> None:
 def test_a_score_lies_between_zero_and_one_and_crops_match_the_masks(segmenter, wide) -> None:
     events: list[Event] = []
     result = segmenter.segment(segmenter.encode(wide), DRINK, verbatim=True, on_event=events.append)
-    (crops,) = [event.crops for event in events if isinstance(event, Masks)]
-    assert crops[0].area == result.masks[0].sum()
-    assert crops[0].score == pytest.approx(result.scores[0])
+    (regions,) = [event.regions for event in events if isinstance(event, Regions)]
+    assert regions[0].mask.area == result.masks[0].sum()
+    assert regions[0].score == pytest.approx(result.scores[0])
     assert 0 < result.scores[0] <= result.seg_probabilities[0] <= 1
 
 
@@ -198,7 +198,7 @@ def test_wrong_options_are_refused_with_the_choices(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="lisa fetch"):
         Segmenter.from_checkpoint(GOLDEN / "ckpt", vision_tower="nobody/clip-none")
     with pytest.raises(ConfigError, match="leave 'clip' out"):
-        Segmenter.from_checkpoint(default_model(), vision_tower="clip")
+        Segmenter.from_checkpoint(model_folder(), vision_tower="clip")
 
 
 def test_a_long_run_of_seg_tokens_is_bounded(segmenter, wide, monkeypatch) -> None:

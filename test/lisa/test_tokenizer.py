@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lisa_ros.engine.api import Turn
 from lisa_ros.errors import CheckpointError
-from lisa_ros.lisa.prompt import Turn, build_prompt, template
+from lisa_ros.lisa.prompt import build_prompt, template
 from lisa_ros.lisa.tokenizer import IMAGE_ID, Tokenizer
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "ckpt"

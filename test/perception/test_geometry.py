@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from raycast import rays, tabletop
 
+from lisa_ros.engine.api import crop_mask
 from lisa_ros.errors import ImageError
 from lisa_ros.perception.geometry import (
     Camera,
@@ -20,7 +21,6 @@ from lisa_ros.perception.geometry import (
     metres,
     quaternion,
 )
-from lisa_ros.perception.masks import crop_mask
 
 CAMERA = Camera(640, 480, 580.0, 580.0, 319.5, 239.5)
 SIZE = (0.22, 0.14, 0.12)

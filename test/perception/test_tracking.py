@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lisa_ros.perception.masks import MaskCrop, crop_mask
+from lisa_ros.engine.api import MaskCrop, crop_mask
 from lisa_ros.perception.tracking import FlowTracker, State, Tracked, Tracker, match
 
 WIDTH, HEIGHT, RATE_HZ = 320, 240, 30.0

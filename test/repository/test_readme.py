@@ -22,7 +22,7 @@ from PIL import Image
 
 from lisa_ros.cli import COMMANDS
 from lisa_ros.ros.parameters import Parameters
-from lisa_small import default_model
+from lisa_small import model_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("demo/*.md"))]
@@ -297,7 +297,7 @@ def desk(tmp_path: Path) -> Path:
     """A folder as a newcomer's: a photo, and a model under the name that the README uses."""
     with Image.open(ROOT / "demo/scene.jpg") as picture:
         picture.save(tmp_path / "photo.jpg")
-    shutil.copytree(default_model(), tmp_path / "LISA-7B-v1")
+    shutil.copytree(model_folder(), tmp_path / "LISA-7B-v1")
     return tmp_path
 
 

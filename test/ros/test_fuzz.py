@@ -29,10 +29,10 @@ from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 
 from lisa_ros.action import Segment
+from lisa_ros.engine.api import Timings, crop_mask
 from lisa_ros.errors import Cancelled, CommandError, ImageError, OutOfMemory
 from lisa_ros.perception.geometry import Camera, depth_image, metres
 from lisa_ros.perception.image_codec import LAYOUTS, decode, decode_compressed
-from lisa_ros.perception.masks import Timings, crop_mask
 from lisa_ros.ros import node as node_module
 from lisa_ros.ros.serialized_image import read_image
 from lisa_ros.runtime import worker

@@ -9,10 +9,10 @@ from robot import scene
 from std_msgs.msg import Header
 
 from lisa_ros.action import Segment
+from lisa_ros.engine.api import crop_mask
 from lisa_ros.msg import Segmentation
 from lisa_ros.msg import Status as StatusMessage
 from lisa_ros.perception.geometry import Camera, locate
-from lisa_ros.perception.masks import crop_mask
 from lisa_ros.ros.diagnostics import Mismatches
 from lisa_ros.ros.messages import image_message, segmentation_message
 from lisa_ros.ros.parameters import Parameters

@@ -7,8 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from lisa_ros.engine.api import Timings, crop_mask
 from lisa_ros.errors import Cancelled, CheckpointError, CommandError, ImageError, LisaError, OutOfMemory
-from lisa_ros.perception.masks import Timings, crop_mask
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.runtime import worker
 from lisa_ros.runtime.queue import Frame, Measured, Request, RequestQueue, clean_command

@@ -9,13 +9,13 @@ from PIL import Image
 
 from lisa_ros.lisa.preprocess import for_sam
 from lisa_ros.lisa.segmenter import Segmenter
-from lisa_small import default_model
+from lisa_small import model_folder
 from lisa_small.network.conv import MARGIN
 
 
 @pytest.fixture(scope="module")
 def encoder():
-    return Segmenter.from_checkpoint(default_model(), device="cpu", precision="fp32").lisa.sam.vision_encoder
+    return Segmenter.from_checkpoint(model_folder(), device="cpu", precision="fp32").lisa.sam.vision_encoder
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.geometry import BOX_LIKE, measure, views
 from benchmarks.sequences import moving_camera, moving_object, open_studio, shots, taken_away
-from lisa_ros.perception.masks import crop_mask
+from lisa_ros.engine.api import crop_mask
 from lisa_ros.perception.tracking import FlowTracker, State, Tracked
 
 

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from lisa_ros.lisa.segmenter import Segmenter
-from lisa_small import default_model
+from lisa_small import model_folder
 
 LARGEST_BYTES = 25_000_000
 
 
 @pytest.fixture(scope="module")
 def segmenter():
-    return Segmenter.from_checkpoint(default_model(), device="cpu")
+    return Segmenter.from_checkpoint(model_folder(), device="cpu")
 
 
 def test_it_fits_the_box_and_says_what_it_is():
-    folder = default_model()
+    folder = model_folder()
     assert sum(file.stat().st_size for file in folder.iterdir()) <= LARGEST_BYTES
     assert (folder / "README.md").read_text().startswith("# lisa-small")
     assert json.loads((folder / "config.json").read_text())["lisa"]["name"] == "lisa-small"

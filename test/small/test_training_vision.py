@@ -11,7 +11,7 @@ from PIL import Image
 from transformers.models.sam.modeling_sam import SamAttention
 
 from lisa_ros.lisa.segmenter import Segmenter
-from lisa_small import default_model
+from lisa_small import model_folder
 from lisa_small.network.conv import ConvImageEncoder, PatchConv2d
 from lisa_small.training.model import build_sam
 from lisa_small.training.precision import half_precision
@@ -100,7 +100,7 @@ def test_a_convolution_of_patches_is_the_convolution_in_half_precision_too(chann
 
 
 def test_the_packaged_encoder_sees_the_same_in_half_precision():
-    segmenter = Segmenter.from_checkpoint(default_model(), device="cpu", precision="fp32")
+    segmenter = Segmenter.from_checkpoint(model_folder(), device="cpu", precision="fp32")
     rgb = np.asarray(Image.open(Path(__file__).parents[1] / "golden" / "wide.png").convert("RGB"))
     right = segmenter.embed(rgb)
     with torch.no_grad(), half_precision("bf16"):

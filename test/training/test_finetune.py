@@ -27,11 +27,12 @@ from safetensors.torch import load_file, save_file
 
 from lisa_ros.cli import train as cli
 from lisa_ros.data.picture import BadExample
+from lisa_ros.engine.api import Turn
 from lisa_ros.errors import CheckpointError, ConfigError
 from lisa_ros.evaluation.metrics import Overlap
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.quantize import Precision
-from lisa_ros.lisa.prompt import Turn, template
+from lisa_ros.lisa.prompt import template
 from lisa_ros.lisa.segmenter import Segmenter
 from lisa_ros.lisa.tokenizer import Tokenizer
 from lisa_ros.lisa.weights.checkpoint import load_lisa, read_clip, read_spec, reference_name, resolve_tower

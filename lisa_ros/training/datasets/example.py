@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lisa_ros.data.coco import Masks
 from lisa_ros.data.picture import BadExample
-from lisa_ros.lisa.prompt import Turn
+from lisa_ros.engine.api import Turn
 from lisa_ros.lisa.tokenizer import IMAGE
 from lisa_ros.training.templates import SEG
 

@@ -1,0 +1,39 @@
+"""Options of one engine: ``name=value`` as people write them, and the check that an engine knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import yaml
+
+from lisa_ros.errors import ConfigError
+
+PRECISIONS = ("auto", "bf16", "fp16", "fp32", "int8", "nf4")
+"""Number formats that LISA and its relatives can be loaded in; another engine may ignore them."""
+
+
+def parse_options(settings: Iterable[str]) -> dict[str, Any]:
+    """``["family=lisa", "points={num_points: 10}"]`` as a dict; values are read as YAML. Raises ConfigError."""
+    options: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        name = name.strip()
+        if not equals or not name.isidentifier():
+            raise ConfigError(f"option {setting!r} is not name=value; write for example conversation=llava_v1")
+        if name in options:
+            raise ConfigError(f"option '{name}' is given twice; give it once")
+        try:
+            options[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"option {name}={value!r} cannot be read as YAML: {reason}") from error
+    return options
+
+
+def check_options(options: Mapping[str, Any], known: Collection[str], engine: str) -> None:
+    """Raise ConfigError for the first option that is not ``known`` to ``engine``."""
+    for name in options:
+        if name not in known:
+            listed = ", ".join(sorted(known)) or "none"
+            raise ConfigError(f"engine '{engine}' has no option '{name}'; its options: {listed}")

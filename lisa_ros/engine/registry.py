@@ -1,0 +1,185 @@
+"""Which engine serves a model.
+
+A model is a folder, a URL, ``package.module:callable``, or empty for the bundled demo model. A folder says which engine
+serves it: ``engine.json`` (or ``config.json``) names it under ``"engine"``; otherwise the engines that can recognise a
+folder are asked. Names are built-in ones and Python entry points of the group ``lisa_ros.engines``.
+
+A folder can name an engine that is installed, never code: loading a downloaded model runs no code of that model.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from lisa_ros.engine.api import Factory
+from lisa_ros.engine.support import SupportedEngine
+from lisa_ros.errors import CheckpointError, ConfigError
+
+logger = logging.getLogger(__name__)
+
+GROUP = "lisa_ros.engines"
+DEFAULT = "lisa"
+BUILT_IN = {
+    "lisa": "lisa_ros.lisa.engine:load",
+    "lisa_small": "lisa_small.engine:load",
+}
+"""Name -> ``module:callable`` of the factory. Imported only when a model needs it."""
+
+_CALLABLE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def load_engine(
+    model: str | Path = "",
+    device: str = "auto",
+    precision: str = "auto",
+    options: Mapping[str, Any] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> SupportedEngine:
+    """Load the engine that serves ``model``. Never touches the network for a folder.
+
+    Args:
+        model: Folder, URL, ``package.module:callable``, or empty for the bundled demo model.
+        device: auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.
+        precision: auto, bf16, fp16, fp32, int8 or nf4; an engine may have others.
+        options: Of that engine; an unknown one is refused.
+        progress: Called with the share that is loaded, in [0, 1].
+
+    Raises:
+        ConfigError: No such engine, or an option or precision that cannot be used.
+        CheckpointError: The folder is missing, damaged or not the engine's.
+        DeviceError: The device does not exist.
+        OutOfMemory: The device has too little memory.
+    """
+    model = str(model)
+    factory = find_factory(model)
+    chosen = {"model": model or str(bundled_model()), "device": device, "precision": precision}
+    _check_signature(factory, model)
+    return SupportedEngine(factory(**chosen, options=dict(options or {}), progress=progress))
+
+
+def find_factory(model: str) -> Factory:
+    """The factory that makes the engine for ``model``. Raises ConfigError, CheckpointError."""
+    if is_callable_name(model):
+        return _import(model)
+    if url := _URL.match(model):
+        return named(url[1].lower(), f"no engine serves '{model}'")
+    folder = Path(model).expanduser() if model else bundled_model()
+    name = engine_name(folder)
+    return named(name, f"{folder} names the engine '{name}', which is not installed")
+
+
+def engine_name(folder: Path) -> str:
+    """Name of the engine that serves a model folder. Raises CheckpointError where its JSON is damaged."""
+    for file in ("engine.json", "config.json"):
+        name = _read(folder / file).get("engine")
+        if name is not None:
+            if not isinstance(name, str):
+                raise CheckpointError(f'{folder / file}: "engine" is {name!r}; it must be the name of an engine')
+            return name
+    config = _read(folder / "config.json")
+    for name in known():
+        if name != DEFAULT and _recognises(name, folder, config):
+            return name
+    return DEFAULT
+
+
+def is_callable_name(model: str) -> bool:
+    """Whether ``model`` is ``package.module:callable``: code, not a folder."""
+    return _CALLABLE.fullmatch(model) is not None and not Path(model).exists()
+
+
+def bundled_model() -> Path:
+    """Folder of the bundled demo model. Raises ConfigError where it is not installed."""
+    try:
+        folder: Path = importlib.import_module("lisa_small").model_folder()
+    except ModuleNotFoundError as error:
+        raise ConfigError("no model is named and lisa_small, the bundled demo model, is not installed") from error
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"this installation has no demo model in {folder}; name one, for example after "
+            "'lisa fetch xinlai/LISA-7B-v1'"
+        )
+    return folder
+
+
+def known() -> list[str]:
+    """Names of all engines that are installed, the built-in ones first."""
+    return list(dict.fromkeys([*BUILT_IN, *(entry.name for entry in entry_points(group=GROUP))]))
+
+
+def named(name: str, why: str) -> Factory:
+    """The factory of the engine ``name``. Raises ConfigError that begins with ``why``."""
+    if name in BUILT_IN:
+        return _import(BUILT_IN[name])
+    for entry in entry_points(group=GROUP):
+        if entry.name == name:
+            return _load_entry(entry)
+    raise ConfigError(f"{why}; installed engines: {', '.join(known())}")
+
+
+def _load_entry(entry: EntryPoint) -> Factory:
+    try:
+        factory: Factory = entry.load()
+    except Exception as error:  # a third party's module may fail in any way
+        raise ConfigError(f"engine '{entry.name}' ({entry.value}) cannot be imported: {error}") from error
+    return factory
+
+
+def _import(name: str) -> Factory:
+    module, _, attribute = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"engine '{name}' cannot be imported: {error}; give package.module:callable") from error
+    if not callable(found):
+        raise ConfigError(f"engine '{name}' is a {type(found).__name__}; it must be a callable that makes an engine")
+    factory: Factory = found
+    return factory
+
+
+def _recognises(name: str, folder: Path, config: dict[str, Any]) -> bool:
+    """Ask an engine that offers ``recognises(folder, config)`` beside its factory; one that fails is left out."""
+    target = BUILT_IN.get(name) or next(entry.value for entry in entry_points(group=GROUP) if entry.name == name)
+    module = target.partition(":")[0]
+    try:
+        recognises = getattr(importlib.import_module(module), "recognises", None)
+        return bool(recognises and recognises(folder, config))
+    except Exception as error:
+        logger.warning("engine '%s' (%s) cannot say whether it serves %s: %s", name, target, folder, error)
+        return False
+
+
+def _check_signature(factory: Factory, model: str) -> None:
+    try:
+        inspect.signature(factory).bind(model="", device="", precision="", options={}, progress=None)
+    except TypeError as error:
+        raise ConfigError(
+            f"the factory of {model or 'the demo model'} must take the keywords model, device, precision, options and "
+            f"progress: {error}"
+        ) from error
+    except ValueError:  # a builtin without a signature
+        return
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A JSON object; empty where the file is missing or no object: the engine says what is wrong with its own file."""
+    try:
+        content = json.loads(file.read_text("utf-8-sig"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        if file.name == "engine.json":
+            raise CheckpointError(f"{file} is not readable JSON: {error}") from error
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,245 @@
+"""An engine with everything that holds for all engines: checks before the question, one ask for each target."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lisa_ros.engine.api import (
+    EXPLAIN,
+    HISTORY,
+    MAX_TARGETS,
+    POINTS,
+    PROPOSALS,
+    TARGETS,
+    TEACHER_FORCED,
+    Answer,
+    Ask,
+    Engine,
+    EngineInfo,
+    Event,
+    OnEvent,
+    Region,
+    Regions,
+    ShouldStop,
+    Stage,
+    TeacherForced,
+    Timings,
+    Token,
+    Turn,
+)
+from lisa_ros.errors import Cancelled, CommandError, ConfigError, ImageError
+
+logger = logging.getLogger(__name__)
+
+
+def check_rgb(rgb: NDArray[np.uint8]) -> None:
+    """Raise ImageError unless ``rgb`` is uint8 (H, W, 3) with at least one pixel."""
+    if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+        what = f"{rgb.dtype} {rgb.shape}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
+        raise ImageError(f"the image is {what}; a uint8 array of shape (height, width, 3) in RGB order is needed")
+    if rgb.shape[0] == 0 or rgb.shape[1] == 0:
+        raise ImageError(f"the image is {rgb.shape[1]} x {rgb.shape[0]} pixels; it has no pixels to look at")
+
+
+class SupportedEngine:
+    """Wraps any engine. ``load_engine`` returns one, so node, CLI, bag and evaluation share these rules.
+
+    - What the engine lacks is answered before it is asked: CommandError for points, box and proposals; ``explain`` and
+      ``history`` are left out.
+    - ``targets`` work with every engine: one without the capability is asked once for each.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        """Raises ConfigError where ``engine`` does not have ``info``, ``encode`` and ``ask``."""
+        missing = [name for name in ("info", "encode", "ask") if not hasattr(engine, name)]
+        if missing:
+            raise ConfigError(f"{type(engine).__name__} is not an engine: it has no {', '.join(missing)}")
+        self.engine = engine
+        self._history_warned = False
+
+    @property
+    def info(self) -> EngineInfo:
+        return self.engine.info
+
+    def encode(self, rgb: NDArray[np.uint8]) -> Any:
+        """As :meth:`Engine.encode`, for an image that was checked. Raises ImageError."""
+        check_rgb(rgb)
+        return self.engine.encode(rgb)
+
+    def check(self, ask: Ask) -> None:
+        """Raise CommandError for a question that this engine cannot be asked; costs no inference."""
+        check_ask(ask, self.info)
+
+    def ask(
+        self,
+        encoded: Any,
+        ask: Ask,
+        on_event: OnEvent | None = None,
+        should_stop: ShouldStop | None = None,
+        details: bool = False,
+    ) -> Answer:
+        """As :meth:`Engine.ask`, for any question that passes :meth:`check`."""
+        self.check(ask)
+        ask = self._without_unsupported(ask)
+        on_event, should_stop = on_event or _ignore, should_stop or _never
+        if ask.targets and TARGETS not in self.info.capabilities:
+            return self._ask_each(encoded, ask, on_event, should_stop, details)
+        return checked_answer(self.engine.ask(encoded, ask, on_event, should_stop, details), self.info)
+
+    def teacher_forced(self, encoded: Any, asks: Sequence[Ask], answers: Sequence[str]) -> NDArray[np.bool_]:
+        """As :meth:`TeacherForced.teacher_forced`. Raises CommandError where the engine lacks it."""
+        if TEACHER_FORCED not in self.info.capabilities or not isinstance(self.engine, TeacherForced):
+            raise CommandError(f"{self.info.name} has no teacher-forced answers; leave them out")
+        return self.engine.teacher_forced(encoded, asks, answers)
+
+    def _without_unsupported(self, ask: Ask) -> Ask:
+        capabilities = self.info.capabilities
+        if ask.explain and EXPLAIN not in capabilities:
+            ask = replace(ask, explain=False)
+        if ask.history is not None and HISTORY not in capabilities:
+            if not self._history_warned:
+                logger.warning("%s keeps no history: each command of a session stands alone", self.info.name)
+                self._history_warned = True
+            ask = replace(ask, history=None)
+        return ask
+
+    def _ask_each(self, encoded: Any, ask: Ask, on_event: OnEvent, should_stop: ShouldStop, details: bool) -> Answer:
+        """One ask for each target; texts joined by newlines, spans shifted."""
+        texts: list[str] = []
+        regions: list[Region] = []
+        absent: list[str] = []
+        answers: list[Answer] = []
+        for target in ask.targets:
+            if should_stop():
+                raise Cancelled("canceled between two targets")
+            watch = _Shifted(on_event, "".join(f"{text}\n" for text in texts), target)
+            one = replace(ask, text=target, targets=(), history=None)
+            answer = checked_answer(self.engine.ask(encoded, one, watch, should_stop, details), self.info)
+            # Regions that were sent keep their identity, so that none is sent twice.
+            found = [watch.shifted(region) for region in answer.regions]
+            if not any(region.mask.area for region in found):
+                absent.append(target)
+            texts.append(answer.text)
+            regions += found
+            answers.append(answer)
+        text = "\n".join(texts)
+        if ask.history is not None:
+            ask.history.append(Turn(", ".join(ask.targets), text))
+        return Answer(text, regions, tuple(dict.fromkeys(absent)), _sum(answers), _joined_details(answers, details))
+
+
+class _Shifted:
+    """Passes one target's events on as part of the whole answer."""
+
+    def __init__(self, on_event: OnEvent, before: str, target: str) -> None:
+        self._on_event = on_event
+        self._before = before
+        self._target = target
+        self._regions: dict[int, tuple[Region, Region]] = {}  # id -> (as the engine has it, as it is passed on)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Token):
+            event = Token(self._before + event.text)
+        elif isinstance(event, Regions):
+            event = Regions([self.shifted(region) for region in event.regions])
+        self._on_event(event)
+
+    def shifted(self, region: Region) -> Region:
+        if id(region) not in self._regions:
+            by = len(self._before)
+            spans = tuple((begin + by, end + by) for begin, end in region.spans)
+            moved = replace(region, phrase=region.phrase or self._target, spans=spans, span=None)
+            self._regions[id(region)] = (region, moved)
+        return self._regions[id(region)][1]
+
+
+def check_ask(ask: Ask, info: EngineInfo) -> None:
+    """Raise CommandError unless an engine with ``info`` can be asked this."""
+    supported = ", ".join(sorted(info.capabilities)) or "commands in words only"
+    if (len(ask.points) or ask.box is not None) and POINTS not in info.capabilities:
+        what = "points" if len(ask.points) else "a box"
+        raise CommandError(f"{info.name} takes no {what}; it supports {supported}")
+    if ask.proposals is not None and PROPOSALS not in info.capabilities:
+        raise CommandError(f"{info.name} takes no proposals; it supports {supported}")
+    if len(ask.point_labels) and len(ask.point_labels) != len(ask.points):
+        raise CommandError(f"{len(ask.point_labels)} point_labels for {len(ask.points)} points; give one for each")
+    if not all(label in (0, 1) for label in ask.point_labels):
+        raise CommandError(f"point_labels are {list(ask.point_labels)}; use 1 for on the thing, 0 for not on it")
+    if not np.isfinite(np.array([*np.ravel(list(ask.points)), *(ask.box or ())], float)).all():
+        raise CommandError("points and box must be finite numbers of pixels")
+    if ask.box is not None and min(ask.box[2:]) <= 0:
+        raise CommandError(f"the box is {ask.box[2]:g} x {ask.box[3]:g} pixels; width and height must be above 0")
+    if isinstance(ask.targets, str):
+        raise CommandError(f"targets is the text {ask.targets!r}; give a sequence of names")
+    if len(ask.targets) > MAX_TARGETS:
+        raise CommandError(f"{len(ask.targets)} targets; at most {MAX_TARGETS} fit into a labels image, ask in parts")
+    for target in ask.targets:
+        if not isinstance(target, str) or not target.strip():
+            raise CommandError(f"a target is {target!r}; each must be a name, for example 'cup'")
+    if not isinstance(ask.text, str):
+        raise CommandError(f"the command is {ask.text!r}; it must be text")
+    if not ask.text.strip() and not ask.targets and not len(ask.points) and ask.box is None:
+        raise CommandError("the command is empty; say what to find, for example 'the thing to drink from'")
+
+
+def checked_answer(answer: Answer, info: EngineInfo) -> Answer:
+    """``answer`` with spans inside its text. Raises TypeError where the engine returned something else."""
+    if not isinstance(answer, Answer):
+        raise TypeError(f"{info.name} returned {type(answer).__name__} instead of an Answer")
+    for region in answer.regions:
+        if not isinstance(region, Region):
+            raise TypeError(f"{info.name} returned a region of type {type(region).__name__}; it must be a Region")
+        if not np.isfinite(region.score):
+            raise ValueError(f"{info.name} returned the score {region.score}; it must be a number in [0, 1]")
+        if any(not 0 <= begin <= end <= len(answer.text) for begin, end in region.spans):
+            raise ValueError(f"{info.name} returned spans {region.spans} outside its text of {len(answer.text)}")
+    return answer
+
+
+def numbered(region: Region, label: int) -> Region:
+    """``region`` whose mask has ``label`` and the region's score."""
+    return replace(region, mask=replace(region.mask, label=label, score=float(region.score)))
+
+
+def _sum(answers: Sequence[Answer]) -> Timings:
+    """Of asks that ran one after another."""
+    first_mask_s = before_s = 0.0
+    for answer in answers:
+        if not first_mask_s and answer.timings.first_mask_s:
+            first_mask_s = before_s + answer.timings.first_mask_s
+        before_s += answer.timings.total_s
+    total = {
+        name: sum(getattr(answer.timings, name) for answer in answers)
+        for name in ("encode_s", "generate_s", "decode_s", "total_s")
+    }
+    return Timings(first_mask_s=first_mask_s, **total)
+
+
+def _joined_details(answers: Sequence[Answer], wanted: bool) -> dict[str, Any] | None:
+    """Arrays joined along the masks; ``answer_ids`` becomes a list of lists."""
+    if not wanted:
+        return None
+    every = [answer.details or {} for answer in answers]
+    joined: dict[str, Any] = {}
+    for name in dict.fromkeys(name for details in every for name in details):
+        values = [details[name] for details in every if name in details]
+        arrays = all(isinstance(value, np.ndarray) for value in values)
+        joined[name] = np.concatenate(values) if arrays else list(values)
+    return joined
+
+
+def _ignore(event: Event) -> None:
+    del event
+
+
+def _never() -> bool:
+    return False
+
+
+__all__ = ["Stage", "SupportedEngine", "check_ask", "check_rgb", "checked_answer", "numbered"]
