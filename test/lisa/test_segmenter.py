@@ -202,7 +202,7 @@ def test_wrong_options_are_refused_with_the_choices(tmp_path: Path) -> None:
 
 
 def test_a_long_run_of_seg_tokens_is_bounded(segmenter, wide, monkeypatch) -> None:
-    """A model that says nothing but [SEG] makes max_masks masks and no more."""
+    """A model that says nothing but [SEG] makes a bounded number of masks."""
     seg, weight = segmenter.tokenizer.id_of("[SEG]"), segmenter.lisa.lm_head.weight
 
     class OnlySeg(torch.nn.Module):
@@ -210,7 +210,7 @@ def test_a_long_run_of_seg_tokens_is_bounded(segmenter, wide, monkeypatch) -> No
             return torch.nn.functional.one_hot(torch.full(hidden.shape[:-1], seg), weight.shape[0]).float()
 
     monkeypatch.setattr(segmenter.lisa, "lm_head", OnlySeg())
-    monkeypatch.setattr(segmenter, "max_masks", 3)
+    monkeypatch.setattr("lisa_ros.engine.api.MASKS_PER_ANSWER", 3)
     result = segmenter.segment(segmenter.encode(wide), DRINK, verbatim=True, max_new_tokens=10)
     assert len(result.masks) == 3
     assert len(result.answer_ids) == 10
