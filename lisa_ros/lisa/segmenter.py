@@ -200,6 +200,35 @@ class Segmenter:
             ask.history.append(Turn(question, result.text))
         return result
 
+    @torch.inference_mode()
+    def teacher_forced(self, encoded: EncodedImage, asks: Sequence[Ask], answers: Sequence[str]) -> NDArray[np.bool_]:
+        """Union (H, W) bool of the masks of the last of ``answers``, each the true answer to the ask of the same index.
+
+        Specks are removed as in :meth:`ask`.
+        """
+        turns: list[Turn] = []
+        for ask, answer in zip(asks, answers, strict=True):
+            question = ask.text
+            if not ask.verbatim:
+                question = phrase_command(question, self.spec.questions, explain=ask.explain, follow_up=bool(turns))
+            turns.append(Turn(question, answer))
+        markers = self.spec.image_start_end
+        asked = build_prompt([*turns[:-1], Turn(turns[-1].question)], self.template, im_start_end=markers)
+        whole = build_prompt(turns, self.template, im_start_end=markers)
+        ids = torch.tensor([self.tokenizer.encode_prompt(whole.text)], device=self.device)
+        hidden = self.lisa.read(self.lisa.embed_prompt(ids, encoded.tokens))  # (1, L, H)
+        at = self.lisa.seg_positions(ids, self.seg_id, encoded.tokens.shape[1])[0]
+        # The masks of earlier turns do not count.
+        at[: len(self.tokenizer.encode_prompt(asked.text)) + encoded.tokens.shape[1] - 2] = False
+        if encoded.embedding is None:
+            encoded.embedding = self.embed(encoded.rgb)
+        low_res = self.lisa.decode_masks(encoded.embedding, self.lisa.seg_projector(hidden[0, at]))
+        logits = upsample_logits(low_res.float(), encoded.size, self.lisa.input_size).cpu().numpy()
+        if self.spec.smallest_part:
+            for one in logits:
+                drop_specks(one, self.spec.smallest_part)
+        return (logits > 0).any(0)
+
     def segment(self, encoded: EncodedImage, command: str, *, draft: bool = True, **options: Any) -> Segmentation:
         """:meth:`ask`, with every mask at the image's size."""
         stop, event = options.pop("should_stop", None), options.pop("on_event", None)
