@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.name is None or error.name.startswith("lisa_ros"):
             raise
         return _fail(
-            f"the Python module '{error.name}' is missing; pip install 'lisa_ros[bag,scenes,train,quant]' brings all"
+            f"the Python module '{error.name}' is missing; pip install 'lisa_ros[bag,scenes,train,quant]' brings all "
+            "that lisa_ros uses"
         )
     except BrokenPipeError:
         # The reader has closed the pipe, as in `lisa inspect ... | head -1`.

@@ -314,7 +314,9 @@ sys.exit(cli.main({arguments!r}))
 """
 
 
-def test_a_run_that_was_killed_continues_and_writes_the_same_bytes_as_an_unbroken_one(recording, tmp_path, bright, capsys):
+def test_a_run_that_was_killed_continues_and_writes_the_same_bytes_as_an_unbroken_one(
+    recording, tmp_path, bright, capsys
+):
     out, unbroken = tmp_path / "out.mcap", tmp_path / "unbroken" / "out.mcap"
     unbroken.parent.mkdir()
     options = ["--every", "0.7"]
