@@ -108,7 +108,12 @@ class SupportedEngine:
     def _ask_engine(self, encoded: Any, ask: Ask, on_event: OnEvent, should_stop: ShouldStop, details: bool) -> Answer:
         """The engine's answer, checked; its total time is measured here where the engine gives no timings."""
         begun = time.perf_counter()
-        answer = checked_answer(self.engine.ask(encoded, ask, on_event, should_stop, details), self.info)
+
+        def checked(event: Event) -> None:
+            check_event(event, self.info)
+            on_event(event)
+
+        answer = checked_answer(self.engine.ask(encoded, ask, checked, should_stop, details), self.info)
         if answer.timings == Timings():
             total_s = time.perf_counter() - begun
             timings = Timings(generate_s=total_s, first_mask_s=total_s if answer.regions else 0.0, total_s=total_s)
@@ -220,14 +225,22 @@ def checked_answer(answer: Answer, info: EngineInfo) -> Answer:
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise TypeError(f"{info.name} returned {name} of type {type(value).__name__}; it must be a list or a tuple")
     for region in answer.regions:
-        if not isinstance(region, Region):
-            raise TypeError(f"{info.name} returned a region of type {type(region).__name__}; it must be a Region")
-        _check_mask(region.mask, info)
-        if not -SLACK <= region.score <= 1 + SLACK:
-            raise ValueError(f"{info.name} returned the score {region.score}; it must be a number in [0, 1]")
+        _check_region(region, info)
         if any(not 0 <= begin <= end <= len(answer.text) for begin, end in region.spans):
             raise ValueError(f"{info.name} returned spans {region.spans} outside its text of {len(answer.text)}")
     return answer
+
+
+def check_event(event: Event, info: EngineInfo) -> None:
+    """Raise TypeError or ValueError that names what is wrong with an engine's event."""
+    if isinstance(event, Regions):
+        for region in event.regions:
+            _check_region(region, info)
+    elif isinstance(event, Token):
+        if not isinstance(event.text, str):
+            raise TypeError(f"{info.name} sent a text of type {type(event.text).__name__}; it must be str")
+    elif not isinstance(event, Stage):
+        raise TypeError(f"{info.name} sent an event of type {type(event).__name__}; send Stage, Token or Regions")
 
 
 def check_info(info: EngineInfo) -> None:
@@ -238,6 +251,14 @@ def check_info(info: EngineInfo) -> None:
         what = repr(info.capabilities) if isinstance(info.capabilities, str) else f"'{unknown[0]}'"
         known = ", ".join(sorted(CAPABILITIES))
         raise ConfigError(f"{info.name} has the unknown capability {what}; give a frozenset of some of {known}")
+
+
+def _check_region(region: Region, info: EngineInfo) -> None:
+    if not isinstance(region, Region):
+        raise TypeError(f"{info.name} returned a region of type {type(region).__name__}; it must be a Region")
+    _check_mask(region.mask, info)
+    if not -SLACK <= region.score <= 1 + SLACK:
+        raise ValueError(f"{info.name} returned the score {region.score}; it must be a number in [0, 1]")
 
 
 def _check_mask(mask: MaskCrop, info: EngineInfo) -> None:
@@ -291,4 +312,4 @@ def _never() -> bool:
     return False
 
 
-__all__ = ["Stage", "SupportedEngine", "check_ask", "check_info", "check_rgb", "checked_answer", "numbered"]
+__all__ = ["SupportedEngine", "check_ask", "check_event", "check_info", "check_rgb", "checked_answer", "numbered"]
