@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from lisa_ros.atomic import replacing
 from lisa_ros.bag import messages
 from lisa_ros.bag.recording import BagWriter, Frame, Message, Recording, merged, open_recording, write_recording
-from lisa_ros.engine.api import Answer, Ask, Region
+from lisa_ros.engine.api import Answer, Ask
 from lisa_ros.engine.support import SupportedEngine, numbered
 from lisa_ros.errors import ConfigError, ImageError
 from lisa_ros.perception.masks import labels_image
@@ -96,7 +96,7 @@ class Annotator:
         self._on_answer = on_answer
         self._tracker = FlowTracker()
         self._request_id = ""
-        self._regions: dict[int, Region] = {}  # label -> region of the last answer
+        self._phrases: dict[int, str] = {}  # label -> phrase, of the last answer
 
     def ask(self, frame: Frame) -> list[Message]:
         """Raises ImageError for a frame that cannot be used, and what ``SupportedEngine.ask`` raises."""
@@ -105,7 +105,7 @@ class Annotator:
         regions = [numbered(region, label) for label, region in enumerate(answer.regions, 1)]
         self._on_answer(frame, answer)
         self._request_id = f"frame-{frame.number}"
-        self._regions = {region.mask.label: region for region in regions}
+        self._phrases = {region.mask.label: region.phrase for region in regions}
         if self._settings.track:
             self._tracker.start(rgb, [region.mask for region in regions], frame.time_ns / 1e9)
         result = messages.segmentation(
@@ -127,7 +127,7 @@ class Annotator:
 
     def _masks(self, frame: Frame, header: Any, rgb: NDArray[np.uint8], targets: list[Tracked]) -> list[Message]:
         crops = [target.crop for target in targets if target.crop.area]
-        tracked = messages.tracked_masks(header, self._request_id, self._settings.words, targets, self._regions)
+        tracked = messages.tracked_masks(header, self._request_id, self._settings.words, targets, self._phrases)
         written = [
             self._message("labels", frame, messages.image(header, labels_image(crops, rgb.shape[:2]), "mono8")),
             self._message("tracked", frame, tracked),

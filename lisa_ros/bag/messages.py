@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from lisa_ros.engine.api import Answer, EngineInfo, MaskCrop, Region
+from lisa_ros.engine.api import Answer, EngineInfo, MaskCrop, Region, Span
 from lisa_ros.errors import ConfigError
 from lisa_ros.perception.tracking import State, Tracked
 from lisa_ros.runtime.status import NOTHING_FOUND, Status
@@ -91,7 +91,7 @@ def segmentation(
         answer=answer.text,
         status=int(Status.SUCCESS if regions else Status.NOT_FOUND),
         message="" if regions else NOTHING_FOUND,
-        masks=[_mask(header, region.mask, region) for region in regions],
+        masks=[_mask(header, region.mask, region.phrase, region.spans) for region in regions],
         absent=list(answer.absent),
         objects=[],
         image_age_s=0.0,
@@ -106,15 +106,15 @@ def segmentation(
 
 
 def tracked_masks(
-    header: Any, request_id: str, command: str, targets: Sequence[Tracked], regions: Mapping[int, Region]
+    header: Any, request_id: str, command: str, targets: Sequence[Tracked], phrases: Mapping[int, str]
 ) -> Any:
-    """Where the masks of the answer ``request_id`` are in a later frame. ``regions``: of that answer, by label."""
+    """Where the masks of the answer ``request_id`` are in a later frame. ``phrases``: of that answer, by label."""
     masks = [
         _make(
             "lisa_ros/msg/TrackedMask",
             state=int(target.state),
             confidence=target.confidence,
-            mask=_mask(header, target.crop, regions[target.crop.label]),
+            mask=_mask(header, target.crop, phrases[target.crop.label]),
         )
         for target in targets
     ]
@@ -126,8 +126,7 @@ def as_tracked(regions: Sequence[Region]) -> list[Tracked]:
     return [Tracked(region.mask, 1.0, State.TRACKING) for region in regions if region.mask.area]
 
 
-def _mask(header: Any, crop: MaskCrop, region: Region) -> Any:
-    """The mask ``crop`` with the words of ``region``."""
+def _mask(header: Any, crop: MaskCrop, phrase: str, spans: Sequence[Span] = ()) -> Any:
     return _make(
         "lisa_ros/msg/Mask",
         label=crop.label,
@@ -142,9 +141,9 @@ def _mask(header: Any, crop: MaskCrop, region: Region) -> Any:
         pixels=image(header, crop.pixels, "mono8"),
         score=float(crop.score),
         area=crop.area,
-        phrase=region.phrase,
-        text_begin=np.array([begin for begin, _ in region.spans], np.uint32),
-        text_end=np.array([end for _, end in region.spans], np.uint32),
+        phrase=phrase,
+        text_begin=np.array([begin for begin, _ in spans], np.uint32),
+        text_end=np.array([end for _, end in spans], np.uint32),
         centroid_px=_make("geometry_msgs/msg/Point", x=float(crop.centroid[0]), y=float(crop.centroid[1]), z=0.0),
     )
 
