@@ -211,8 +211,8 @@ class _Stream:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Token):
-            # A character of several tokens reads as U+FFFD until its last token is there.
-            self._show(event.text.rstrip("\N{REPLACEMENT CHARACTER}"))
+            # A character of several tokens reads as U+FFFD until its last token is there; the end may be trimmed later.
+            self._show(event.text.rstrip("\N{REPLACEMENT CHARACTER}").rstrip())
 
     def finish(self, answer: str) -> None:
         self._show(answer)

@@ -395,7 +395,8 @@ def test_a_growing_answer_is_shown_once() -> None:
 
     shown: list[str] = []
     stream = _Stream(shown.append)
-    for event in (Stage("reading"), Token("It is"), Token("It is \N{REPLACEMENT CHARACTER}"), Token("It is ☕, [SEG]")):
+    texts = ("It is", "It is \N{REPLACEMENT CHARACTER}", "It is ☕, [SEG]", "It is ☕, [SEG]. ")
+    for event in (Stage("reading"), *map(Token, texts)):
         stream(event)
     stream.finish("It is ☕, [SEG].")
     assert "".join(shown) == "It is ☕, [SEG].\n"
