@@ -315,7 +315,7 @@ def test_a_picture_comes_from_standard_input_too(monkeypatch: pytest.MonkeyPatch
     [
         (("missing.jpg", "x"), "there is no file missing.jpg"),
         ((GOLDEN, "x"), "is a folder"),
-        ((GOLDEN / "cases.json", "x"), "is not a picture"),
+        ((GOLDEN / "cases.json", "x"), "its format is not known; JPEG"),
         ((PHOTO,), "no command"),
         ((PHOTO, " "), "a command is empty"),
         ((PHOTO, "x", "--out", "nowhere/overlay.png"), "there is no folder nowhere"),
