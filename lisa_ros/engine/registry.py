@@ -148,15 +148,24 @@ def _import(name: str) -> Factory:
     return factory
 
 
+def module_of(name: str) -> str:
+    """Name of the module that has the factory of the engine ``name``. Raises ConfigError."""
+    for entry in entry_points(group=GROUP):
+        if entry.name == name and name not in BUILT_IN:
+            return entry.module
+    if name not in BUILT_IN:
+        raise ConfigError(f"engine '{name}' is not installed; installed engines: {', '.join(known())}")
+    return BUILT_IN[name].partition(":")[0]
+
+
 def _recognises(name: str, folder: Path, config: dict[str, Any]) -> bool:
     """Ask an engine that offers ``recognises(folder, config)`` beside its factory; one that fails is left out."""
-    target = BUILT_IN.get(name) or next(entry.value for entry in entry_points(group=GROUP) if entry.name == name)
-    module = target.partition(":")[0]
+    module = module_of(name)
     try:
         recognises = getattr(importlib.import_module(module), "recognises", None)
         return bool(recognises and recognises(folder, config))
     except Exception as error:
-        logger.warning("engine '%s' (%s) cannot say whether it serves %s: %s", name, target, folder, error)
+        logger.warning("engine '%s' (%s) cannot say whether it serves %s: %s", name, module, folder, error)
         return False
 
 

@@ -19,13 +19,12 @@ from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
+from lisa_ros.engine.api import Span
 from lisa_ros.errors import CheckpointError
 
 IMAGE = "<image>"
 IMAGE_ID = -200
 """Stands in the ids where the image tokens go, as in LLaVA."""
-
-Span = tuple[int, int]
 
 
 class Tokenizer:
@@ -105,9 +104,15 @@ class Tokenizer:
 
     def answer_text(self, ids: Iterable[int]) -> str:
         """Text of an answer as a person would write it: no ``</s>``, no space between ``[SEG]`` and a full stop."""
-        text = self.decode(i for i in ids if i not in (self.bos_id, self.eos_id))
-        text = re.sub(r" {2,}", " ", text)
-        return re.sub(r"(?<=\]) (?=[.,;:!?])", "", text).strip()
+        return tidy(self.decode(i for i in ids if i not in (self.bos_id, self.eos_id)))
+
+    def is_added(self, token: int) -> bool:
+        """Whether an id is an added token such as ``[SEG]``; ``<s>``, ``</s>`` and ``<unk>`` are not."""
+        return token in self._texts and token not in self._control.values()
+
+    def begins_word(self, token: int) -> bool:
+        """Whether the piece of an id begins with the word-begin mark."""
+        return token < self._pieces.get_piece_size() and self._pieces.id_to_piece(token).startswith("\u2581")
 
     def _segments(self, text: str, literal: Sequence[Span]) -> list[tuple[str, int | None]]:
         parts: list[tuple[str, int | None]] = []
@@ -150,6 +155,12 @@ class Tokenizer:
                 run.append(i)
                 after_control = False
         return text + self._pieces.decode(run)
+
+
+def tidy(text: str) -> str:
+    """Decoded text as a person would write it: single blanks, none between ``[SEG]`` and a full stop."""
+    text = re.sub(r" {2,}", " ", text)
+    return re.sub(r"(?<=\]) (?=[.,;:!?])", "", text).strip()
 
 
 def _added_tokens(folder: Path, pieces: int) -> dict[str, int]:

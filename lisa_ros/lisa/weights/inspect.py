@@ -21,22 +21,10 @@ from lisa_ros.lisa.model.quantize import WHOLE
 from lisa_ros.lisa.model.sam import infer_sam_config, new_sam
 from lisa_ros.lisa.preprocess import ClipPreprocessing
 from lisa_ros.lisa.tokenizer import Tokenizer
-from lisa_ros.lisa.weights.checkpoint import (
-    PEFT_PREFIX,
-    SAM_NAMES,
-    ClipFolder,
-    Spec,
-    build_lisa,
-    is_text_half,
-    named_tensors,
-    our_name,
-    read_clip,
-    read_spec,
-    reference_name,
-    resolve_tower,
-    shapes_of,
-)
+from lisa_ros.lisa.weights.load import build_lisa, named_tensors, shapes_of
+from lisa_ros.lisa.weights.names import PEFT_PREFIX, SAM_NAMES, is_text_half, our_name, reference_name
 from lisa_ros.lisa.weights.origin import RECORD
+from lisa_ros.lisa.weights.spec import ClipFolder, Spec, read_clip, read_spec, resolve_tower
 from lisa_ros.lisa.weights.tensors import Shape, find_files, iterate_tensors
 
 CACHE_TOKENS = 2048
