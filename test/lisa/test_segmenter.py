@@ -65,13 +65,13 @@ def test_the_usual_answer_needs_no_decode_step(segmenter, wide, monkeypatch) -> 
 def test_the_second_command_on_a_frame_reads_only_its_own_words(segmenter, wide, monkeypatch) -> None:
     frame = segmenter.encode(wide)
     first = segment(segmenter, frame, DRINK, verbatim=True)
-    embedding = frame.embedding
+    embedding = frame.features.embedding
     passes = count_positions(segmenter, monkeypatch)
     monkeypatch.setattr(segmenter, "embed", lambda rgb: pytest.fail("the frame was encoded twice"))
     other = segment(segmenter, frame, NO_MASK, verbatim=True)
     assert passes[0] < 40 < segmenter.lisa.vision_tower.num_tokens
     again = segment(segmenter, frame, DRINK, verbatim=True)
-    assert frame.embedding is embedding
+    assert frame.features.embedding is embedding
     assert other.answer_ids != first.answer_ids
     assert again.answer_ids == first.answer_ids
     np.testing.assert_allclose(again.low_res_logits, first.low_res_logits, atol=1e-4)
@@ -80,7 +80,7 @@ def test_the_second_command_on_a_frame_reads_only_its_own_words(segmenter, wide,
 def test_no_mask_needs_no_image_encoder(segmenter, tall) -> None:
     frame = segmenter.encode(tall)
     result = segment(segmenter, frame, NO_MASK, verbatim=True)
-    assert frame.embedding is None
+    assert frame.features.embedding is None
     assert result.masks.shape == (0, *tall.shape[:2])
     assert result.low_res_logits.shape == (0, 1, 256, 256)
     assert not result.found

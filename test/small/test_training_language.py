@@ -177,7 +177,7 @@ def test_presence_is_the_best_match_and_changes_what_is_said(speech):
         lisa.presence.threshold.fill_(0.3)
         query = lisa.presence.query(states)
         best = torch.stack([max(q @ token for token in tokens) for q in query]) / 32**0.5 - 0.3
-        assert torch.allclose(lisa.presence(states, tokens), best, atol=1e-5)
+        assert torch.allclose(lisa.presence.match(states, tokens), best, atol=1e-5)
         assert torch.equal(lisa.predict(states, tokens), lisa.lm_head(states))  # it has learned nothing yet
         lisa.presence.tokens[7] = 2.0
         added = lisa.predict(states, tokens) - lisa.lm_head(states)

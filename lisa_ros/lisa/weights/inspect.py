@@ -23,6 +23,7 @@ from lisa_ros.lisa.preprocess import ClipPreprocessing
 from lisa_ros.lisa.tokenizer import Tokenizer
 from lisa_ros.lisa.weights.load import build_lisa, named_tensors, shapes_of
 from lisa_ros.lisa.weights.names import PEFT_PREFIX, SAM_NAMES, is_text_half, our_name, reference_name
+from lisa_ros.lisa.weights.networks import networks_for
 from lisa_ros.lisa.weights.origin import RECORD
 from lisa_ros.lisa.weights.spec import ClipFolder, Spec, read_clip, read_spec, resolve_tower
 from lisa_ros.lisa.weights.tensors import Shape, find_files, iterate_tensors
@@ -118,7 +119,7 @@ def _inspect_lisa(folder: Path) -> Report:
     report.origin = _origin(folder)
     clip = _clip_of(spec, folder, report)
     with torch.device("meta"):
-        lisa = build_lisa(spec, shapes, clip or _unknown_clip(spec))
+        lisa = build_lisa(spec, shapes, clip or _unknown_clip(spec), networks_for(folder))
     _compare_lisa(report, lisa, shapes, clip)
     report.facts = _lisa_facts(spec, lisa, clip, folder, report)
     weighed = {

@@ -30,7 +30,9 @@ class Networks:
         """What makes the image tokens. Raises CheckpointError, ConfigError."""
         del sam
         if clip is None:
-            raise ConfigError("a LISA without a shared encoder needs a CLIP tower; pass vision_tower=FOLDER")
+            raise CheckpointError(
+                f"{spec.name} needs a CLIP tower, and its config.json names none; pass vision_tower=FOLDER"
+            )
         if clip.config.hidden_size != spec.mm_hidden_size:
             raise CheckpointError(
                 f"the CLIP tower in {clip.folder} is {clip.config.hidden_size} wide, the checkpoint was trained with "
