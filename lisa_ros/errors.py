@@ -32,5 +32,9 @@ class OutOfMemory(DeviceError):
     """The device (or the host) ran out of memory while loading or answering."""
 
 
+class NumericalError(LisaError):
+    """The model computed NaN or infinite numbers: half precision overflowed, or its weights are broken."""
+
+
 class Cancelled(LisaError):
     """The caller asked to stop before the answer was complete."""

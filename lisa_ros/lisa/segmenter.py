@@ -40,7 +40,7 @@ from lisa_ros.engine.api import (
     crop_mask,
 )
 from lisa_ros.engine.support import check_rgb
-from lisa_ros.errors import Cancelled, CheckpointError, CommandError, OutOfMemory
+from lisa_ros.errors import Cancelled, CheckpointError, CommandError, NumericalError, OutOfMemory
 from lisa_ros.lisa.answer_text import AnswerText
 from lisa_ros.lisa.draft import DraftBook
 from lisa_ros.lisa.grounding import Features, Grounding, SegGrounding
@@ -343,7 +343,9 @@ class Segmenter:
             hidden = self._read(pending, encoded.features.tokens, cache)[-len(proposed) - 1 :]  # (P + 1, H)
             logits = self.grounding.logits(hidden, encoded.features)  # (P + 1, V)
             steps = []
-            for position, token in enumerate(logits.argmax(-1).tolist()):
+            highest, tokens = logits.max(-1)  # of a NaN the maximum is NaN
+            self._check_finite(bool(highest.isfinite().all()), "logits")
+            for position, token in enumerate(tokens.tolist()):
                 answer.append(token)
                 steps.append(_Step(token, hidden[position], logits[position]))
                 if token == self.tokenizer.eos_id or position == len(proposed) or token != proposed[position]:
@@ -397,6 +399,7 @@ class Segmenter:
 
     def _decode(self, encoded: EncodedImage, answer: _Draft, marks: list[_Mark]) -> list[Region]:
         low_res = self.grounding.masks(torch.stack([mark.hidden for mark in marks]), encoded.features)  # (S, 1, h, w)
+        self._check_finite(bool(low_res.isfinite().all()), "masks")
         full = self._upsampled(low_res, encoded.size)
         if answer.details:
             answer.low_res.append(low_res)
@@ -440,6 +443,15 @@ class Segmenter:
             "low_res_logits": low_res.numpy(),
             "seg_probabilities": np.array(answer.probabilities, np.float32),
         }
+
+    def _check_finite(self, finite: bool, what: str) -> None:
+        """Raise NumericalError: an answer made of NaN would read as "not found"."""
+        if not finite:
+            others = ", ".join(name for name in ("bf16", "fp32") if name != self.precision)
+            raise NumericalError(
+                f"the model's {what} are not finite (precision {self.precision}): numbers overflowed, or the weights are "
+                f"broken; use precision {others}, or another checkpoint ('lisa inspect' looks for NaN)"
+            )
 
     # --- the towers ---
 

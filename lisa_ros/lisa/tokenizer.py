@@ -21,6 +21,7 @@ from sentencepiece import SentencePieceProcessor
 
 from lisa_ros.engine.api import Span
 from lisa_ros.errors import CheckpointError
+from lisa_ros.lisa.weights.substitute import substitute
 
 IMAGE = "<image>"
 IMAGE_ID = -200
@@ -56,7 +57,7 @@ class Tokenizer:
         try:
             pieces = SentencePieceProcessor(model_file=str(model))
         except (OSError, RuntimeError) as error:
-            raise CheckpointError(f"{model} is not a sentencepiece model: {error}") from error
+            raise CheckpointError(substitute(model) or f"{model} is not a sentencepiece model: {error}") from error
         return cls(pieces, _added_tokens(folder, pieces.get_piece_size()))
 
     def __len__(self) -> int:
@@ -167,8 +168,8 @@ def _added_tokens(folder: Path, pieces: int) -> dict[str, int]:
     """Tokens beyond the sentencepiece model: added_tokens.json, or the newer table in tokenizer_config.json."""
     try:
         if (folder / "added_tokens.json").is_file():
-            return _checked(json.loads((folder / "added_tokens.json").read_text("utf-8")))
-        config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+            return _checked(json.loads((folder / "added_tokens.json").read_text("utf-8-sig")))
+        config = json.loads((folder / "tokenizer_config.json").read_text("utf-8-sig"))
         table = {int(i): str(token["content"]) for i, token in config.get("added_tokens_decoder", {}).items()}
     except FileNotFoundError:
         return {}

@@ -29,6 +29,8 @@ from lisa_ros.lisa.weights.spec import ClipFolder, Spec, read_clip, read_spec, r
 from lisa_ros.lisa.weights.tensors import Shape, find_files, iterate_tensors
 
 CACHE_TOKENS = 2048
+SEARCHED_BYTES = 2_000_000_000
+"""Weights up to this size are read whole, in a few seconds, to look for NaN."""
 _BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
 # bitsandbytes, a weight: int8 with a float32 scale for each row; nf4 with a byte of scale for 64 weights, and a float32
 # for 256 such bytes.
@@ -126,11 +128,27 @@ def _inspect_lisa(folder: Path) -> Report:
         name: tensor for name, tensor in named_tensors(lisa) if clip or not name.startswith("vision_tower.clip.")
     }
     report.parameters = _count(weighed)
+    _search_not_finite(report, files)
     report.cache_tokens = min(CACHE_TOKENS, spec.llama.max_position_embeddings)
     report.memory = {
         name: _lisa_memory(name, lisa, weighed, report.cache_tokens) for name in ("fp32", "bf16", "fp16", "int8", "nf4")
     }
     return report
+
+
+def _search_not_finite(report: Report, files: list[Path]) -> None:
+    """Note tensors that hold NaN or infinity, and that nobody looked where the weights are large."""
+    if report.size > SEARCHED_BYTES:
+        report.notes.append(f"{gigabytes(report.size)} of weights were not searched for NaN or infinite values")
+        return
+    broken = [
+        name for name, tensor in iterate_tensors(files) if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+    if broken:
+        report.problems.append(
+            f"{len(broken)} {'tensor holds' if len(broken) == 1 else 'tensors hold'} NaN or infinite values: "
+            f"{_some(broken)}; the training diverged or the file is damaged, use another checkpoint"
+        )
 
 
 def _inspect_clip(folder: Path) -> Report:
