@@ -449,8 +449,8 @@ class Segmenter:
         if not finite:
             others = ", ".join(name for name in ("bf16", "fp32") if name != self.precision)
             raise NumericalError(
-                f"the model's {what} are not finite (precision {self.precision}): numbers overflowed, or the weights are "
-                f"broken; use precision {others}, or another checkpoint ('lisa inspect' looks for NaN)"
+                f"the model's {what} are not finite (precision {self.precision}): numbers overflowed or the weights "
+                f"are broken; use precision {others}, or another checkpoint ('lisa inspect' looks for NaN)"
             )
 
     # --- the towers ---
