@@ -97,17 +97,17 @@ def read_clip(folder: Path) -> ClipFolder:
         clip = CLIPVisionConfig(**{k: v for k, v in config.items() if k not in ("model_type", "transformers_version")})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"config.json in {folder} is not a CLIP vision tower's: {error}") from error
-    how: dict[str, Any] = {"size": clip.image_size, "crop": clip.image_size}
+    settings: dict[str, Any] = {"size": clip.image_size, "crop": clip.image_size}
     if (folder / "preprocessor_config.json").is_file():
-        told = read_json(folder, "preprocessor_config.json")
-        size, crop = told.get("size", clip.image_size), told.get("crop_size", clip.image_size)
-        how["size"] = size.get("shortest_edge", clip.image_size) if isinstance(size, dict) else size
-        how["crop"] = crop.get("height", clip.image_size) if isinstance(crop, dict) else crop
-        how["mean"] = tuple(told.get("image_mean", ClipPreprocessing.mean))
-        how["std"] = tuple(told.get("image_std", ClipPreprocessing.std))
-    if how["crop"] != clip.image_size:
+        processor = read_json(folder, "preprocessor_config.json")
+        size, crop = processor.get("size", clip.image_size), processor.get("crop_size", clip.image_size)
+        settings["size"] = size.get("shortest_edge", clip.image_size) if isinstance(size, dict) else size
+        settings["crop"] = crop.get("height", clip.image_size) if isinstance(crop, dict) else crop
+        settings["mean"] = tuple(processor.get("image_mean", ClipPreprocessing.mean))
+        settings["std"] = tuple(processor.get("image_std", ClipPreprocessing.std))
+    if settings["crop"] != clip.image_size:
         raise CheckpointError(f"{folder}: crop_size {how['crop']} is not the tower's image_size {clip.image_size}")
-    return ClipFolder(folder, clip, ClipPreprocessing(**how))
+    return ClipFolder(folder, clip, ClipPreprocessing(**settings))
 
 
 def resolve_tower(tower: str | Path | None, spec: Spec, checkpoint: Path) -> Path | None:
