@@ -22,6 +22,7 @@ from typing import Any
 from lisa_ros.engine.api import Factory
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import CheckpointError, ConfigError
+from lisa_ros.process_tuning import limit_spinning
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def load_engine(
         OutOfMemory: The device has too little memory.
     """
     model = str(model)
+    limit_spinning()  # before the factory's module imports torch
     factory = find_factory(model)
     chosen = {"model": model or str(bundled_model()), "device": device, "precision": precision}
     _check_signature(factory, model)

@@ -106,7 +106,7 @@ def read_clip(folder: Path) -> ClipFolder:
         settings["mean"] = tuple(processor.get("image_mean", ClipPreprocessing.mean))
         settings["std"] = tuple(processor.get("image_std", ClipPreprocessing.std))
     if settings["crop"] != clip.image_size:
-        raise CheckpointError(f"{folder}: crop_size {how['crop']} is not the tower's image_size {clip.image_size}")
+        raise CheckpointError(f"{folder}: crop_size {settings['crop']} is not the tower's image_size {clip.image_size}")
     return ClipFolder(folder, clip, ClipPreprocessing(**settings))
 
 
