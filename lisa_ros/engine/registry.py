@@ -22,6 +22,7 @@ from typing import Any
 from lisa_ros.engine.api import Factory
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import CheckpointError, ConfigError
+from lisa_ros.process_tuning import limit_spinning
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def load_engine(
         OutOfMemory: The device has too little memory.
     """
     model = str(model)
+    limit_spinning()  # before the factory's module imports torch
     factory = find_factory(model)
     _check_signature(factory, model)
     if not is_callable_name(model) and not _URL.match(model):
@@ -153,15 +155,24 @@ def _import(name: str) -> Factory:
     return factory
 
 
+def module_of(name: str) -> str:
+    """Name of the module that has the factory of the engine ``name``. Raises ConfigError."""
+    for entry in entry_points(group=GROUP):
+        if entry.name == name and name not in BUILT_IN:
+            return entry.module
+    if name not in BUILT_IN:
+        raise ConfigError(f"engine '{name}' is not installed; installed engines: {', '.join(known())}")
+    return BUILT_IN[name].partition(":")[0]
+
+
 def _recognises(name: str, folder: Path, config: dict[str, Any]) -> bool:
     """Ask an engine that offers ``recognises(folder, config)`` beside its factory; one that fails is left out."""
-    target = BUILT_IN.get(name) or next(entry.value for entry in entry_points(group=GROUP) if entry.name == name)
-    module = target.partition(":")[0]
+    module = module_of(name)
     try:
         recognises = getattr(importlib.import_module(module), "recognises", None)
         return bool(recognises and recognises(folder, config))
     except Exception as error:
-        logger.warning("engine '%s' (%s) cannot say whether it serves %s: %s", name, target, folder, error)
+        logger.warning("engine '%s' (%s) cannot say whether it serves %s: %s", name, module, folder, error)
         return False
 
 

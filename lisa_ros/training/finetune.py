@@ -33,15 +33,9 @@ from lisa_ros.lisa.model.quantize import Precision
 from lisa_ros.lisa.prompt import template
 from lisa_ros.lisa.segmenter import SEG, Segmenter
 from lisa_ros.lisa.tokenizer import Tokenizer
-from lisa_ros.lisa.weights.checkpoint import (
-    ClipFolder,
-    Spec,
-    load_lisa,
-    read_clip,
-    read_spec,
-    reference_name,
-    resolve_tower,
-)
+from lisa_ros.lisa.weights.load import load_lisa
+from lisa_ros.lisa.weights.names import reference_name
+from lisa_ros.lisa.weights.spec import ClipFolder, Spec, read_clip, read_spec, resolve_tower
 from lisa_ros.training.batch import Batch, Batcher
 from lisa_ros.training.compose import compose
 from lisa_ros.training.datasets.mixture import Mixture, open_mixture

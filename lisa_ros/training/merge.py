@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lisa_ros.errors import CheckpointError
-from lisa_ros.lisa.weights.checkpoint import Spec, read_spec, resolve_tower
+from lisa_ros.lisa.weights.spec import Spec, read_spec, resolve_tower
 from lisa_ros.lisa.weights.tensors import find_files, iterate_tensors, read_shapes
 from lisa_ros.training.sharded import ShardWriter
 from lisa_ros.training.snapshot import TRAINED, find_snapshot, read_trained

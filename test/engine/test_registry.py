@@ -138,7 +138,7 @@ def test_a_plugin_that_cannot_be_imported_does_not_hide_the_others(
     path = folder(tmp_path / "model", config={"architecture": "llava"})
     with caplog.at_level(logging.WARNING):
         assert registry.engine_name(path) == "lisa"
-    assert "engine 'broken' (broken_plugin:load) cannot say whether it serves" in caplog.text
+    assert "engine 'broken' (broken_plugin) cannot say whether it serves" in caplog.text
 
 
 def test_the_demo_model_is_recognised_and_is_the_default(repository: Path) -> None:

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from whole_answer import segment
 
 from lisa_ros.engine.api import Turn
+from lisa_ros.lisa.model.lisa import image_columns, predicting
 from lisa_ros.lisa.preprocess import ClipPreprocessing, for_clip, for_sam, resized_size
 from lisa_ros.lisa.prompt import TEMPLATES, build_prompt, template
 from lisa_ros.lisa.segmenter import EncodedImage, Segmenter
@@ -91,7 +93,7 @@ def test_decoded_text_is_identical(case: Case) -> None:
 @pytest.mark.parametrize("draft", [True, False], ids=["draft", "token_by_token"])
 def test_answers_and_masks_equal_the_reference(case: Case, draft: bool) -> None:
     frame = encoded(case.folder, case.facts["image"])
-    result = segmenter(case.folder).segment(frame, case.facts["user_prompt"], verbatim=True, draft=draft)
+    result = segment(segmenter(case.folder), frame, case.facts["user_prompt"], verbatim=True, draft=draft)
     assert result.answer == case.facts["expected_answer"]
     assert result.answer_ids == case.facts["generated_ids"]
     assert len(result.masks) == case.facts["num_seg"]
@@ -122,7 +124,7 @@ def test_other_checkpoint_formats_answer_the_same(tmp_path: Path) -> None:
     ours = Segmenter.from_checkpoint(target, vision_tower=COMPACT / "clip-tiny", device="cpu", precision="fp32")
     rgb = np.asarray(Image.open(COMPACT / "wide.png").convert("RGB"))
     command = "Where is the drink? Please output segmentation mask."
-    result = ours.segment(ours.encode(rgb), command, verbatim=True)
+    result = segment(ours, ours.encode(rgb), command, verbatim=True)
     expected = np.load(COMPACT / "wide_0.npz")["low_res_masks"]
     np.testing.assert_allclose(result.low_res_logits, expected, rtol=0, atol=1e-4)
 
@@ -135,11 +137,12 @@ def test_teacher_forced_masks_equal_the_reference(goldens: Path) -> None:
         ids = torch.from_numpy(arrays["input_ids"]).long()
         frame = encoded(folder, f"images/{image}.png")
         with torch.inference_mode():
-            tokens = frame.tokens.expand(len(ids), -1, -1)
-            hidden = lisa.read(lisa.embed_prompt(ids, tokens))
-            predicts = lisa.seg_positions(ids, ours.tokenizer.id_of("[SEG]"), tokens.shape[1])
+            tokens = frame.features.tokens.expand(len(ids), -1, -1)
+            ids = ids.gather(1, image_columns(ids, tokens.shape[1]))
+            hidden = lisa.read(lisa.embed(ids, tokens))
+            predicts = predicting(ids, ours.tokenizer.id_of("[SEG]"))
             embeddings = lisa.seg_projector(hidden[predicts])
-            low_res = lisa.decode_masks(ours.embed(frame.rgb), embeddings)
+            low_res = lisa.ground(hidden[predicts], ours.embed(frame.rgb))
         np.testing.assert_allclose(embeddings.numpy(), arrays["pred_embeddings"], rtol=0, atol=2e-5)
         np.testing.assert_allclose(low_res.numpy(), arrays["low_res_masks"], rtol=0, atol=1e-4)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from whole_answer import segment
 
 from lisa_ros.errors import ConfigError, DeviceError
 from lisa_ros.lisa.model.quantize import Precision, pick_device
@@ -58,9 +59,10 @@ def test_every_precision_gives_the_references_words_and_nearly_its_masks(folder:
     ious = []
     for facts, masks in cases(folder):
         rgb = np.asarray(Image.open(folder / facts["image"]).convert("RGB"))
-        result = segmenter.segment(segmenter.encode(rgb), facts["user_prompt"], verbatim=True)
+        result = segment(segmenter, segmenter.encode(rgb), facts["user_prompt"], verbatim=True)
         assert result.answer_ids == facts["generated_ids"]
-        one_by_one = segmenter.segment(
+        one_by_one = segment(
+            segmenter,
             segmenter.encode(rgb),
             facts["user_prompt"],
             verbatim=True,

@@ -14,22 +14,50 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import SamModel
 from transformers.models.sam.modeling_sam import SamAttention, SamMaskDecoder
 
+from lisa_ros.lisa.preprocess import Size, resized_size
 
-def decode_many(decoder: SamMaskDecoder, image_embeddings: Tensor, positions: Tensor, prompts: Tensor) -> Tensor:
+
+def decode_prompts(sam: SamModel, image_embeddings: Tensor, positions: Tensor, prompts: Tensor) -> Tensor:
     """Mask logits (B, P, 4h, 4w) of SAM's single-mask output.
 
-    image_embeddings: (B, C, h, w), the dense prompt (``no_mask_embed``) added already. positions: (1, C, h, w).
-    prompts: (B, P, C), one sparse prompt token a mask.
+    Args:
+        image_embeddings: (B, C, h, w).
+        positions: (1, C, h, w), see ``sam.image_positions``.
+        prompts: (B, P, C), one sparse prompt token a mask.
     """
-    return decode_and_look(decoder, image_embeddings, positions, prompts)[0]
+    return decode_and_look(sam, image_embeddings, positions, prompts)[0]
 
 
 def decode_and_look(
+    sam: SamModel, image_embeddings: Tensor, positions: Tensor, prompts: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """:func:`decode_prompts`, and for each layer the scores (N, n, T, G) by which the image looks at tokens."""
+    dense = sam.prompt_encoder.no_mask_embed.weight[:, :, None, None]  # (1, C, 1, 1)
+    return _decode(sam.mask_decoder, image_embeddings + dense, positions, prompts)
+
+
+def upsample_logits(low_res: Tensor, size: Size, input_size: int) -> Tensor:
+    """Mask logits back in camera pixels: (S, 1, h, w) float32 on the padded square to (S, H, W) float32.
+
+    Twice bilinear (to the square, then from its unpadded part to the camera), as SAM does.
+
+    Args:
+        size: (height, width), camera pixels.
+        input_size: Side of the square, pixels.
+    """
+    if low_res.shape[0] == 0:
+        return low_res.new_zeros(0, *size)
+    square = F.interpolate(low_res, (input_size, input_size), mode="bilinear", align_corners=False)
+    height, width = resized_size(size, input_size)
+    return F.interpolate(square[..., :height, :width], size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def _decode(
     decoder: SamMaskDecoder, image_embeddings: Tensor, positions: Tensor, prompts: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """What ``decode_many`` returns, and for each layer the scores (N, n, T, G) by which the image looks at tokens."""
     batch, count, _ = prompts.shape
     height, width = image_embeddings.shape[-2:]
     fixed = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import LlamaModel
 
 from lisa_ros.errors import ConfigError, DeviceError
-from lisa_ros.lisa.model.lisa import ClipTower, Lisa
+from lisa_ros.lisa.model.clip import ClipTower
+from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.weights.tensors import give_back_freed
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4")

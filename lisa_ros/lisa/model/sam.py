@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import SamConfig, SamModel, SamVisionConfig
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig
 from transformers.models.sam.modeling_sam import SamAttention
@@ -135,3 +137,11 @@ def _count(shapes: Shapes, pattern: str) -> int:
     if count == 0:
         raise KeyError(pattern.format(0))
     return count
+
+
+def image_positions(sam: SamModel, side: int) -> Tensor:
+    """(1, C, side, side): SAM's encoding of the cell centres of a grid of any side, in the encoding's precision."""
+    like = sam.shared_image_embedding.positional_embedding
+    centres = (torch.arange(side, device=like.device, dtype=torch.float32) + 0.5) / side
+    grid = torch.stack(torch.meshgrid(centres, centres, indexing="ij")[::-1], dim=-1)  # (side, side, 2) x, y
+    return sam.shared_image_embedding(grid.to(like.dtype)).permute(2, 0, 1)[None]

@@ -21,10 +21,10 @@ from tqdm import tqdm
 from lisa_ros import __version__
 from lisa_ros.atomic import replacing
 from lisa_ros.errors import CheckpointError
-from lisa_ros.lisa.weights.checkpoint import Spec, read_clip, read_spec, resolve_tower
 from lisa_ros.lisa.weights.convert import convert
 from lisa_ros.lisa.weights.inspect import gigabytes, inspect
 from lisa_ros.lisa.weights.origin import RECORD, HubRepository, LocalFolder, Origin, find_origin, sha256
+from lisa_ros.lisa.weights.spec import Spec, read_clip, read_spec, resolve_tower
 
 _STAGING = ".fetch"
 _PIN = "pin.json"

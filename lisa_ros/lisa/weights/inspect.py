@@ -20,25 +20,16 @@ from lisa_ros.lisa.model.quantize import WHOLE
 from lisa_ros.lisa.model.sam import infer_sam_config, new_sam
 from lisa_ros.lisa.preprocess import ClipPreprocessing
 from lisa_ros.lisa.tokenizer import Tokenizer
-from lisa_ros.lisa.weights.checkpoint import (
-    PEFT_PREFIX,
-    SAM_NAMES,
-    ClipFolder,
-    Spec,
-    build_lisa,
-    is_text_half,
-    named_tensors,
-    our_name,
-    read_clip,
-    read_spec,
-    reference_name,
-    resolve_tower,
-    shapes_of,
-)
+from lisa_ros.lisa.weights.load import build_lisa, named_tensors, shapes_of
+from lisa_ros.lisa.weights.names import PEFT_PREFIX, SAM_NAMES, is_text_half, our_name, reference_name
+from lisa_ros.lisa.weights.networks import networks_for
 from lisa_ros.lisa.weights.origin import RECORD
+from lisa_ros.lisa.weights.spec import ClipFolder, Spec, read_clip, read_spec, resolve_tower
 from lisa_ros.lisa.weights.tensors import Shape, find_files, iterate_tensors
 
 CACHE_TOKENS = 2048
+SEARCHED_BYTES = 2_000_000_000
+"""Weights up to this size are read whole, in a few seconds, to look for NaN."""
 _BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
 # bitsandbytes, a weight: int8 with a float32 scale for each row; nf4 with a byte of scale for 64 weights, and a float32
 # for 256 such bytes.
@@ -129,18 +120,34 @@ def _inspect_lisa(folder: Path) -> Report:
     report.origin = _origin(folder)
     clip = _clip_of(spec, folder, report)
     with torch.device("meta"):
-        lisa = build_lisa(spec, shapes, clip or _unknown_clip(spec))
+        lisa = build_lisa(spec, shapes, clip or _unknown_clip(spec), networks_for(folder))
     _compare_lisa(report, lisa, shapes, clip)
     report.facts = _lisa_facts(spec, lisa, clip, folder, report)
     weighed = {
         name: tensor for name, tensor in named_tensors(lisa) if clip or not name.startswith("vision_tower.clip.")
     }
     report.parameters = _count(weighed)
+    _search_not_finite(report, files)
     report.cache_tokens = min(CACHE_TOKENS, spec.llama.max_position_embeddings)
     report.memory = {
         name: _lisa_memory(name, lisa, weighed, report.cache_tokens) for name in ("fp32", "bf16", "fp16", "int8", "nf4")
     }
     return report
+
+
+def _search_not_finite(report: Report, files: list[Path]) -> None:
+    """Note tensors that hold NaN or infinity, and that nobody looked where the weights are large."""
+    if report.size > SEARCHED_BYTES:
+        report.notes.append(f"{gigabytes(report.size)} of weights were not searched for NaN or infinite values")
+        return
+    broken = [
+        name for name, tensor in iterate_tensors(files) if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+    if broken:
+        report.problems.append(
+            f"{len(broken)} {'tensor holds' if len(broken) == 1 else 'tensors hold'} NaN or infinite values: "
+            f"{_some(broken)}; the training diverged or the file is damaged, use another checkpoint"
+        )
 
 
 def _inspect_clip(folder: Path) -> Report:
