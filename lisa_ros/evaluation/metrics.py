@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 IGNORED = 255
-"""Value in the truth of pixels that are not counted."""
+"""Target value of pixels that count neither for nor against."""
 
 
 @dataclass(frozen=True)

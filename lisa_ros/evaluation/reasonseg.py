@@ -1,4 +1,4 @@
-"""ReasonSeg's format: a picture, and JSON of the same name with polygons and a sentence or phrase (as labelme)."""
+"""ReasonSeg's format: a picture and a labelme-like json of the same name, polygons and a sentence or phrase in it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,9 @@ _PICTURES = (".jpg", ".jpeg", ".png")
 
 @dataclass(frozen=True, eq=False)
 class ReasonSegExample:
-    """One picture with its label.
+    """rgb: (H, W, 3) uint8. truth: (H, W) uint8: 0, 1, or IGNORED. texts: paraphrases; is_sentence or a noun phrase.
 
-    Args:
-        name: Of the files.
-        rgb: (H, W, 3) uint8.
-        truth: (H, W) uint8: 0, 1 or IGNORED.
-        texts: Paraphrases.
-        is_sentence: Whether they are sentences; else noun phrases.
-        kind: Of command, as `lisa scenes --format reasonseg` writes it; the benchmark's own files have none.
+    kind: of command, as `lisa scenes --format reasonseg` writes it; the benchmark's own files have none.
     """
 
     name: str
@@ -41,7 +35,7 @@ class ReasonSegExample:
 
 
 def read_truth(label: dict, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Paint the polygons of a label, large to small, so that small ones stay visible. size: (height, width).
+    """Paint the polygons of a json, large to small, so that a small one is seen on top. size: (height, width).
 
     'flag' is not painted, labels with 'ignore' become IGNORED, all others 1. Corners are truncated to whole pixels and
     the outline is drawn one pixel wide, as the benchmark does.
@@ -67,7 +61,7 @@ def _paint(image: NDArray[np.uint8], points: NDArray[np.int32], value: int) -> N
 
 
 def read_json(path: Path) -> dict:
-    """Read UTF-8, or cp1252 as some files of the benchmark are."""
+    """utf-8, or cp1252 as some files of the benchmark are."""
     try:
         return json.loads(path.read_text("utf-8"))
     except UnicodeDecodeError:
@@ -75,7 +69,7 @@ def read_json(path: Path) -> dict:
 
 
 def read_example(picture: Path) -> ReasonSegExample:
-    """Read one picture with its JSON. Raises ImageError or ConfigError that names the file."""
+    """One picture with its json. Raises ImageError or ConfigError naming the file."""
     bgr = cv2.imread(str(picture), cv2.IMREAD_COLOR)
     if bgr is None:
         raise ImageError(f"{picture} is not a picture")
@@ -93,7 +87,7 @@ def read_example(picture: Path) -> ReasonSegExample:
 
 
 def read_folder(folder: Path) -> Iterator[ReasonSegExample]:
-    """All examples of a folder, sorted by name. A damaged one is logged and skipped."""
+    """Every example of a folder, by name. A broken one is named and skipped."""
     for picture in sorted(p for p in folder.iterdir() if p.suffix.lower() in _PICTURES):
         if not picture.with_suffix(".json").is_file():
             continue
