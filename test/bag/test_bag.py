@@ -374,3 +374,16 @@ def test_the_demo_model_annotates_the_demo_picture(repository, tmp_path, capsys)
     assert printed.err.count("the bundled demo model knows only rendered tables") == 1
     masks = [pixels(labels) > 0 for _, labels in read(tmp_path / "out.mcap")["/lisa/labels"]]
     assert [iou(mask, masks[0]) > 0.95 for mask in masks] == [True] * 4
+
+
+def test_an_engine_in_one_file_annotates_a_recording(repository, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(repository / "examples")
+    rgb = np.full((*SIZE, 3), 120, np.uint8)
+    rgb[truth(0)] = (220, 20, 20)
+    source = record(tmp_path / "in", {"/camera": [messages.image(header(n), rgb, "rgb8") for n in range(3)]})
+    options = ("--model", "colour_engine:load", "--target", "red", "--target", "blue", "--option", "smallest=0.01")
+    assert annotate(source, tmp_path / "out.mcap", *options, command="") == 0
+    found = read(tmp_path / "out.mcap")
+    ((_, result),) = found["/lisa/result"]
+    assert (result.model, result.absent, result.masks[0].phrase) == ("colours", ["blue"], "red thing")
+    assert iou(pixels(found["/lisa/labels"][2][1]) == 1, truth(0)) > 0.9
