@@ -21,6 +21,7 @@ import yaml
 from PIL import Image
 
 from lisa_ros.cli import COMMANDS
+from lisa_ros.lisa.weights.inspect import inspect
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.runtime.status import Status
 from lisa_small import model_folder
@@ -352,6 +353,27 @@ def test_every_status_has_a_cure() -> None:
     text = (ROOT / "docs/troubleshooting.md").read_text("utf-8")
     rows = set(re.findall(r"^\| ([A-Z_]+) \|", text, re.MULTILINE))
     assert {status.name for status in Status} - rows == {"SUCCESS"}
+
+
+def test_the_interfaces_of_the_readme_are_those_of_the_reference() -> None:
+    """Topics, services and the action of docs/interfaces.md; those of vision_msgs are optional and left out."""
+    sections = (ROOT / "docs/interfaces.md").read_text("utf-8").split("\n## ")
+    chosen = [section for section in sections if section.split("\n")[0] in ("In", "Out", "Ask")]
+    reference = set(re.findall(r"^\| `([~/\w]+)` \|", "\n".join(chosen), re.MULTILINE))
+    table = re.search(r"^\| name \| type \|.*\n(?:\|.*\n)+", README.read_text("utf-8"), re.MULTILINE)
+    assert table
+    first_column = " ".join(row.split("|")[1] for row in table[0].splitlines()[2:])
+    assert set(re.findall(r"`([~/\w]+)`", first_column)) == reference
+
+
+def test_the_size_of_the_demo_model_in_the_readme_is_what_inspect_computes() -> None:
+    report = inspect(model_folder())
+    row = re.search(
+        r"^\| bundled demo model \| (\d+) MB \| (\d+) MB in fp32 \|", README.read_text("utf-8"), re.MULTILINE
+    )
+    assert row
+    assert int(row[1]) == round(report.size / 1e6)
+    assert int(row[2]) == round(report.memory["fp32"].weights / 1e6)
 
 
 def test_the_index_lists_every_document() -> None:
