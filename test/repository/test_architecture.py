@@ -276,7 +276,7 @@ print(*sorted({{"torch", "transformers", "rclpy", "cv2", "lisa_small"}} & set(sy
         ("import lisa_ros.ros.node", "cv2 rclpy"),
     ],
 )
-def test_importing_loads_neither_torch_nor_ros(statement: str, loaded: str) -> None:
+def test_importing_loads_these_libraries_and_no_others(statement: str, loaded: str) -> None:
     """The node's process has ROS, but never torch."""
     assert run(LOADED.format(imports=statement)).strip() == loaded
 
