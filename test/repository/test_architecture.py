@@ -47,37 +47,23 @@ class Layer:
     ros: bool = False
 
 
+BASE = "base"  # the modules that lie directly in lisa_ros
 # From the bottom to the top. docs/architecture.md has the same table.
 LAYERS = {
-    "errors": Layer(),
-    "atomic": Layer(("errors",)),
-    "engine": Layer(("errors", "atomic")),
-    "perception": Layer(("errors", "atomic", "engine")),
-    "data": Layer(("errors", "atomic", "engine", "perception")),
-    "lisa": Layer(("errors", "atomic", "engine", "perception"), torch=True),
-    "runtime": Layer(("errors", "atomic", "engine", "perception")),
-    "bag": Layer(("errors", "atomic", "engine", "perception", "runtime")),
-    "evaluation": Layer(("errors", "atomic", "engine", "perception", "data")),
-    "training": Layer(("errors", "atomic", "engine", "perception", "data", "lisa", "evaluation"), torch=True),
-    "ros": Layer(("errors", "atomic", "engine", "perception", "runtime"), ros=True),
-    "cli": Layer(
-        (
-            "errors",
-            "atomic",
-            "engine",
-            "perception",
-            "data",
-            "lisa",
-            "runtime",
-            "bag",
-            "evaluation",
-            "training",
-        )
-    ),
-    "lisa_small": Layer(
-        ("errors", "atomic", "engine", "perception", "data", "lisa", "evaluation", "training"), torch=True
-    ),
+    BASE: Layer(),
+    "engine": Layer((BASE,)),
+    "perception": Layer((BASE, "engine")),
+    "data": Layer((BASE, "engine", "perception")),
+    "lisa": Layer((BASE, "engine", "perception"), torch=True),
+    "runtime": Layer((BASE, "engine", "perception")),
+    "bag": Layer((BASE, "engine", "perception", "runtime")),
+    "evaluation": Layer((BASE, "engine", "perception", "data")),
+    "training": Layer((BASE, "engine", "perception", "data", "lisa", "evaluation"), torch=True),
+    "ros": Layer((BASE, "engine", "perception", "runtime"), ros=True),
+    "cli": Layer((BASE, "engine", "perception", "data", "lisa", "runtime", "bag", "evaluation", "training")),
+    "lisa_small": Layer((BASE, "engine", "perception", "data", "lisa", "evaluation", "training"), torch=True),
 }
+BASE_MODULES = {file.stem for file in (ROOT / "lisa_ros").glob("*.py")} - {"__init__"}
 
 
 def layer_of(dotted: str) -> str:
@@ -85,7 +71,9 @@ def layer_of(dotted: str) -> str:
     parts = dotted.split(".")
     if parts[0] == "lisa_small":
         return "lisa_small"
-    return parts[1] if len(parts) > 1 else ""
+    if len(parts) == 1:
+        return ""
+    return BASE if parts[1] in BASE_MODULES else parts[1]
 
 
 def name_of(file: Path) -> str:
@@ -142,9 +130,9 @@ modules = pytest.mark.parametrize("file", [file for file in FILES if layer_of(na
 # --- the picture is the tree
 
 
-def test_every_folder_and_module_of_the_tree_is_a_layer() -> None:
-    tree = {path.stem for path in (ROOT / "lisa_ros").iterdir() if path.suffix == ".py" or any(path.rglob("*.py"))}
-    assert tree - {"__init__"} | {"lisa_small"} == set(LAYERS)
+def test_every_folder_of_the_tree_is_a_layer() -> None:
+    folders = {file.relative_to(ROOT / "lisa_ros").parts[0] for file in FILES if file.is_relative_to(ROOT / "lisa_ros")}
+    assert {name for name in folders if not name.endswith(".py")} | {BASE, "lisa_small"} == set(LAYERS)
 
 
 def test_layers_import_lower_ones_only() -> None:
@@ -154,14 +142,14 @@ def test_layers_import_lower_ones_only() -> None:
 
 
 def test_the_table_of_the_document_is_the_one_of_this_test() -> None:
-    """errors and atomic are named once, above the table."""
+    """The base is named once, above the table."""
     documented = {}
     for line in re.findall(r"^\| `lisa_.*", PICTURE.read_text("utf-8"), re.M):
         layer, _, own, torch, ros = (cell.strip() for cell in line.strip("|").split("|"))
-        name = Path(layer.strip("`")).stem
+        name = BASE if layer == "`lisa_ros/*.py`" else Path(layer.strip("`")).name
         documented[name] = Layer(tuple(re.findall(r"\w+", own)), torch == "yes", ros == "yes")
     expected = {
-        name: Layer(tuple(own for own in layer.imports if own not in ("errors", "atomic")), layer.torch, layer.ros)
+        name: Layer(tuple(own for own in layer.imports if own != BASE), layer.torch, layer.ros)
         for name, layer in reversed(LAYERS.items())
     }
     assert documented == expected
@@ -219,7 +207,7 @@ def test_a_module_imports_ros_only_where_its_layer_may(file: Path) -> None:
     ("source", "layers"),
     [
         ("import lisa_ros.ros.node", {"ros"}),
-        ("from lisa_ros import errors, __version__", {"errors"}),
+        ("from lisa_ros import errors, __version__", {BASE}),
         ("def f():\n    from lisa_small.network.conv import ChannelNorm", {"lisa_small"}),
         ("if TYPE_CHECKING:\n    from lisa_ros.lisa.segmenter import Segmenter", {"lisa"}),
         ("from lisa_ros.msg import Mask", set()),
