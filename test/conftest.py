@@ -1,4 +1,4 @@
-"""What every test may ask for: a DDS domain of its own, the reference's goldens."""
+"""What every test may ask for: a DDS domain of its own, a checkpoint of the goldens, OpenGL."""
 
 from __future__ import annotations
 
@@ -34,12 +34,11 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
-def goldens() -> Path:
-    """The reference implementation's recorded outputs; they lie beside a developer's checkout, not in it."""
-    folder = REPOSITORY.parent / "shared" / "goldens"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there: the full goldens of the reference are kept outside the repository")
-    return folder
+def checkpoint_a(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Golden A as the reference saves a checkpoint."""
+    from drawn_weights import write_drawn_checkpoint
+
+    return write_drawn_checkpoint(REPOSITORY / "test" / "golden" / "A", tmp_path_factory.mktemp("A") / "ckpt")
 
 
 @pytest.fixture(scope="session")
