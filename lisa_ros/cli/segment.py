@@ -18,7 +18,7 @@ from lisa_ros.atomic import check_outputs, replacing
 from lisa_ros.cli import model
 from lisa_ros.cli.model import load
 from lisa_ros.engine.api import TARGETS, Answer, Ask, Conversation, EngineInfo, Event, MaskCrop, Region, Token
-from lisa_ros.engine.support import SupportedEngine, numbered
+from lisa_ros.engine.support import Encoded, SupportedEngine, numbered
 from lisa_ros.errors import CommandError, ConfigError
 from lisa_ros.perception.masks import union_image
 from lisa_ros.perception.photo import STDIN, read_photo
@@ -192,7 +192,7 @@ def _with_typed(asks: list[Ask], arguments: argparse.Namespace, history: Convers
             yield _ask_of(command, arguments, history)
 
 
-def _ask(engine: SupportedEngine, encoded: Any, ask: Ask, quiet: bool, details: bool) -> Answer:
+def _ask(engine: SupportedEngine, encoded: Encoded, ask: Ask, quiet: bool, details: bool) -> Answer:
     stream = _Stream() if sys.stdout.isatty() and not quiet else None
     answer = engine.ask(encoded, ask, on_event=stream, details=details)
     if stream is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,14 @@ def check_rgb(rgb: NDArray[np.uint8]) -> None:
         raise ImageError(f"the image is {rgb.shape[1]} x {rgb.shape[0]} pixels; it has no pixels to look at")
 
 
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """An encoded frame: its size (height, width) in pixels, and the engine's own value."""
+
+    size: tuple[int, int]
+    value: Any
+
+
 class SupportedEngine:
     """Wraps any engine. ``load_engine`` returns one, so node, CLI, bag and evaluation share these rules.
 
@@ -74,10 +82,10 @@ class SupportedEngine:
     def info(self) -> EngineInfo:
         return self.engine.info
 
-    def encode(self, rgb: NDArray[np.uint8]) -> Any:
+    def encode(self, rgb: NDArray[np.uint8]) -> Encoded:
         """As :meth:`Engine.encode`, for an image that was checked. Raises ImageError."""
         check_rgb(rgb)
-        return self.engine.encode(rgb)
+        return Encoded(rgb.shape[:2], self.engine.encode(rgb))
 
     def check(self, ask: Ask) -> None:
         """Raise CommandError for a question that this engine cannot be asked; costs no inference."""
@@ -85,7 +93,7 @@ class SupportedEngine:
 
     def ask(
         self,
-        encoded: Any,
+        encoded: Encoded,
         ask: Ask,
         on_event: OnEvent | None = None,
         should_stop: ShouldStop | None = None,
@@ -99,21 +107,24 @@ class SupportedEngine:
             return self._ask_each(encoded, ask, on_event, should_stop, details)
         return self._ask_engine(encoded, ask, on_event, should_stop, details)
 
-    def teacher_forced(self, encoded: Any, asks: Sequence[Ask], answers: Sequence[str]) -> NDArray[np.bool_]:
+    def teacher_forced(self, encoded: Encoded, asks: Sequence[Ask], answers: Sequence[str]) -> NDArray[np.bool_]:
         """As :meth:`TeacherForced.teacher_forced`. Raises CommandError where the engine lacks it."""
         if TEACHER_FORCED not in self.info.capabilities or not isinstance(self.engine, TeacherForced):
             raise CommandError(f"{self.info.name} has no teacher-forced answers; leave them out")
-        return self.engine.teacher_forced(encoded, asks, answers)
+        return self.engine.teacher_forced(encoded.value, asks, answers)
 
-    def _ask_engine(self, encoded: Any, ask: Ask, on_event: OnEvent, should_stop: ShouldStop, details: bool) -> Answer:
+    def _ask_engine(
+        self, encoded: Encoded, ask: Ask, on_event: OnEvent, should_stop: ShouldStop, details: bool
+    ) -> Answer:
         """The engine's answer, checked; its total time is measured here where the engine gives no timings."""
         begun = time.perf_counter()
 
         def checked(event: Event) -> None:
-            check_event(event, self.info)
+            check_event(event, self.info, encoded.size)
             on_event(event)
 
-        answer = checked_answer(self.engine.ask(encoded, ask, checked, should_stop, details), self.info)
+        answer = self.engine.ask(encoded.value, ask, checked, should_stop, details)
+        check_answer(answer, self.info, encoded.size)
         if answer.timings == Timings():
             total_s = time.perf_counter() - begun
             timings = Timings(generate_s=total_s, first_mask_s=total_s if answer.regions else 0.0, total_s=total_s)
@@ -131,7 +142,9 @@ class SupportedEngine:
             ask = replace(ask, history=None)
         return ask
 
-    def _ask_each(self, encoded: Any, ask: Ask, on_event: OnEvent, should_stop: ShouldStop, details: bool) -> Answer:
+    def _ask_each(
+        self, encoded: Encoded, ask: Ask, on_event: OnEvent, should_stop: ShouldStop, details: bool
+    ) -> Answer:
         """One ask for each target; texts joined by newlines, spans shifted."""
         texts: list[str] = []
         regions: list[Region] = []
@@ -214,8 +227,8 @@ def check_ask(ask: Ask, info: EngineInfo) -> None:
         raise CommandError("the command is empty; say what to find, for example 'the thing to drink from'")
 
 
-def checked_answer(answer: Answer, info: EngineInfo) -> Answer:
-    """``answer`` itself. Raises TypeError or ValueError that names what the engine did wrong."""
+def check_answer(answer: Answer, info: EngineInfo, size: tuple[int, int]) -> None:
+    """Raise TypeError or ValueError that names what is wrong with the answer about a frame of ``size`` (H, W)."""
     if not isinstance(answer, Answer):
         raise TypeError(f"{info.name} returned {type(answer).__name__} instead of an Answer")
     if not isinstance(answer.text, str):
@@ -225,17 +238,16 @@ def checked_answer(answer: Answer, info: EngineInfo) -> Answer:
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise TypeError(f"{info.name} returned {name} of type {type(value).__name__}; it must be a list or a tuple")
     for region in answer.regions:
-        _check_region(region, info)
+        _check_region(region, info, size)
         if any(not 0 <= begin <= end <= len(answer.text) for begin, end in region.spans):
             raise ValueError(f"{info.name} returned spans {region.spans} outside its text of {len(answer.text)}")
-    return answer
 
 
-def check_event(event: Event, info: EngineInfo) -> None:
-    """Raise TypeError or ValueError that names what is wrong with an engine's event."""
+def check_event(event: Event, info: EngineInfo, size: tuple[int, int]) -> None:
+    """Raise TypeError or ValueError that names what is wrong with an event about a frame of ``size`` (H, W)."""
     if isinstance(event, Regions):
         for region in event.regions:
-            _check_region(region, info)
+            _check_region(region, info, size)
     elif isinstance(event, Token):
         if not isinstance(event.text, str):
             raise TypeError(f"{info.name} sent a text of type {type(event.text).__name__}; it must be str")
@@ -253,15 +265,15 @@ def check_info(info: EngineInfo) -> None:
         raise ConfigError(f"{info.name} has the unknown capability {what}; give a frozenset of some of {known}")
 
 
-def _check_region(region: Region, info: EngineInfo) -> None:
+def _check_region(region: Region, info: EngineInfo, size: tuple[int, int]) -> None:
     if not isinstance(region, Region):
         raise TypeError(f"{info.name} returned a region of type {type(region).__name__}; it must be a Region")
-    _check_mask(region.mask, info)
+    _check_mask(region.mask, info, size)
     if not -SLACK <= region.score <= 1 + SLACK:
         raise ValueError(f"{info.name} returned the score {region.score}; it must be a number in [0, 1]")
 
 
-def _check_mask(mask: MaskCrop, info: EngineInfo) -> None:
+def _check_mask(mask: MaskCrop, info: EngineInfo, size: tuple[int, int]) -> None:
     if not isinstance(mask, MaskCrop):
         raise TypeError(f"{info.name} returned a mask of type {type(mask).__name__}; make it with crop_mask")
     pixels = mask.pixels
@@ -269,6 +281,11 @@ def _check_mask(mask: MaskCrop, info: EngineInfo) -> None:
         raise ValueError(
             f"{info.name} returned a mask of {pixels.dtype} {pixels.shape} for {mask.width} x {mask.height} pixels at "
             f"({mask.x}, {mask.y}); make it with crop_mask"
+        )
+    if mask.x + mask.width > size[1] or mask.y + mask.height > size[0]:
+        raise ValueError(
+            f"{info.name} returned a mask of {mask.width} x {mask.height} pixels at ({mask.x}, {mask.y}) for an image "
+            f"of {size[1]} x {size[0]}; resize it to the image first"
         )
 
 
@@ -312,4 +329,13 @@ def _never() -> bool:
     return False
 
 
-__all__ = ["SupportedEngine", "check_ask", "check_event", "check_info", "check_rgb", "checked_answer", "numbered"]
+__all__ = [
+    "Encoded",
+    "SupportedEngine",
+    "check_answer",
+    "check_ask",
+    "check_event",
+    "check_info",
+    "check_rgb",
+    "numbered",
+]

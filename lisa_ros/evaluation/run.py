@@ -7,13 +7,12 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lisa_ros.engine.api import TEACHER_FORCED, Answer, Ask, Conversation
-from lisa_ros.engine.support import SupportedEngine
+from lisa_ros.engine.support import Encoded, SupportedEngine
 from lisa_ros.evaluation.examples import Example, ExampleTurn, Picture, Question
 from lisa_ros.evaluation.metrics import Overlap, overlap
 from lisa_ros.perception.masks import union_image
@@ -89,7 +88,7 @@ def evaluate(
 
 def _ask(
     engine: SupportedEngine,
-    encoded: Any,
+    encoded: Encoded,
     example: Example,
     encode_s: float,
     forced: bool,
@@ -132,7 +131,7 @@ def _ask_of(turn: ExampleTurn, history: Conversation | None = None) -> Ask:
     )
 
 
-def forced_mask(engine: SupportedEngine, encoded: Any, example: Example) -> NDArray[np.bool_]:
+def forced_mask(engine: SupportedEngine, encoded: Encoded, example: Example) -> NDArray[np.bool_]:
     """Union (H, W) bool of the masks of the last answer, where every answer is the true one.
 
     Raises CommandError where the engine has no teacher-forced answers.

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lisa_ros import load_engine
@@ -101,7 +102,7 @@ def test_a_callable_needs_no_packaging() -> None:
         "options": {"size": 3},
         "progress": report,
     }
-    assert engine.ask(None, Ask("hello")).text == "hello"
+    assert engine.ask(engine.encode(np.zeros((2, 2, 3), np.uint8)), Ask("hello")).text == "hello"
 
 
 @pytest.mark.usefixtures("plugin")

@@ -32,10 +32,11 @@ from lisa_ros.engine.api import (
     Turn,
     crop_mask,
 )
-from lisa_ros.engine.support import SupportedEngine, numbered
+from lisa_ros.engine.support import Encoded, SupportedEngine, numbered
 from lisa_ros.errors import Cancelled, CommandError, ConfigError, ImageError
 
 SIZE = (12, 16)
+FRAME = Encoded(SIZE, None)
 MASK = crop_mask(np.ones(SIZE, bool))
 EMPTY = crop_mask(np.zeros(SIZE, bool))
 
@@ -79,7 +80,7 @@ KITCHEN = {
 
 def test_targets_are_asked_one_by_one_and_joined_as_one_answer() -> None:
     engine = Scripted(KITCHEN)
-    answer = SupportedEngine(engine).ask(None, Ask(targets=["cup", "saw", "plate"]))
+    answer = SupportedEngine(engine).ask(FRAME, Ask(targets=["cup", "saw", "plate"]))
     assert [ask.text for ask in engine.asks] == ["cup", "saw", "plate"]
     assert answer.text == "A cup, [SEG].\nThere is no saw.\nÄ plate: [SEG] [SEG]."
     first, second, third = answer.regions
@@ -91,7 +92,7 @@ def test_targets_are_asked_one_by_one_and_joined_as_one_answer() -> None:
 
 
 def test_a_target_with_an_empty_mask_only_is_absent() -> None:
-    answer = SupportedEngine(Scripted(KITCHEN)).ask(None, Ask(targets=["fog", "cup"]))
+    answer = SupportedEngine(Scripted(KITCHEN)).ask(FRAME, Ask(targets=["fog", "cup"]))
     assert answer.absent == ("fog",)
     assert len(answer.regions) == 2
 
@@ -99,14 +100,14 @@ def test_a_target_with_an_empty_mask_only_is_absent() -> None:
 def test_every_other_field_of_the_ask_reaches_each_target() -> None:
     engine = Scripted(KITCHEN, {POINTS, EXPLAIN})
     ask = Ask("", explain=True, verbatim=True, targets=("cup", "saw"), points=[(1, 2)], max_new_tokens=9)
-    SupportedEngine(engine).ask(None, ask)
+    SupportedEngine(engine).ask(FRAME, ask)
     for one in engine.asks:
         assert (one.targets, one.history, one.explain, one.verbatim) == ((), None, True, True)
         assert (one.points, one.max_new_tokens) == ([(1, 2)], 9)
 
 
 def test_a_target_that_is_named_twice_is_answered_twice_and_absent_once() -> None:
-    answer = SupportedEngine(Scripted(KITCHEN)).ask(None, Ask(targets=("cup", "saw", "cup", "saw")))
+    answer = SupportedEngine(Scripted(KITCHEN)).ask(FRAME, Ask(targets=("cup", "saw", "cup", "saw")))
     assert len(answer.regions) == 2
     assert answer.regions[0].span != answer.regions[1].span
     assert answer.absent == ("saw",)
@@ -114,7 +115,7 @@ def test_a_target_that_is_named_twice_is_answered_twice_and_absent_once() -> Non
 
 def test_an_engine_with_the_capability_gets_all_targets_at_once() -> None:
     engine = Scripted({"": Answer("Both.", absent=["saw"])}, {TARGETS})
-    answer = SupportedEngine(engine).ask(None, Ask(targets=("cup", "saw")))
+    answer = SupportedEngine(engine).ask(FRAME, Ask(targets=("cup", "saw")))
     assert [list(ask.targets) for ask in engine.asks] == [["cup", "saw"]]
     assert answer.absent == ["saw"]
 
@@ -122,14 +123,14 @@ def test_an_engine_with_the_capability_gets_all_targets_at_once() -> None:
 def test_one_turn_is_appended_to_the_history_for_all_targets() -> None:
     engine, history = Scripted(KITCHEN, {HISTORY}), Conversation()
     history.append(Turn("before", "it"))
-    answer = SupportedEngine(engine).ask(None, Ask(targets=("cup", "saw"), history=history))
+    answer = SupportedEngine(engine).ask(FRAME, Ask(targets=("cup", "saw"), history=history))
     assert history.turns[1:] == [Turn("cup, saw", answer.text)]
     assert all(ask.history is None for ask in engine.asks)
 
 
 def test_events_of_targets_are_those_of_one_answer() -> None:
     events: list[Any] = []
-    answer = SupportedEngine(Scripted(KITCHEN)).ask(None, Ask(targets=("cup", "saw", "plate")), events.append)
+    answer = SupportedEngine(Scripted(KITCHEN)).ask(FRAME, Ask(targets=("cup", "saw", "plate")), events.append)
     texts = [event.text for event in events if isinstance(event, Token)]
     assert all(answer.text.startswith(text) for text in texts)
     assert texts[-1] == answer.text
@@ -140,7 +141,7 @@ def test_events_of_targets_are_those_of_one_answer() -> None:
 def test_the_work_stops_between_two_targets() -> None:
     engine = Scripted(KITCHEN)
     with pytest.raises(Cancelled):
-        SupportedEngine(engine).ask(None, Ask(targets=("cup", "saw")), should_stop=lambda: len(engine.asks) == 1)
+        SupportedEngine(engine).ask(FRAME, Ask(targets=("cup", "saw")), should_stop=lambda: len(engine.asks) == 1)
     assert len(engine.asks) == 1
 
 
@@ -156,11 +157,11 @@ def test_details_of_targets_are_joined() -> None:
         "cup": found("A cup, [SEG].", 7, 12, details=details(1, [1, 2])),
         "saw": Answer("None.", details=details(0, [3])),
     }
-    answer = SupportedEngine(Scripted(answers)).ask(None, Ask(targets=("cup", "saw")), details=True)
+    answer = SupportedEngine(Scripted(answers)).ask(FRAME, Ask(targets=("cup", "saw")), details=True)
     assert answer.details["answer_ids"] == [[1, 2], [3]]
     assert answer.details["mask_logits"].shape == (1, *SIZE)
     assert answer.details["seg_probabilities"].tolist() == [0.5]
-    assert SupportedEngine(Scripted(answers)).ask(None, Ask(targets=("cup", "saw"))).details is None
+    assert SupportedEngine(Scripted(answers)).ask(FRAME, Ask(targets=("cup", "saw"))).details is None
 
 
 def test_timings_of_targets_add_up() -> None:
@@ -168,16 +169,16 @@ def test_timings_of_targets_add_up() -> None:
         "saw": Answer("None.", timings=Timings(generate_s=1, total_s=1)),
         "cup": found("A cup, [SEG].", 7, 12, timings=Timings(1, 2, 3, first_mask_s=4, total_s=6)),
     }
-    timings = SupportedEngine(Scripted(answers)).ask(None, Ask(targets=("saw", "cup", "cup"))).timings
+    timings = SupportedEngine(Scripted(answers)).ask(FRAME, Ask(targets=("saw", "cup", "cup"))).timings
     assert timings == Timings(encode_s=2, generate_s=5, decode_s=6, first_mask_s=5, total_s=13)
 
 
 def test_as_many_targets_as_labels_are_allowed() -> None:
     engine = Scripted({"cup": KITCHEN["cup"]})
-    answer = SupportedEngine(engine).ask(None, Ask(targets=["cup"] * MAX_TARGETS))
+    answer = SupportedEngine(engine).ask(FRAME, Ask(targets=["cup"] * MAX_TARGETS))
     assert len(answer.regions) == MAX_TARGETS
     with pytest.raises(CommandError, match="256 targets; at most 255"):
-        SupportedEngine(engine).ask(None, Ask(targets=["cup"] * (MAX_TARGETS + 1)))
+        SupportedEngine(engine).ask(FRAME, Ask(targets=["cup"] * (MAX_TARGETS + 1)))
     assert len(engine.asks) == MAX_TARGETS
 
 
@@ -201,7 +202,7 @@ def test_as_many_targets_as_labels_are_allowed() -> None:
 def test_a_question_that_cannot_be_asked_is_refused_before_the_engine_works(ask: Ask, message: str) -> None:
     engine = Scripted({})
     with pytest.raises(CommandError, match=message):
-        SupportedEngine(engine).ask(None, ask)
+        SupportedEngine(engine).ask(FRAME, ask)
     assert engine.asks == []
 
 
@@ -219,13 +220,13 @@ def test_a_question_that_cannot_be_asked_is_refused_before_the_engine_works(ask:
 )
 def test_points_and_boxes_that_make_no_sense_are_refused(ask: Ask, message: str) -> None:
     with pytest.raises(CommandError, match=message):
-        SupportedEngine(Scripted({}, {POINTS})).ask(None, ask)
+        SupportedEngine(Scripted({}, {POINTS})).ask(FRAME, ask)
 
 
 def test_points_a_box_or_proposals_alone_are_a_question() -> None:
     engine = Scripted({"": Answer("Yes.")}, {POINTS, PROPOSALS})
     for ask in (Ask(points=[(1, 2)]), Ask(box=(1, 2, 3, 4))):
-        assert SupportedEngine(engine).ask(None, ask).text == "Yes."
+        assert SupportedEngine(engine).ask(FRAME, ask).text == "Yes."
 
 
 def test_the_refusal_says_what_is_supported() -> None:
@@ -235,7 +236,7 @@ def test_the_refusal_says_what_is_supported() -> None:
 
 def test_an_explanation_that_the_engine_cannot_give_is_not_asked_for() -> None:
     engine = Scripted({"x": Answer("x")})
-    SupportedEngine(engine).ask(None, Ask("x", explain=True))
+    SupportedEngine(engine).ask(FRAME, Ask("x", explain=True))
     assert not engine.asks[0].explain
 
 
@@ -244,7 +245,7 @@ def test_a_missing_history_is_warned_of_once(caplog: pytest.LogCaptureFixture) -
     supported, history = SupportedEngine(engine), Conversation()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            supported.ask(None, Ask("x", history=history))
+            supported.ask(FRAME, Ask("x", history=history))
     assert caplog.text.count("scripted keeps no history") == 1
     assert engine.asks[0].history is None
     assert history.turns == []
@@ -265,12 +266,26 @@ def test_an_image_of_another_kind_is_refused(rgb: Any) -> None:
         SupportedEngine(Scripted({})).encode(rgb)
 
 
+def test_the_engine_gets_its_own_value_back() -> None:
+    class Echo(Scripted):
+        def encode(self, rgb):
+            return "my value"
+
+        def ask(self, encoded, ask, on_event=None, should_stop=None, details=False):
+            return Answer(encoded)
+
+    engine = SupportedEngine(Echo({}))
+    encoded = engine.encode(np.zeros((*SIZE, 3), np.uint8))
+    assert encoded.size == SIZE
+    assert engine.ask(encoded, Ask("x")).text == "my value"
+
+
 def test_teacher_forced_answers_are_a_capability() -> None:
     with pytest.raises(CommandError, match="scripted has no teacher-forced answers"):
-        SupportedEngine(Scripted({})).teacher_forced(None, [Ask("x")], ["y"])
+        SupportedEngine(Scripted({})).teacher_forced(FRAME, [Ask("x")], ["y"])
     engine = Scripted({}, {TEACHER_FORCED})
     engine.teacher_forced = lambda encoded, asks, answers: np.ones(SIZE, bool)
-    assert SupportedEngine(engine).teacher_forced(None, [Ask("x")], ["y"]).shape == SIZE
+    assert SupportedEngine(engine).teacher_forced(FRAME, [Ask("x")], ["y"]).shape == SIZE
 
 
 # --- engines that make no sense
@@ -304,6 +319,7 @@ def test_every_capability_is_accepted() -> None:
     assert SupportedEngine(Scripted({}, set(CAPABILITIES))).info.capabilities == CAPABILITIES
 
 
+TOO_WIDE = crop_mask(np.ones((12, 17), bool))
 WRONG_CROP = MaskCrop(0, 2, 2, 5, 5, np.zeros((4, 5), np.uint8), 0.0, 3, (0.0, 0.0))
 
 
@@ -317,6 +333,7 @@ WRONG_CROP = MaskCrop(0, 2, 2, 5, 5, np.zeros((4, 5), np.uint8), 0.0, 3, (0.0, 0
         (Answer("x", [np.ones(SIZE, bool)]), TypeError, "a region of type ndarray; it must be a Region"),
         (Answer("x", [Region(np.ones(SIZE, bool))]), TypeError, "a mask of type ndarray; make it with crop_mask"),
         (Answer("x", [Region(WRONG_CROP)]), ValueError, r"a mask of uint8 \(4, 5\) for 5 x 5 pixels at \(2, 2\)"),
+        (Answer("x", [Region(TOO_WIDE)]), ValueError, "17 x 12 pixels at .0, 0. for an image of 16 x 12; resize it"),
         (Answer("x", [Region(MASK, 1.5)]), ValueError, r"returned the score 1.5; it must be a number in \[0, 1\]"),
         (Answer("x", [Region(MASK, float("nan"))]), ValueError, "returned the score nan"),
         (Answer("x", [Region(MASK, span=(0, 2))]), ValueError, "outside its text of 1"),
@@ -327,9 +344,9 @@ WRONG_CROP = MaskCrop(0, 2, 2, 5, 5, np.zeros((4, 5), np.uint8), 0.0, 3, (0.0, 0
 def test_an_answer_that_makes_no_sense_names_the_engines_fault(answer: Any, error: type, message: str) -> None:
     engine = SupportedEngine(Scripted({"x": answer}))
     with pytest.raises(error, match=message):
-        engine.ask(None, Ask("x"))
+        engine.ask(FRAME, Ask("x"))
     with pytest.raises(error, match=message):
-        engine.ask(None, Ask(targets=["x"]))
+        engine.ask(FRAME, Ask(targets=["x"]))
 
 
 @pytest.mark.parametrize(
@@ -348,20 +365,20 @@ def test_an_event_that_makes_no_sense_names_the_engines_fault(event: Any, messag
 
     for ask in (Ask("x"), Ask(targets=["x"])):
         with pytest.raises(TypeError, match=message):
-            SupportedEngine(Noisy({})).ask(None, ask)
+            SupportedEngine(Noisy({})).ask(FRAME, ask)
 
 
 def test_a_score_may_be_rounded_and_a_numpy_number() -> None:
     answer = Answer("x", (Region(MASK, np.float32(1.0000001)),))
-    assert SupportedEngine(Scripted({"x": answer})).ask(None, Ask("x")) is not None
+    assert SupportedEngine(Scripted({"x": answer})).ask(FRAME, Ask("x")) is not None
 
 
 def test_time_is_measured_where_the_engine_gives_none() -> None:
-    timings = SupportedEngine(Scripted(KITCHEN)).ask(None, Ask("cup")).timings
+    timings = SupportedEngine(Scripted(KITCHEN)).ask(FRAME, Ask("cup")).timings
     assert timings.total_s == timings.first_mask_s > 0
-    assert SupportedEngine(Scripted(KITCHEN)).ask(None, Ask("saw")).timings.first_mask_s == 0
+    assert SupportedEngine(Scripted(KITCHEN)).ask(FRAME, Ask("saw")).timings.first_mask_s == 0
     own = Timings(total_s=5.0)
-    assert SupportedEngine(Scripted({"x": Answer("x", timings=own)})).ask(None, Ask("x")).timings == own
+    assert SupportedEngine(Scripted({"x": Answer("x", timings=own)})).ask(FRAME, Ask("x")).timings == own
 
 
 def test_a_numbered_region_carries_label_and_score_in_its_mask() -> None:
