@@ -198,8 +198,8 @@ def check_ask(ask: Ask, info: EngineInfo) -> None:
     """Raise CommandError unless an engine with ``info`` can be asked this."""
     supported = ", ".join(sorted(info.capabilities)) or "commands in words only"
     if (len(ask.points) or ask.box is not None) and POINTS not in info.capabilities:
-        what = "points" if len(ask.points) else "box"
-        raise CommandError(f"{info.name} takes no {what}; it supports {supported}")
+        what = "no points" if len(ask.points) else "neither points nor a box"
+        raise CommandError(f"{info.name} takes {what}; it supports {supported}")
     if ask.proposals is not None and PROPOSALS not in info.capabilities:
         raise CommandError(f"{info.name} takes no proposals; it supports {supported}")
     if any(len(point) != 2 for point in ask.points):
@@ -284,8 +284,8 @@ def _check_mask(mask: MaskCrop, info: EngineInfo, size: tuple[int, int]) -> None
         )
     if mask.x + mask.width > size[1] or mask.y + mask.height > size[0]:
         raise ValueError(
-            f"{info.name} returned a mask of {mask.width} x {mask.height} pixels at ({mask.x}, {mask.y}) for an image "
-            f"of {size[1]} x {size[0]}; resize it to the image first"
+            f"{info.name}: a mask lies at x {mask.x}, y {mask.y}, {mask.width} x {mask.height} pixels; the image has "
+            f"{size[1]} x {size[0]}: resize the mask to the image first"
         )
 
 

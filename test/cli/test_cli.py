@@ -334,7 +334,7 @@ def test_a_picture_comes_from_standard_input_too(monkeypatch: pytest.MonkeyPatch
         ((PHOTO, "x", "--model", "nowhere.engines:load"), "engine 'nowhere.engines:load' cannot be imported"),
         ((PHOTO, "x", "--model", "grpc://robot"), "no engine serves 'grpc://robot'; installed engines: lisa"),
         ((PHOTO, "x", "--point", "3,4"), "takes no points; it supports explain, history"),
-        ((PHOTO, "--box", "3,4,5,6"), "takes no box; it supports"),
+        ((PHOTO, "--box", "3,4,5,6"), "takes neither points nor a box; it supports"),
         ((PHOTO, "--target", " "), "a target is ' '; each must be a name"),
         ((PHOTO, "--target", "cup", "--interactive"), "leave out --target"),
         ((PHOTO, "x " * 5000), "write a shorter one"),

@@ -195,7 +195,7 @@ def test_as_many_targets_as_labels_are_allowed() -> None:
         (Ask(targets=["cup", ""]), "a target is ''; each must be a name"),
         (Ask(targets=["cup", 3]), "a target is 3; each must be a name"),
         (Ask("x", points=[(1, 2)]), "scripted takes no points; it supports commands in words only"),
-        (Ask(box=(1, 2, 3, 4)), "scripted takes no box; it supports commands in words only"),
+        (Ask(box=(1, 2, 3, 4)), "scripted takes neither points nor a box; it supports commands in words only"),
         (Ask("x", proposals=Proposals()), "scripted takes no proposals"),
     ],
 )
@@ -333,7 +333,11 @@ WRONG_CROP = MaskCrop(0, 2, 2, 5, 5, np.zeros((4, 5), np.uint8), 0.0, 3, (0.0, 0
         (Answer("x", [np.ones(SIZE, bool)]), TypeError, "a region of type ndarray; it must be a Region"),
         (Answer("x", [Region(np.ones(SIZE, bool))]), TypeError, "a mask of type ndarray; make it with crop_mask"),
         (Answer("x", [Region(WRONG_CROP)]), ValueError, r"a mask of uint8 \(4, 5\) for 5 x 5 pixels at \(2, 2\)"),
-        (Answer("x", [Region(TOO_WIDE)]), ValueError, "17 x 12 pixels at .0, 0. for an image of 16 x 12; resize it"),
+        (
+            Answer("x", [Region(TOO_WIDE)]),
+            ValueError,
+            "mask lies at x 0, y 0, 17 x 12 pixels; the image has 16 x 12: resize",
+        ),
         (Answer("x", [Region(MASK, 1.5)]), ValueError, r"returned the score 1.5; it must be a number in \[0, 1\]"),
         (Answer("x", [Region(MASK, float("nan"))]), ValueError, "returned the score nan"),
         (Answer("x", [Region(MASK, span=(0, 2))]), ValueError, "outside its text of 1"),
