@@ -87,6 +87,7 @@ def _annotate(
     model.warn_of_demo_model(arguments)
     engine = load(arguments)
     engine.check(settings.ask)
+    model.warn_of_ignored_command(engine, [settings.ask])
     printer = _Printer(topic)
     annotator = Annotator(engine, settings, printer.print_answer)
     total = recording.frame_count(topic)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
 
 import lisa_ros
+from lisa_ros.engine.api import TARGETS, Ask
 from lisa_ros.engine.options import PRECISIONS, parse_options
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import ConfigError
@@ -65,5 +67,14 @@ def warn_of_demo_model(arguments: argparse.Namespace) -> None:
         print(
             "lisa: the bundled demo model knows only rendered tables; for photographs run "
             "'lisa fetch xinlai/LISA-7B-v1' (15 GB), then add --model LISA-7B-v1",
+            file=sys.stderr,
+        )
+
+
+def warn_of_ignored_command(engine: SupportedEngine, asks: Sequence[Ask]) -> None:
+    """Say on standard error that a command is not used beside targets, where the engine is asked for each alone."""
+    if any(ask.text and ask.targets for ask in asks) and TARGETS not in engine.info.capabilities:
+        print(
+            f"lisa: {engine.info.name} is asked for each --target alone, without the command; leave out one of the two",
             file=sys.stderr,
         )

@@ -17,7 +17,7 @@ from PIL import Image
 from lisa_ros.atomic import check_outputs, replacing
 from lisa_ros.cli import model
 from lisa_ros.cli.model import load
-from lisa_ros.engine.api import TARGETS, Answer, Ask, Conversation, EngineInfo, Event, MaskCrop, Region, Token
+from lisa_ros.engine.api import Answer, Ask, Conversation, EngineInfo, Event, MaskCrop, Region, Token
 from lisa_ros.engine.support import Encoded, SupportedEngine, numbered
 from lisa_ros.errors import CommandError, ConfigError
 from lisa_ros.perception.masks import union_image
@@ -90,7 +90,7 @@ def main(arguments: argparse.Namespace) -> int:
     asks = [_ask_of(command, arguments, history) for command in _given(arguments)]
     for ask in asks:
         engine.check(ask)
-    _warn_of_ignored_command(engine, asks)
+    model.warn_of_ignored_command(engine, asks)
     begun = time.perf_counter()
     encoded = engine.encode(rgb)
     encode_s = time.perf_counter() - begun
@@ -170,14 +170,6 @@ def _ask_of(command: str, arguments: argparse.Namespace, history: Conversation |
         box=arguments.box,
         history=history,
     )
-
-
-def _warn_of_ignored_command(engine: SupportedEngine, asks: list[Ask]) -> None:
-    if any(ask.text and ask.targets for ask in asks) and TARGETS not in engine.info.capabilities:
-        print(
-            f"lisa: {engine.info.name} is asked for each --target alone, without the command; leave out one of the two",
-            file=sys.stderr,
-        )
 
 
 def _with_typed(asks: list[Ask], arguments: argparse.Namespace, history: Conversation | None) -> Iterator[Ask]:

@@ -155,12 +155,15 @@ def test_compressed_images_are_read_too(tmp_path, bright):
     assert [iou(mask == 1, truth(n)) > 0.8 for n, mask in enumerate(labels)] == [True] * 3
 
 
-def test_targets_that_are_not_there_are_listed(recording, tmp_path, bright):
+def test_targets_that_are_not_there_are_listed(recording, tmp_path, bright, capsys):
     out = tmp_path / "out.mcap"
     assert annotate(recording, out, "--target", "box", "--target", "nothing", "--every", 0, command="") == 0
     ((_, result),) = read(out)["/lisa/result"]
     assert bright.commands == ["box", "nothing"]
     assert (result.command, result.absent) == ("box, nothing", ["nothing"])
+    assert "without the command" not in capsys.readouterr().err
+    assert annotate(recording, tmp_path / "both.mcap", "--target", "box", "--every", 0) == 0
+    assert "bright is asked for each --target alone, without the command" in capsys.readouterr().err
     assert (result.status, len(result.masks)) == (result.SUCCESS, 1)
 
 
