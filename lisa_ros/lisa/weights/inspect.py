@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -356,7 +356,7 @@ def _lisa_memory(precision: str, lisa: Lisa, tensors: dict[str, Tensor], cache_t
         else:
             weights += tensor.numel() * _NF4_BYTES
     config = lisa.llama.config
-    heads = config.num_key_value_heads * (config.head_dim or config.hidden_size // config.num_attention_heads)
+    heads = cast(int, config.num_key_value_heads) * (config.head_dim or config.hidden_size // config.num_attention_heads)
     cache = 2 * config.num_hidden_layers * heads * cache_tokens * whole
     return Memory(round(weights), round(cache), round(_encoder_work(lisa) * whole))
 
@@ -369,7 +369,7 @@ def _encoder_work(lisa: Lisa) -> int:
     """
     vision = vision_config(lisa.sam)
     if isinstance(getattr(lisa.sam.vision_encoder, "layers", None), nn.ModuleList) and vision.global_attn_indexes:
-        patches = (vision.image_size // vision.patch_size) ** 2
+        patches = (lisa.input_size // cast(int, vision.patch_size)) ** 2
         return 2 * vision.num_attention_heads * patches**2
     return 20 * 3 * lisa.input_size**2
 
