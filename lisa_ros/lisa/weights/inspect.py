@@ -356,7 +356,9 @@ def _lisa_memory(precision: str, lisa: Lisa, tensors: dict[str, Tensor], cache_t
         else:
             weights += tensor.numel() * _NF4_BYTES
     config = lisa.llama.config
-    heads = cast(int, config.num_key_value_heads) * (config.head_dim or config.hidden_size // config.num_attention_heads)
+    heads = cast(int, config.num_key_value_heads) * (
+        config.head_dim or config.hidden_size // config.num_attention_heads
+    )
     cache = 2 * config.num_hidden_layers * heads * cache_tokens * whole
     return Memory(round(weights), round(cache), round(_encoder_work(lisa) * whole))
 
