@@ -63,8 +63,10 @@ def load_engine(
     model = str(model)
     limit_spinning()  # before the factory's module imports torch
     factory = find_factory(model)
-    chosen = {"model": model or str(bundled_model()), "device": device, "precision": precision}
     _check_signature(factory, model)
+    if not is_callable_name(model) and not _URL.match(model):
+        model = str(Path(model).expanduser() if model else bundled_model())
+    chosen = {"model": model, "device": device, "precision": precision}
     return SupportedEngine(factory(**chosen, options=dict(options or {}), progress=progress))
 
 
@@ -142,8 +144,11 @@ def _import(name: str) -> Factory:
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"engine '{name}' cannot be imported: {error}; give package.module:callable") from error
+    except Exception as error:  # the module of a user may fail in any way
+        raise ConfigError(
+            f"engine '{name}' cannot be imported: {type(error).__name__}: {error}; give package.module:callable, with "
+            "the folder of the package in PYTHONPATH"
+        ) from error
     if not callable(found):
         raise ConfigError(f"engine '{name}' is a {type(found).__name__}; it must be a callable that makes an engine")
     factory: Factory = found
@@ -184,7 +189,7 @@ def _check_signature(factory: Factory, model: str) -> None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A JSON object; empty where the file is missing or no object: the engine says what is wrong with its own file."""
+    """A JSON object; empty where the file is missing, or a damaged config.json, which its engine reports."""
     try:
         content = json.loads(file.read_text("utf-8-sig"))
     except FileNotFoundError:
@@ -193,4 +198,8 @@ def _read(file: Path) -> dict[str, Any]:
         if file.name == "engine.json":
             raise CheckpointError(f"{file} is not readable JSON: {error}") from error
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        if file.name == "engine.json":
+            raise CheckpointError(f'{file} is not a JSON object; write {{"engine": "name"}}')
+        return {}
+    return content

@@ -26,6 +26,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from whole_answer import segment
 
+from lisa_ros.cli import merge as merge_cli
 from lisa_ros.cli import train as cli
 from lisa_ros.data.picture import BadExample
 from lisa_ros.engine.api import Turn
@@ -39,7 +40,7 @@ from lisa_ros.lisa.tokenizer import Tokenizer
 from lisa_ros.lisa.weights.load import load_lisa
 from lisa_ros.lisa.weights.names import reference_name
 from lisa_ros.lisa.weights.spec import read_clip, read_spec, resolve_tower
-from lisa_ros.training import finetune, merge
+from lisa_ros.training import finetune
 from lisa_ros.training.batch import Batch, Batcher
 from lisa_ros.training.compose import compose
 from lisa_ros.training.datasets.example import Dialogue, Example
@@ -407,8 +408,8 @@ def free_port() -> int:
 
 def lisa_merge(*words: str | Path) -> int:
     parser = ArgumentParser()
-    merge.add_arguments(parser)
-    return merge.main(parser.parse_args([str(word) for word in words]))
+    merge_cli.add_arguments(parser)
+    return merge_cli.main(parser.parse_args([str(word) for word in words]))
 
 
 def test_a_4_bit_run_goes_on_and_is_merged(

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from whole_answer import segment
 
+from lisa_ros.cli import merge as merge_cli
 from lisa_ros.errors import CheckpointError, ConfigError
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.quantize import Precision
@@ -21,7 +22,6 @@ from lisa_ros.lisa.segmenter import Segmenter
 from lisa_ros.lisa.weights.load import load_lisa
 from lisa_ros.lisa.weights.names import reference_name
 from lisa_ros.lisa.weights.spec import read_clip, read_spec
-from lisa_ros.training import merge
 from lisa_ros.training.lora import LoraOptions, prepare_training
 from lisa_ros.training.snapshot import save_snapshot, save_trained
 
@@ -70,8 +70,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor]:
 
 def lisa_merge(*words: str | Path) -> int:
     parser = ArgumentParser()
-    merge.add_arguments(parser)
-    return merge.main(parser.parse_args([str(word) for word in words]))
+    merge_cli.add_arguments(parser)
+    return merge_cli.main(parser.parse_args([str(word) for word in words]))
 
 
 def test_a_merged_run_says_what_the_run_said(run: tuple[Path, torch.Tensor], tmp_path: Path) -> None:

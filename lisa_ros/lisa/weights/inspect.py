@@ -1,12 +1,11 @@
-"""``lisa inspect``: what a checkpoint is, whether it is whole, and what memory it takes. Reads headers, no weights."""
+"""What a checkpoint is, whether it is complete, and what memory it takes. Reads headers only, no weights."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -410,20 +409,3 @@ def describe(report: Report) -> str:
     lines += [f"note: {note}" for note in report.notes]
     lines += [f"problem: {problem}" for problem in report.problems]
     return "\n".join(lines)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, help="checkpoint folder, CLIP folder or SAM's .pth file")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON, all names of tensors included")
-
-
-def main(arguments: argparse.Namespace) -> int:
-    report = inspect(arguments.path.expanduser())
-    if arguments.json:
-        content = asdict(report)
-        for name, memory in report.memory.items():
-            content["memory"][name]["total"] = memory.total
-        print(json.dumps(content, indent=2))
-    else:
-        print(describe(report))
-    return 1 if report.problems else 0
