@@ -11,8 +11,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
 import domain
+import marks
 import pytest
 from hypothesis import HealthCheck, settings
+from needs import missing
+
+from lisa_ros.errors import LisaError
 
 # The long form of test/ros/test_fuzz.py: its tests make 100,000 cases together.
 settings.register_profile("fuzz", max_examples=8_400, deadline=None, suppress_health_check=list(HealthCheck))
@@ -24,6 +28,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 def pytest_configure(config: pytest.Config) -> None:
     """Processes that a test starts inherit the domain; two test runs on one machine do not hear each other."""
+    config.pluginmanager.register(marks)
     config.stash[pytest.StashKey()] = domain.claim()
 
 
@@ -44,14 +49,12 @@ def checkpoint_a(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def opengl() -> None:
     """MuJoCo, and OpenGL without a screen; skipped, with the reason, without."""
-    pytest.importorskip("mujoco", reason="MuJoCo draws the scenes: pip install mujoco", exc_type=ImportError)
-    from lisa_ros.errors import LisaError
-    from lisa_small.scenes.render import Studio
-
     try:
+        from lisa_small.scenes.render import Studio
+
         Studio().close()
-    except (LisaError, AttributeError, OSError) as error:  # AttributeError: how PyOpenGL says that libEGL is missing
-        pytest.skip(f"no OpenGL without a screen: {error}")
+    except (LisaError, ImportError, AttributeError, OSError) as error:  # AttributeError: PyOpenGL's for no libEGL
+        missing("opengl", f"scenes cannot be drawn (pip install mujoco, apt install libegl1 libegl-mesa0): {error}")
 
 
 @pytest.fixture

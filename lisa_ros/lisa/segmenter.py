@@ -48,6 +48,7 @@ from lisa_ros.lisa.model.cache import PrefixCache
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.mask_decoder import upsample_logits
 from lisa_ros.lisa.model.quantize import Precision, pick_device
+from lisa_ros.lisa.model.sam import embedding_side
 from lisa_ros.lisa.preprocess import Size, for_clip, for_sam
 from lisa_ros.lisa.prompt import Prompt, build_prompt, check_words, phrase_command, template
 from lisa_ros.lisa.tokenizer import IMAGE_ID, Tokenizer
@@ -434,7 +435,7 @@ class Segmenter:
         return Answer(answer.text.text, tuple(answer.regions), (), timings, details)
 
     def _details(self, encoded: EncodedImage, answer: _Draft) -> dict[str, Any]:
-        side = 4 * self.lisa.sam.config.prompt_encoder_config.image_embedding_size
+        side = 4 * embedding_side(self.lisa.sam)
         low_res = torch.cat(answer.low_res).cpu() if answer.low_res else torch.zeros(0, 1, side, side)
         logits = np.concatenate(answer.logits) if answer.logits else np.zeros((0, *encoded.size), np.float32)
         return {

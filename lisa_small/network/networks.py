@@ -6,7 +6,8 @@ from torch import nn
 from transformers import SamModel
 
 from lisa_ros.lisa.model.clip import VisionTower
-from lisa_ros.lisa.weights.networks import Networks
+from lisa_ros.lisa.model.sam import embedding_side, prompt_config
+from lisa_ros.lisa.weights.networks import ImageEncoder, Networks
 from lisa_ros.lisa.weights.spec import ClipFolder, Spec
 from lisa_small.network.conv import ConvImageEncoder
 from lisa_small.network.presence import Presence
@@ -16,7 +17,7 @@ from lisa_small.network.tower import SharedTower
 class SmallNetworks(Networks):
     """One convolutional encoder for both towers, recognition of classes and colours, and presence."""
 
-    def image_encoder(self, spec: Spec) -> nn.Module | None:
+    def image_encoder(self, spec: Spec) -> ImageEncoder | None:
         if spec.image_encoder is None:
             return super().image_encoder(spec)
         options = {name: value for name, value in spec.image_encoder.items() if name != "kind"}
@@ -25,11 +26,10 @@ class SmallNetworks(Networks):
     def vision_tower(self, spec: Spec, clip: ClipFolder | None, sam: SamModel) -> VisionTower:
         if spec.shared_tower is None:
             return super().vision_tower(spec, clip, sam)
-        prompt = sam.config.prompt_encoder_config
         return SharedTower(
-            prompt.hidden_size,
+            prompt_config(sam).hidden_size,
             int(spec.shared_tower["grid"]),
-            prompt.image_embedding_size,
+            embedding_side(sam),
             spec.mm_hidden_size,
             int(spec.shared_tower.get("classes", 0)),
             int(spec.shared_tower.get("colours", 0)),

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, cast
 
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
+
+
+def num_patches(config: CLIPVisionConfig) -> int:
+    """Image tokens of a CLIP tower, without the class token."""
+    side = cast(int, config.image_size) // cast(int, config.patch_size)  # declared as unions; CLIP's are square
+    return side * side
 
 
 class VisionTower(Protocol):
@@ -44,8 +50,7 @@ class ClipTower(nn.Module):
 
     @property
     def num_tokens(self) -> int:
-        config = self.clip.config
-        return (config.image_size // config.patch_size) ** 2
+        return num_patches(self.clip.config)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, size, size) normalised pixels to (B, K, mm_hidden) patch features, without the class token."""

@@ -9,6 +9,8 @@ C channels of the image embedding (256 in SAM), S masks. Paper: Lai et al., LISA
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from transformers import LlamaModel, SamModel
@@ -17,7 +19,7 @@ from lisa_ros.lisa.model import llama as language_model
 from lisa_ros.lisa.model.cache import PrefixCache
 from lisa_ros.lisa.model.clip import VisionTower
 from lisa_ros.lisa.model.mask_decoder import decode_prompts
-from lisa_ros.lisa.model.sam import image_positions
+from lisa_ros.lisa.model.sam import embedding_side, image_positions, prompt_config
 from lisa_ros.lisa.tokenizer import IMAGE_ID
 
 
@@ -60,7 +62,7 @@ class Lisa(nn.Module):
     @property
     def input_size(self) -> int:
         """Side of the image encoder's square input, pixels."""
-        return self.sam.config.prompt_encoder_config.image_size
+        return cast(int, prompt_config(self.sam).image_size)
 
     @property
     def device(self) -> torch.device:
@@ -126,8 +128,7 @@ class Lisa(nn.Module):
         if self._positions is None or self._positions.device != self.device:
             # Leaving inference mode, so that a model which answered first can still be trained.
             with torch.inference_mode(False), torch.no_grad():
-                grid = self.sam.config.prompt_encoder_config.image_embedding_size
-                positions = image_positions(self.sam, grid)
+                positions = image_positions(self.sam, embedding_side(self.sam))
                 self._positions = positions.to(self.sam.mask_decoder.iou_token.weight.dtype)
         return self._positions
 

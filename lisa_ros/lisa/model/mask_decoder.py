@@ -11,11 +11,14 @@ channels, n heads of d channels.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import SamModel
-from transformers.models.sam.modeling_sam import SamAttention, SamMaskDecoder
+from transformers.models.sam.modeling_sam import SamAttention, SamMaskDecoder, SamTwoWayAttentionBlock
 
 from lisa_ros.lisa.preprocess import Size, resized_size
 
@@ -65,7 +68,7 @@ def _decode(
     where = positions.flatten(2)[0]  # (C, G)
     keys = image_embeddings.flatten(2).transpose(1, 2)  # (B, G, C): shared by an image's prompts until they write to it
     queries, looks = tokens, []
-    for layer in decoder.transformer.layers:
+    for layer in cast(Iterable[SamTwoWayAttentionBlock], decoder.transformer.layers):
         if layer.skip_first_layer_pe:
             queries = _among_tokens(layer.self_attn, queries, queries)
         else:
@@ -140,14 +143,19 @@ def _to_image(
     return torch.baddbmm(keys, seen.transpose(1, 2), rows), scores
 
 
+def _bias(layer: nn.ConvTranspose2d) -> Tensor:
+    assert layer.bias is not None  # SAM's decoder has one
+    return layer.bias
+
+
 def _upscale(decoder: SamMaskDecoder, keys: Tensor, weights: Tensor) -> Tensor:
     """(N, G, C) and the mask's weights (N, C / 8) to logits (N, G, 2 * 2, 2 * 2)."""
     first, second = decoder.upscale_conv1, decoder.upscale_conv2
     # ConvTranspose2d keeps (in, out, row, column); a cell's four outputs are columns of one product.
-    x = keys @ first.weight.permute(0, 2, 3, 1).flatten(1) + first.bias.repeat(4)
+    x = keys @ first.weight.permute(0, 2, 3, 1).flatten(1) + _bias(first).repeat(4)
     norm = decoder.upscale_layer_norm
     x = x.unflatten(-1, (4, -1))  # (N, G, 4, C / 4)
     x = F.gelu(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
-    x = x @ second.weight.permute(0, 2, 3, 1).flatten(1) + second.bias.repeat(4)
+    x = x @ second.weight.permute(0, 2, 3, 1).flatten(1) + _bias(second).repeat(4)
     x = F.gelu(x.unflatten(-1, (4, -1)))  # (N, G, 4, 4, C / 8)
     return (x.flatten(1, 3) @ weights[:, :, None]).view(x.shape[:-1])

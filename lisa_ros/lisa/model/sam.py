@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,10 +16,26 @@ from lisa_ros.errors import CheckpointError
 Shapes = Mapping[str, tuple[int, ...]]
 
 
+# transformers declares the parts of a config as unions with dict and None; a config that was built holds the classes.
+def vision_config(sam: SamModel) -> SamVisionConfig:
+    """Of the image encoder."""
+    return cast(SamVisionConfig, sam.config.vision_config)
+
+
+def prompt_config(sam: SamModel) -> SamPromptEncoderConfig:
+    """Of the prompt encoder: image size, grid and width of the image embedding."""
+    return cast(SamPromptEncoderConfig, sam.config.prompt_encoder_config)
+
+
+def embedding_side(sam: SamModel) -> int:
+    """Side of the image embedding's grid, cells."""
+    return int(prompt_config(sam).image_embedding_size)
+
+
 def new_sam(config: SamConfig) -> SamModel:
     """SAM with untrained weights, whose mask decoder heeds ``attention_downsample_rate`` in its layers too:
     transformers heeds it in the last attention only and takes 2 for the others."""
-    sam, decoder = SamModel(config), config.mask_decoder_config
+    sam, decoder = SamModel(config), cast(SamMaskDecoderConfig, config.mask_decoder_config)
     width = decoder.hidden_size // decoder.attention_downsample_rate
     for layer in sam.mask_decoder.transformer.layers:
         for name in ("cross_attn_token_to_image", "cross_attn_image_to_token"):
@@ -38,7 +54,9 @@ def infer_sam_config(shapes: Shapes) -> SamConfig:
         vision = _vision_config(shapes)
         return SamConfig(
             vision_config=vision.to_dict(),
-            prompt_encoder_config=_prompt_config(shapes, vision.image_size, vision.patch_size).to_dict(),
+            prompt_encoder_config=_prompt_config(
+                shapes, cast(int, vision.image_size), cast(int, vision.patch_size)
+            ).to_dict(),
             mask_decoder_config=_decoder_config(shapes).to_dict(),
         )
     except KeyError as error:

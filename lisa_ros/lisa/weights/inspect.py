@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, SamModel
 
 from lisa_ros.errors import CheckpointError
+from lisa_ros.lisa.model.clip import num_patches
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.quantize import WHOLE
-from lisa_ros.lisa.model.sam import infer_sam_config, new_sam
+from lisa_ros.lisa.model.sam import embedding_side, infer_sam_config, new_sam, prompt_config, vision_config
 from lisa_ros.lisa.preprocess import ClipPreprocessing
 from lisa_ros.lisa.tokenizer import Tokenizer
 from lisa_ros.lisa.weights.load import build_lisa, named_tensors, shapes_of
@@ -273,21 +274,20 @@ def _describe_tokens(folder: Path, rows: int, report: Report) -> str:
 
 def _describe_clip(clip: ClipFolder) -> str:
     config = clip.config
-    tokens = (config.image_size // config.patch_size) ** 2
     return (
         f"CLIP, {config.num_hidden_layers} layers, {config.hidden_size} wide, {config.image_size} pixels, patches of "
-        f"{config.patch_size}: {tokens} image tokens"
+        f"{config.patch_size}: {num_patches(config)} image tokens"
     )
 
 
 def _describe_sam(sam: SamModel, spec: Spec | None = None) -> str:
-    vision, prompt = sam.config.vision_config, sam.config.prompt_encoder_config
+    vision, prompt = vision_config(sam), prompt_config(sam)
     if spec is not None and spec.image_encoder is not None:
         encoder = f"{spec.image_encoder.get('kind', 'other')} image encoder"
     else:
         encoder = _SAM_VARIANTS.get((vision.hidden_size, vision.num_hidden_layers), "ViT")
         encoder = f"SAM {encoder} ({vision.num_hidden_layers} layers, {vision.hidden_size} wide)"
-    grid = 4 * prompt.image_embedding_size
+    grid = 4 * embedding_side(sam)
     return f"{encoder}, {prompt.image_size} pixels, mask grid {grid} x {grid}"
 
 
@@ -355,7 +355,9 @@ def _lisa_memory(precision: str, lisa: Lisa, tensors: dict[str, Tensor], cache_t
         else:
             weights += tensor.numel() * _NF4_BYTES
     config = lisa.llama.config
-    heads = config.num_key_value_heads * (config.head_dim or config.hidden_size // config.num_attention_heads)
+    heads = cast(int, config.num_key_value_heads) * (
+        config.head_dim or config.hidden_size // config.num_attention_heads
+    )
     cache = 2 * config.num_hidden_layers * heads * cache_tokens * whole
     return Memory(round(weights), round(cache), round(_encoder_work(lisa) * whole))
 
@@ -366,9 +368,9 @@ def _encoder_work(lisa: Lisa) -> int:
     SAM's global attention adds a bias for every head and pair of patches, which is by far the largest; it is there
     twice while it is summed. Of the small model's convolutions we measured twenty times their input.
     """
-    vision = lisa.sam.config.vision_config
+    vision = vision_config(lisa.sam)
     if isinstance(getattr(lisa.sam.vision_encoder, "layers", None), nn.ModuleList) and vision.global_attn_indexes:
-        patches = (vision.image_size // vision.patch_size) ** 2
+        patches = (lisa.input_size // cast(int, vision.patch_size)) ** 2
         return 2 * vision.num_attention_heads * patches**2
     return 20 * 3 * lisa.input_size**2
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -72,8 +72,8 @@ def _build_sam(spec: Spec, shapes: Mapping[str, Shape], networks: Networks) -> S
     if encoder is None:
         sam = new_sam(infer_sam_config(sam_shapes))
     else:
-        sam = sam_without_encoder(sam_shapes, spec.image_size or 256, int(encoder.stride))
-        sam.vision_encoder = encoder
+        sam = sam_without_encoder(sam_shapes, spec.image_size or 256, encoder.stride)
+        sam.vision_encoder = cast(Any, encoder)  # declared as SAM's own ViT
     # One matrix serves the grid and the points; transformers keeps it twice.
     sam.prompt_encoder.shared_embedding = sam.shared_image_embedding
     return sam

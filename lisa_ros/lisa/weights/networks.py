@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import SamModel
 
 from lisa_ros.engine.registry import engine_name, module_of
@@ -14,11 +15,22 @@ from lisa_ros.lisa.model.clip import ClipTower, VisionTower
 from lisa_ros.lisa.weights.spec import ClipFolder, Spec
 
 
+class ImageEncoder(Protocol):
+    """Pixels (B, 3, S, S) to an image embedding (B, C, S / stride, S / stride). A torch module.
+
+    stride: Pixels.
+    """
+
+    stride: int
+
+    def __call__(self, pixels: Tensor) -> Tensor: ...
+
+
 class Networks:
     """The paper's: CLIP reads for the language model, SAM's ViT for the mask decoder. A subclass may have others."""
 
-    def image_encoder(self, spec: Spec) -> nn.Module | None:
-        """An encoder in place of SAM's ViT, with an attribute ``stride`` (pixels); None for the ViT."""
+    def image_encoder(self, spec: Spec) -> ImageEncoder | None:
+        """An encoder in place of SAM's ViT; None for the ViT."""
         if spec.image_encoder is not None:
             raise CheckpointError(
                 f"{spec.name} has an image encoder of its own, which engine 'lisa' does not have; name the engine that "
