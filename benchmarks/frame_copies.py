@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 from node_under_test import SIZE, machine
 from numpy.typing import NDArray
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40, help="of five frames each")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     arguments = parser.parse_args()
+    cv2.setNumThreads(1)  # as in the node; and a busy machine wakes threads late
     figures = {
         "machine": machine(),
         "size": f"{SIZE[1]} x {SIZE[0]}",
