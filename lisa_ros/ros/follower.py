@@ -76,7 +76,7 @@ class Trail:
 
 
 @dataclass(frozen=True, eq=False)
-class Keyframe:
+class AnsweredFrame:
     """A frame whose masks the engine found.
 
     Args:
@@ -134,17 +134,17 @@ class Pursuit:
         self._search_s = search_s
         self._measure_at = 0.0
 
-    def start(self, followed: Followed, keyframe: Keyframe) -> None:
+    def start(self, followed: Followed, answered: AnsweredFrame) -> None:
         self._followed = followed
-        self._header, self._size = keyframe.header, keyframe.rgb.shape[:2]
+        self._header, self._size = answered.header, answered.rgb.shape[:2]
         self._time_s = self._seen_s = 0.0  # of the tracker: stands still where frames are missing
         self._at_s: float | None = None
-        self._tracked = [Tracked(crop, 1.0, State.TRACKING) for crop in keyframe.crops]
-        self._tracker.start(keyframe.rgb, keyframe.crops, self._time_s)
+        self._tracked = [Tracked(crop, 1.0, State.TRACKING) for crop in answered.crops]
+        self._tracker.start(answered.rgb, answered.crops, self._time_s)
 
-    def redetect(self, keyframe: Keyframe) -> None:
-        if keyframe.rgb.shape[:2] == self._size:
-            self._tracker.redetect(keyframe.rgb, keyframe.crops, self._time_s)
+    def redetect(self, answered: AnsweredFrame) -> None:
+        if answered.rgb.shape[:2] == self._size:
+            self._tracker.redetect(answered.rgb, answered.crops, self._time_s)
 
     def clear(self) -> None:
         self._tracker.clear()
@@ -210,8 +210,8 @@ class Follower:
         self._pursuit: Pursuit | None = None
         self._on_sighting = on_sighting
         self._mailbox = threading.Condition()
-        self._begin: tuple[Followed, Keyframe] | None = None
-        self._again: Keyframe | None = None
+        self._begin: tuple[Followed, AnsweredFrame] | None = None
+        self._again: AnsweredFrame | None = None
         self._frame: RawFrame | None = None
         self._forgotten = self._closing = False
         self._followed: Followed | None = None  # as the thread knows it
@@ -221,15 +221,15 @@ class Follower:
 
     # --- from the executor; none of these waits
 
-    def start(self, followed: Followed, keyframe: Keyframe) -> None:
+    def start(self, followed: Followed, answered: AnsweredFrame) -> None:
         """Follow these from the next frame on; nothing is done before it comes."""
         with self._mailbox:
-            self._begin, self._again, self._frame = (followed, keyframe), None, None
+            self._begin, self._again, self._frame = (followed, answered), None, None
 
-    def redetect(self, keyframe: Keyframe) -> None:
+    def redetect(self, answered: AnsweredFrame) -> None:
         """The model has looked again for what is followed."""
         with self._mailbox:
-            self._again = keyframe
+            self._again = answered
 
     def see(self, frame: RawFrame) -> None:
         """A newer frame; it takes the place of one that was not looked at yet."""
@@ -303,10 +303,10 @@ class Follower:
             begin, again = self._begin, self._again
             self._begin = self._again = None
         if begin is not None:
-            self._followed, keyframe = begin
+            self._followed, answered = begin
             self._pursuit = self._pursuit or self._make_pursuit()
-            self._pursuit.start(self._followed, keyframe)
-            self._go_along(keyframe.trail)
+            self._pursuit.start(self._followed, answered)
+            self._go_along(answered.trail)
         if self._followed is None or self._pursuit is None:
             return
         if again is not None:

@@ -10,7 +10,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from std_srvs.srv import Trigger
 from lisa_ros.errors import ImageError
 from lisa_ros.perception.tracking import State, Tracker
 from lisa_ros.ros.cameras import Camera
-from lisa_ros.ros.follower import Followed, Follower, Keyframe, Pursuit, RawFrame, Sighting, Trail
+from lisa_ros.ros.follower import Followed, Follower, AnsweredFrame, Pursuit, RawFrame, Sighting, Trail
 from lisa_ros.ros.markers import Markers, phrases_of
 from lisa_ros.ros.messages import tracked_message
 from lisa_ros.ros.parameters import Parameters
@@ -114,25 +114,25 @@ class Following:
 
     def take_result(self, result: Result) -> None:
         """Follow its masks, if the engine answered about a camera's frame."""
-        keyframe = self._keyframe_of(result)
-        if keyframe is None or result.frame is None:
+        answered = self._answered_frame(result)
+        if answered is None or result.frame is None:
             return
         self._stop()
-        if keyframe.crops and self._parameters().use_tracking and self._follower is not None:
+        if answered.crops and self._parameters().use_tracking and self._follower is not None:
             names = phrases_of(result.regions)
             self._followed = Followed(result.request_id, result.ask, result.session, result.frame.camera, names)
             self._ended = None
-            self._things = len(keyframe.crops)
+            self._things = len(answered.crops)
             self._ask_at, self._pause_s = 0.0, self._parameters().redetect_period_s
-            self._follower.start(self._followed, keyframe)
+            self._follower.start(self._followed, answered)
 
-    def _keyframe_of(self, result: Result) -> Keyframe | None:
+    def _answered_frame(self, result: Result) -> AnsweredFrame | None:
         """The result's masks with the frames since; None where it is not about the frame that was taken last."""
         taken = self._taken
         if taken is None or result.header is not taken.frame.header:
             return None
         self._taken = None
-        return Keyframe(result.header, taken.frame.rgb, [r.mask for r in result.regions], taken.trail.frames)
+        return AnsweredFrame(result.header, taken.frame.rgb, [r.mask for r in result.regions], taken.trail.frames)
 
     # --- from the follower
 
@@ -164,16 +164,17 @@ class Following:
         self._ask_at, pause_s = time.monotonic() + self._pause_s, self._pause_s
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         on_result = partial(self._take_redetection, followed, pause_s)
-        return Request(request_id, followed.ask, on_result, camera=followed.camera, background=True)
+        ask = replace(followed.ask, explain=False)
+        return Request(request_id, ask, on_result, camera=followed.camera, background=True)
 
     def _take_redetection(self, followed: Followed, pause_s: float, result: Result) -> None:
         if followed is self._followed and result.status in (Status.BUSY, Status.NOT_READY):
             self._ask_at, self._pause_s = 0.0, pause_s  # it was not asked: at the next frame, then
-        keyframe = self._keyframe_of(result)
-        if keyframe is None or not keyframe.crops or followed is not self._followed:
+        answered = self._answered_frame(result)
+        if answered is None or not answered.crops or followed is not self._followed:
             return
         if self._follower is not None:
-            self._follower.redetect(keyframe)
+            self._follower.redetect(answered)
 
     # --- from callers
 

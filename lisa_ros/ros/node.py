@@ -71,8 +71,10 @@ class Outlet:
         self._follow = following.take_result
 
     def publish_result(self, result: Result) -> None:
-        self._publish_result(result)
-        self._follow(result)
+        try:
+            self._publish_result(result)
+        finally:
+            self._follow(result)
 
 
 class LisaNode(LifecycleNode):
