@@ -31,7 +31,7 @@ from lisa_ros.bag.messages import COMPRESSED, IMAGE, typestore
 from lisa_ros.errors import ConfigError, ImageError, LisaError
 from lisa_ros.perception.image_codec import decode, decode_compressed
 
-MOST_PIXELS = 50_000_000  # as the node's max_image_pixels
+MAX_PIXELS = 50_000_000  # as the node's max_image_pixels
 FOREVER = QosTime(2147483647, 4294967295)
 RELIABLE = Qos(  # what the node's own publishers offer
     QosHistory.KEEP_LAST,
@@ -49,12 +49,12 @@ Message = tuple[str, str, int, Any]  # topic, type, time of recording in ns, ser
 
 
 class RecordingError(LisaError):
-    """A recording is missing, broken, or has nothing to annotate."""
+    """A recording is missing, damaged, or has nothing to annotate."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One image message. number: its place among the topic's, from 0 on. time_ns: when it was recorded."""
+    """One image message. ``number``: its index on the topic, from 0. ``time_ns``: when it was recorded."""
 
     number: int
     time_ns: int
@@ -65,9 +65,9 @@ class Frame:
         """Header and RGB pixels (H, W, 3) uint8. Raises ImageError."""
         try:
             message: Any = typestore().deserialize_cdr(self.serialized, self.kind)
-        except Exception as error:  # bytes of any kind come in, errors of any kind come out
-            raise ImageError(f"the message is no {self.kind}: {error}") from error
-        return message.header, (decode_compressed if self.kind == COMPRESSED else decode)(message, MOST_PIXELS)
+        except Exception as error:  # arbitrary bytes: the library may raise anything
+            raise ImageError(f"the message is not a {self.kind}: {error}") from error
+        return message.header, (decode_compressed if self.kind == COMPRESSED else decode)(message, MAX_PIXELS)
 
 
 class Recording:
@@ -82,7 +82,7 @@ class Recording:
         return {connection.topic for connection in self._reader.connections}
 
     def image_topic(self, wanted: str | None) -> str:
-        """``wanted``, else the only topic with images that can be used. Raises ConfigError with what there is."""
+        """``wanted``, else the only topic with usable images. Raises ConfigError that lists the topics."""
         images = {c.topic: c for c in self._reader.connections if c.msgtype in (IMAGE, COMPRESSED) and c.msgcount}
         if not images:
             raise RecordingError(
@@ -92,7 +92,7 @@ class Recording:
             if wanted not in images:
                 raise ConfigError(f"--topic {wanted} has no images; choose one of {self._listed(images)}")
             return wanted
-        # Depth is an Image too: where several topics are left, the first frame of each tells.
+        # Depth is an Image too: among several topics, only those whose first frame can be used count.
         usable = images if len(images) == 1 else {topic: c for topic, c in images.items() if self._usable(topic)}
         if len(usable) != 1:
             raise ConfigError(f"{self.path} has several image topics; choose with --topic: {self._listed(images)}")
@@ -102,23 +102,23 @@ class Recording:
         return sum(connection.msgcount for connection in self._on(topic))
 
     def frames(self, topic: str, first: int = 0) -> Iterator[Frame]:
-        """The topic's images in the order of recording, from number ``first`` on."""
+        """The topic's images in the order of recording, from index ``first``."""
         messages = enumerate(self._messages(self._on(topic)))
         for number, (connection, time_ns, serialized) in itertools.islice(messages, first, None):
             yield Frame(number, time_ns, connection.msgtype, serialized)
 
     def messages(self) -> Iterator[Message]:
-        """Everything in it, in the order of recording."""
+        """All messages, in the order of recording."""
         for connection, time_ns, serialized in self._messages(self._reader.connections):
             yield connection.topic, connection.msgtype, time_ns, serialized
 
     def define(self, writer: BagWriter) -> list[str]:
-        """Add its topics, as they are, to a recording that is written. Returns those without a definition."""
+        """Add its topics, unchanged, to a recording that is written. Returns the topics without a definition."""
         left_out = []
         for connection in self._reader.connections:
             try:
                 definition = _definition(connection)
-            except Exception:  # of a type that is unknown to rosbags, where the recording does not define it
+            except Exception:  # a type that neither rosbags nor the recording defines
                 left_out.append(f"{connection.topic} ({connection.msgtype})")
                 continue
             writer.define(connection.topic, connection.msgtype, definition, connection.digest, _qos(connection))
@@ -143,7 +143,7 @@ class Recording:
 
 @contextmanager
 def open_recording(path: Path) -> Iterator[Recording]:
-    """Raises RecordingError for what is no recording, or a broken one."""
+    """Open a recording. Raises RecordingError where it is missing, damaged or not a recording."""
     if not path.exists():
         raise RecordingError(
             f"there is no recording {path}; give an .mcap or .db3 file, or a folder with metadata.yaml"
@@ -161,15 +161,15 @@ def open_recording(path: Path) -> Iterator[Recording]:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Whatever the library meets in broken bytes is a RecordingError that says what to do."""
+    """Turn any error of the library about damaged bytes into a RecordingError that says what to do."""
     try:
         yield
     except (LisaError, GeneratorExit, MemoryError):
         raise
     except Exception as error:
         raise RecordingError(
-            f"{path} cannot be read: {error or type(error).__name__}; is it whole? 'mcap recover' or 'ros2 bag "
-            "reindex' may mend it"
+            f"{path} cannot be read: {error or type(error).__name__}; is it complete? 'mcap recover' or 'ros2 bag "
+            "reindex' may repair it"
         ) from error
 
 
@@ -181,7 +181,7 @@ class BagWriter:
         self._connections: dict[tuple[str, str], Connection] = {}
 
     def define(self, topic: str, kind: str, definition: str, digest: str, qos: Sequence[Qos]) -> None:
-        """A topic with the text of its message definition. A second one of that name and type is the same topic."""
+        """Add a topic with the text of its message definition; one of the same name and type is added once."""
         if (topic, kind) in self._connections:
             return
         connection = self._writer.add_connection(
@@ -192,29 +192,31 @@ class BagWriter:
         self._connections[topic, kind] = connection
 
     def define_own(self, topic: str, kind: str) -> None:
-        """A topic of ours."""
+        """Add a topic with a message type of this package or of ROS."""
         definition, _ = typestore().generate_msgdef(kind, ros_version=2)
         self.define(topic, kind, definition, typestore().hash_rihs01(kind), [RELIABLE])
 
     def write(self, message: Message) -> None:
-        """Topics that were not defined are left out."""
+        """Write one message; those on topics that were not defined are left out."""
         topic, kind, time_ns, serialized = message
         if connection := self._connections.get((topic, kind)):
             self._writer.write(connection, time_ns, serialized)
 
 
 def write_recording(path: Path, workshop: Path, fill: Callable[[BagWriter], None]) -> None:
-    """``fill`` a new recording at ``path``, which appears there only when it is whole.
+    """Write a new recording, which appears at ``path`` only when it is complete.
 
-    path: a file where it ends in .mcap, else a folder with metadata.yaml. workshop: a folder on the same disk to write
-    in; what an earlier try left there is removed.
+    Args:
+        path: A file where it ends in .mcap, else a folder with metadata.yaml.
+        workshop: Folder on the same disk to write in; what an earlier attempt left there is removed.
+        fill: Called with the writer; writes all messages.
     """
     unfinished = workshop / path.stem
     shutil.rmtree(unfinished, ignore_errors=True)
     writer = Writer(unfinished, version=8, storage_plugin=StoragePlugin.MCAP)  # 8: Humble reads it too
     writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
     with writer:
-        _hasten(writer)
+        _use_fast_compression(writer)
         fill(BagWriter(writer))
     written = unfinished / f"{unfinished.name}.mcap"
     with open(written, "rb") as file:
@@ -226,26 +228,27 @@ def write_recording(path: Path, workshop: Path, fill: Callable[[BagWriter], None
         unfinished.replace(path)
 
 
-def _hasten(writer: Writer) -> None:
-    """Have a writer that is open compress with zstd's level 1, as rosbag2's own fast presets do.
+def _use_fast_compression(writer: Writer) -> None:
+    """Make an open writer compress with zstd level 1, as rosbag2's fast presets do.
 
-    The usual level 3 takes seven times as long for camera images, more than all the rest of writing, and makes them 3 %
-    smaller. rosbags (0.11) has no argument for it; where it keeps its compressor elsewhere, it is as slow as it was.
+    The default level 3 takes seven times as long for camera images, more than everything else in writing, and makes
+    them 3 % smaller. rosbags (0.11) has no argument for it. Where another version keeps its compressor elsewhere, this
+    has no effect.
     """
     if (compressor := getattr(writer.storage, "compressor", None)) is not None:
         writer.storage.compressor = functools.partial(compressor, level=1)  # type: ignore[union-attr]
 
 
 def merged(*streams: Iterable[Message]) -> Iterator[Message]:
-    """Messages of several streams by time; of one moment, those of the first stream come first."""
+    """Messages of several streams by time; at equal times, those of the first stream come first."""
     return heapq.merge(*streams, key=lambda message: message[2])
 
 
 def _definition(connection: Connection) -> str:
-    """Text of a topic's message definition. Old recordings have none: ROS's own types are known.
+    """Text of a topic's message definition. Old recordings have none; ROS's own types are known without it.
 
-    It is copied, never registered: rosbags makes Python code of a definition and runs it, and nobody vouches for a
-    recording.
+    It is copied, never registered: rosbags generates Python code from a definition and runs it, and a recording is not
+    trusted.
     """
     if connection.msgdef.format == MessageDefinitionFormat.NONE:
         return typestore().generate_msgdef(connection.msgtype, ros_version=2)[0]

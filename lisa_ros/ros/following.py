@@ -19,7 +19,7 @@ from std_srvs.srv import Trigger
 from lisa_ros.errors import ImageError
 from lisa_ros.perception.tracking import State, Tracker
 from lisa_ros.ros.cameras import Camera
-from lisa_ros.ros.follower import Followed, Follower, AnsweredFrame, Pursuit, RawFrame, Sighting, Trail
+from lisa_ros.ros.follower import AnsweredFrame, Followed, Follower, Pursuit, RawFrame, Sighting, Trail
 from lisa_ros.ros.markers import Markers, phrases_of
 from lisa_ros.ros.messages import tracked_message
 from lisa_ros.ros.parameters import Parameters

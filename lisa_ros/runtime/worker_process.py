@@ -30,6 +30,7 @@ from lisa_ros.engine.api import Ask, Conversation, EngineInfo, Event, Regions, S
 from lisa_ros.engine.registry import load_engine
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import Cancelled, ConfigError, LisaError, OutOfMemory
+from lisa_ros.process_tuning import keep_freed_buffers
 from lisa_ros.runtime import worker
 from lisa_ros.runtime.answer_regions import AnswerRegions, plain_text
 from lisa_ros.runtime.transport import Receiver
@@ -59,6 +60,7 @@ def main() -> None:
     except BaseException as error:
         pipe.send(load_failed(error))
         return
+    keep_freed_buffers()
     warm_up(engine)
     pipe.send(worker.Ready(info, time.monotonic() - started, gpu_bytes()))
     commands = CommandRunner(engine, frames, settings, pipe, inbox)

@@ -142,6 +142,43 @@ def test_data_may_be_the_array_that_rclpy_makes():
     assert (decode(image, MOST) == 5).all()
 
 
+@pytest.mark.parametrize("encoding", ["rgb16", "bgr16", "rgba16", "bgra16"])
+def test_sixteen_bits_of_colour_are_scaled_from_their_whole_range(encoding):
+    rgb = np.random.default_rng(0).integers(0, 65536, (20, 30, 3), np.uint16)
+    channels = [0, 1, 2] if encoding.startswith("rgb") else [2, 1, 0]
+    pixels = rgb[:, :, channels]
+    if "a" in encoding:
+        pixels = np.concatenate([pixels, np.full((20, 30, 1), 9, np.uint16)], 2)
+    image = message(np.ascontiguousarray(pixels).view(np.uint8).reshape(20, -1), encoding)
+    assert np.abs(decode(image, MOST).astype(int) - rgb * (255 / 65535)).max() <= 0.51
+
+
+@pytest.mark.parametrize("encoding", sorted(BAYER))
+def test_sixteen_bits_of_bayer_are_the_eight_bits_scaled(encoding):
+    raw = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8)
+    wide = raw.astype(np.uint16) * 257  # 255 becomes 65535
+    image = message(wide.view(np.uint8), encoding.replace("8", "16"))
+    np.testing.assert_array_equal(decode(image, MOST), decode(message(raw, encoding), MOST))
+
+
+def test_i420_is_the_planes_of_nv12():
+    luma = np.random.default_rng(0).integers(16, 235, (20, 32), np.uint8)
+    blue, red = np.random.default_rng(1).integers(16, 240, (2, 10, 16), np.uint8)
+    nv12 = np.concatenate([luma, np.stack([blue, red], 2).reshape(10, 32)])
+    i420 = np.concatenate([luma.ravel(), blue.ravel(), red.ravel()]).reshape(30, 32)
+    np.testing.assert_array_equal(
+        decode(message(i420, "i420", height=20), MOST), decode(message(nv12, "nv12", height=20), MOST)
+    )
+
+
+@pytest.mark.parametrize(("encoding", "instead"), [("8UC3", "bgr8 or rgb8"), ("8UC1", "mono8"), ("16UC1", "mono16")])
+def test_an_encoding_without_a_meaning_is_refused_with_the_reason(encoding, instead):
+    image = packed(np.zeros((20, 30, 3), np.uint8), "rgb8")
+    image.encoding = encoding
+    with pytest.raises(ImageError, match=rf"'{encoding}' does not say what its channels are; publish {instead}"):
+        decode(image, MOST)
+
+
 # --- refusals
 
 GOOD = packed(np.zeros((20, 30, 3), np.uint8), "rgb8")

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lisa_ros.errors import CheckpointError
+from lisa_ros.lisa.weights.substitute import substitute
 
 Shape = tuple[int, ...]
 
@@ -74,12 +75,16 @@ def iterate_tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
 
 def _files_of_index(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{index} is not an index of shards: {error}") from error
-    files = [index.parent / name for name in names if isinstance(name, str) and Path(name).name == name]
+        names = sorted(set(json.loads(index.read_text("utf-8-sig"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        text = substitute(index) or f"{index} is not an index of shards, an object with 'weight_map': {error}"
+        raise CheckpointError(text) from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise CheckpointError(f"{index} names the shard {name!r}; shards lie beside the index, without a folder")
+    files = [index.parent / name for name in names]
     missing = [file.name for file in files if not file.is_file()]
-    if missing or len(files) != len(names):
+    if missing:
         raise CheckpointError(f"{index.name} names shards that are not in {index.parent}: {', '.join(missing)}")
     return files
 
@@ -88,7 +93,7 @@ def _open_safetensors(file: Path) -> safe_open:
     try:
         return safe_open(file, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged or truncated: {error}") from error
+        raise CheckpointError(substitute(file) or f"{file} is damaged or truncated: {error}") from error
 
 
 def _open_pickle(file: Path) -> tuple[dict[str, Tensor], bool]:
@@ -105,9 +110,11 @@ def _open_pickle(file: Path) -> tuple[dict[str, Tensor], bool]:
     except pickle.UnpicklingError as error:
         refused = re.search(r"Unsupported (?:global|operand|class)[^\n]*|GLOBAL [\w.]+", str(error))
         reason = refused.group() if refused else str(error).splitlines()[0]
-        raise CheckpointError(f"{file} holds more than tensors and was not opened: {reason}") from error
+        text = substitute(file) or f"{file} holds more than tensors and was not opened: {reason}"
+        raise CheckpointError(text) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{file} is damaged or truncated: {str(error).splitlines()[0]}") from error
+        text = substitute(file) or f"{file} is damaged or truncated: {str(error).splitlines()[0]}"
+        raise CheckpointError(text) from error
     # zero_to_fp32.py and some trainers put the tensors one level down.
     for key in ("state_dict", "module", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
