@@ -13,7 +13,8 @@ from sensor_msgs.msg import CameraInfo
 
 from lisa_ros.engine.api import MaskCrop
 from lisa_ros.errors import ImageError
-from lisa_ros.perception.geometry import Camera, Object3D, depth_image, locate
+from lisa_ros.perception.calibration import distortion, pinhole
+from lisa_ros.perception.geometry import Camera, Object3D, clamp_of, depth_image, locate
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.serialized_image import SerializedImage, read_image
 from lisa_ros.runtime.requests import Frame
@@ -104,7 +105,8 @@ class Depths:
             pixels = depth_image(
                 depth.data, depth.encoding, depth.height, depth.width, depth.step, bool(depth.is_bigendian)
             )
-            return [locate(crop, pixels, camera) for crop in crops]
+            clamp = clamp_of(pixels)
+            return [locate(crop, pixels, camera, clamp=clamp) for crop in crops]
         except ImageError as error:
             self._warn_once(str(error))
         except Exception:
@@ -130,7 +132,13 @@ class Depths:
         info = self._camera_info(header, size)
         if info is None:
             raise ImageError("there is depth, but no camera_info of the image's size and frame; remap camera_info:=")
-        return Camera.from_matrix(info.k, info.width, info.height)
+        if lens := distortion(info):
+            self._warn_once(
+                f"camera_info has distortion ({lens}): positions in metres need rectified images; subscribe to the "
+                "image_rect of image_proc",
+                "3-D results may be wrong",
+            )
+        return pinhole(info)
 
     def _nearer(self, depth: SerializedImage) -> bool:
         """Than the one that is held."""
@@ -140,12 +148,12 @@ class Depths:
         away, held = (abs(nanoseconds(d.header.stamp) - self._wanted_ns) for d in (depth, self._nearest))
         return away < held
 
-    def _warn_once(self, text: str) -> None:
+    def _warn_once(self, text: str, effect: str = "no 3-D results") -> None:
         """Numbers differ from frame to frame: a text is known by its words."""
         kind = "".join(character for character in text if not character.isdigit())
         if kind not in self._warned:
             self._warned.add(kind)
-            logger.warning("no 3-D results: %s", text)
+            logger.warning("%s: %s", effect, text)
 
 
 def nanoseconds(stamp: Any) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from lisa_ros.errors import ImageError
+from lisa_ros.perception.calibration import image_size
 from lisa_ros.perception.image_codec import check_image, decode, decode_compressed
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.serialized_image import read_image, read_message
@@ -98,7 +99,7 @@ class FrameStore:
             info = read_message(self._info, CameraInfo)
         except ImageError:
             return None
-        if info.header.frame_id != header.frame_id or (info.height, info.width) != size:
+        if info.header.frame_id != header.frame_id or image_size(info) != size:
             return None
         info.header = header
         return info

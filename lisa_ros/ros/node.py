@@ -398,7 +398,7 @@ def main(args: list[str] | None = None) -> int:
         signal.signal(number, stop)
     try:
         node = LisaNode()
-    except ConfigError as error:
+    except LisaError as error:
         print(f"lisa_node: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 2
