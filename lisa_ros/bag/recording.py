@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from rosbags.interfaces import (
     Connection,
@@ -33,6 +34,7 @@ from lisa_ros.perception.image_codec import decode, decode_compressed
 
 MAX_PIXELS = 50_000_000  # as the node's max_image_pixels
 FOREVER = QosTime(2147483647, 4294967295)
+ZSTD = b"\x28\xb5\x2f\xfd"
 RELIABLE = Qos(  # what the node's own publishers offer
     QosHistory.KEEP_LAST,
     5,
@@ -66,6 +68,8 @@ class Frame:
         try:
             message: Any = typestore().deserialize_cdr(self.serialized, self.kind)
         except Exception as error:  # arbitrary bytes: the library may raise anything
+            if self.serialized[: len(ZSTD)] == ZSTD:
+                raise ImageError("the message is compressed; name the recording's folder, not its file") from error
             raise ImageError(f"the message is not a {self.kind}: {error}") from error
         return message.header, (decode_compressed if self.kind == COMPRESSED else decode)(message, MAX_PIXELS)
 
@@ -128,8 +132,16 @@ class Recording:
         return [c for c in self._reader.connections if c.topic == topic and c.msgtype in (IMAGE, COMPRESSED)]
 
     def _messages(self, connections: Sequence[Connection]) -> Iterator[tuple[Connection, int, bytes]]:
+        listed, count = sum(connection.msgcount for connection in connections), 0
         with _readable(self.path):
-            yield from self._reader.messages(connections)
+            for message in self._reader.messages(connections):
+                count += 1
+                yield message
+        if count != listed:
+            raise RecordingError(
+                f"{self.path} lists {listed} messages and holds {count}; repair its metadata.yaml with "
+                " 'ros2 bag reindex', or name the .mcap or .db3 file itself"
+            )
 
     def _usable(self, topic: str) -> bool:
         with suppress(ImageError):
@@ -150,13 +162,64 @@ def open_recording(path: Path) -> Iterator[Recording]:
         )
     if path.is_dir() and not (path / "metadata.yaml").is_file():
         raise RecordingError(f"the folder {path} has no metadata.yaml; name the .mcap or .db3 file in it instead")
+    _check_kind(path)
     with _readable(path):
         reader = Reader(path)
         reader.open()
+        _reconcile(reader)
     try:
         yield Recording(path, reader)
     finally:
         reader.close()
+
+
+def _check_kind(path: Path) -> None:
+    """Raise RecordingError for whole recordings that another tool has to open or convert first."""
+    name = path.name.lower()
+    if name.endswith(".bag"):
+        raise RecordingError(
+            f"{path} is a ROS 1 bag; convert it with: rosbags-convert --src {path} --dst {path.with_suffix('')}"
+        )
+    if name.endswith((".mcap.zstd", ".db3.zstd", ".mcap.zst", ".db3.zst")):
+        raise RecordingError(
+            f"{path} is a compressed file of a recording; name its folder with metadata.yaml, or decompress it with: "
+            f"zstd -d {path}"
+        )
+    if path.is_dir() and not _information(path / "metadata.yaml").get("storage_identifier"):
+        files = sorted(file.name for file in path.iterdir() if file.suffix in (".mcap", ".db3"))
+        raise RecordingError(
+            f"{path / 'metadata.yaml'} has no storage_identifier ('ros2 bag reindex' leaves it empty); name the file "
+            f"itself, {' or '.join(files) or 'an .mcap or .db3 file'}, or write mcap or sqlite3 there"
+        )
+    if path.is_file() and _information(path.parent / "metadata.yaml").get("compression_mode", "").lower() == "message":
+        raise RecordingError(f"the messages in {path} are compressed; name its folder {path.parent} instead")
+
+
+def _information(metadata: Path) -> dict[str, Any]:
+    """What metadata.yaml tells; empty where it is not there or damaged, which its reader says better."""
+    try:
+        content = yaml.safe_load(metadata.read_text("utf-8-sig"))["rosbag2_bagfile_information"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return {"storage_identifier": "unknown"}
+    return content if isinstance(content, dict) else {"storage_identifier": "unknown"}
+
+
+def _reconcile(reader: Reader) -> None:
+    """Let what the files hold count, where metadata.yaml describes a topic in another way.
+
+    rosbags (0.11) leaves out every message of a topic whose QoS or type hash differs between metadata.yaml and the
+    file, and of topics that metadata.yaml does not list. Other tools write such folders, and rosbag2 reads them.
+    """
+    files = getattr(reader.storage, "storages", [])  # of a folder; a file alone needs nothing
+    topics = {(topic.topic, topic.msgtype): topic for topic in reader.connections}
+    for file in files:
+        for place, inner in enumerate(file.connections):
+            outer = topics.get((inner.topic, inner.msgtype))
+            if outer is None:
+                outer = inner._replace(id=len(reader.connections) + 1, owner=reader.storage)
+                reader.connections.append(outer)
+                topics[inner.topic, inner.msgtype] = outer
+            file.connections[place] = inner._replace(ext=outer.ext, digest=outer.digest)
 
 
 @contextmanager
@@ -167,10 +230,23 @@ def _readable(path: Path) -> Iterator[None]:
     except (LisaError, GeneratorExit, MemoryError):
         raise
     except Exception as error:
-        raise RecordingError(
-            f"{path} cannot be read: {error or type(error).__name__}; is it complete? 'mcap recover' or 'ros2 bag "
-            "reindex' may repair it"
-        ) from error
+        reason = str(error).replace("; please report issue", "").rstrip(".") or type(error).__name__
+        raise RecordingError(f"{path} cannot be read: {reason}; {_remedy(reason)}") from error
+
+
+_REMEDIES = {
+    "Profile is not ros2": "it is no ROS 2 recording (ROS 1, protobuf or JSON messages); convert it to rosbag2 first",
+    "Serialization format": "only CDR messages, as ROS 2 writes them, can be read; convert it to rosbag2 first",
+    "Rosbag2 version": "a newer ROS 2 recorded it: name the .mcap file itself, or update with: pip install -U rosbags",
+    "Storage plugin": "only mcap and sqlite3 can be read; convert it with: ros2 bag convert",
+    "database files are missing": "put them back, or name one .mcap or .db3 file itself",
+}
+
+
+def _remedy(reason: str) -> str:
+    """How to fix what a library complains about."""
+    known = (remedy for words, remedy in _REMEDIES.items() if words in reason)
+    return next(known, "is it complete? 'mcap recover' or 'ros2 bag reindex' may repair it")
 
 
 class BagWriter:
@@ -179,6 +255,7 @@ class BagWriter:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._connections: dict[tuple[str, str], Connection] = {}
+        self.count = 0  # messages written
 
     def define(self, topic: str, kind: str, definition: str, digest: str, qos: Sequence[Qos]) -> None:
         """Add a topic with the text of its message definition; one of the same name and type is added once."""
@@ -201,6 +278,7 @@ class BagWriter:
         topic, kind, time_ns, serialized = message
         if connection := self._connections.get((topic, kind)):
             self._writer.write(connection, time_ns, serialized)
+            self.count += 1
 
 
 def write_recording(path: Path, workshop: Path, fill: Callable[[BagWriter], None]) -> None:
@@ -217,8 +295,12 @@ def write_recording(path: Path, workshop: Path, fill: Callable[[BagWriter], None
     writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
     with writer:
         _use_fast_compression(writer)
-        fill(BagWriter(writer))
+        bag = BagWriter(writer)
+        fill(bag)
     written = unfinished / f"{unfinished.name}.mcap"
+    with Reader(written) as reader:
+        if reader.message_count != bag.count:
+            raise RecordingError(f"{bag.count} messages were written and {written} holds {reader.message_count}")
     with open(written, "rb") as file:
         os.fsync(file.fileno())
     if path.suffix == ".mcap":

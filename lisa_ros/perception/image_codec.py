@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from lisa_ros.errors import ImageError
+from lisa_ros.perception.photo import rgb_of
 
 Pixels = NDArray[np.uint8]
 
@@ -91,6 +93,8 @@ LAYOUTS: dict[str, Layout] = {
     "nv21": Layout(1, _through(cv2.COLOR_YUV2RGB_NV21), rows=3, even_height=True, even_width=True),
     "i420": Layout(1, _through(cv2.COLOR_YUV2RGB_I420), rows=3, even_height=True, even_width=True, padded=False),
 }
+
+BAYER_PATTERNS = tuple(name for name in LAYOUTS if name.startswith("bayer"))
 
 _UNNAMED = {
     "8UC1": "mono8",
@@ -181,8 +185,9 @@ def _view(image: Any, layout: Layout) -> NDArray[Any]:
 def decode_compressed(image: Any, max_pixels: int) -> Pixels:
     """RGB pixels of a sensor_msgs/CompressedImage holding JPEG or PNG: (H, W, 3) uint8. Raises ImageError.
 
-    By Pillow: OpenCV 5 spends seconds on a PNG of 200 bytes whose chunks lie about their length. Orientation tags are
-    ignored, since masks are in the camera's own pixels.
+    A format that begins with a Bayer encoding, as image_transport writes it ("bayer_rggb8; png compressed"), is
+    demosaiced. By Pillow: OpenCV 5 spends seconds on a PNG of 200 bytes whose chunks lie about their length.
+    Orientation tags are ignored, since masks are in the camera's own pixels.
     """
     what = f"the compressed image (format {image.format!r}, {len(image.data)} bytes)"
     try:
@@ -191,11 +196,29 @@ def decode_compressed(image: Any, max_pixels: int) -> Pixels:
         picture = kind(io.BytesIO(image.data))
     except Exception as error:
         raise ImageError(f"{what} is neither JPEG nor PNG; publish one of them, or a raw image") from error
-    size = (picture.height, picture.width)
-    check_size(*size, max_pixels)  # known from the header, before a decompression bomb goes off
-    if picture.mode not in ("L", "RGB", "RGBA", "P", "YCbCr"):
-        raise ImageError(f"{what} has pixels of the kind {picture.mode!r}; publish 8-bit grey or colour")
+    check_size(picture.height, picture.width, max_pixels)  # known from the header, before a decompression bomb goes off
     try:
-        return np.asarray(picture.convert("RGB"))
+        return _bayer(picture, image.format) if "bayer" in image.format else rgb_of(picture)
+    except ImageError as error:
+        raise ImageError(f"{what}: {error}") from error
     except Exception as error:
         raise ImageError(f"{what} is damaged or cut off; publish it whole") from error
+
+
+def _bayer(picture: Image.Image, message_format: str) -> Pixels:
+    """RGB pixels of a grey picture that holds a Bayer pattern. Raises ImageError."""
+    encoding = message_format.partition(";")[0].strip()
+    layout = LAYOUTS.get(encoding)
+    raw = np.asarray(picture)
+    if layout is None or not encoding.startswith("bayer"):
+        raise ImageError(f"the format names no Bayer pattern that is known; use one of {', '.join(BAYER_PATTERNS)}")
+    if raw.ndim != 2:
+        raise ImageError(f"{encoding} has one channel, the picture is {picture.mode}; publish the raw pattern")
+    if layout.dtype == np.uint8 and raw.dtype != np.uint8:
+        raise ImageError(f"{encoding} has 8 bits, the picture is {picture.mode}; name the 16-bit pattern")
+    rgb = np.empty((*raw.shape, 3), np.uint8)
+    pixels: NDArray[Any] = raw.astype(layout.dtype) * (
+        257 if raw.dtype == np.uint8 and layout.dtype == np.uint16 else 1
+    )
+    layout.convert(pixels, rgb)
+    return rgb

@@ -36,7 +36,7 @@ def read_photo(source: str) -> NDArray[np.uint8]:
             # Pillow warns of large pictures, and refuses by itself those that are too large.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(sys.stdin.buffer.read()) if source == STDIN else Path(source)) as image:
-                return _rgb(ImageOps.exif_transpose(image))
+                return rgb_of(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
         raise ImageError(f"there is no file {source}; check the name") from error
     except IsADirectoryError as error:
@@ -47,10 +47,20 @@ def read_photo(source: str) -> NDArray[np.uint8]:
         raise ImageError(f"{source} has too many pixels ({error}); shrink it first") from error
     except (OSError, SyntaxError, ValueError) as error:
         reason = "its format is not known" if isinstance(error, Image.UnidentifiedImageError) else error
-        raise ImageError(f"{source} cannot be read: {reason}; JPEG, PNG, WebP, TIFF and BMP work") from error
+        heic = Path(source).suffix.lower() in (".heic", ".heif")
+        remedy = "convert HEIC to JPEG or PNG first" if heic else "JPEG, PNG, WebP, TIFF and BMP work"
+        raise ImageError(f"{source} cannot be read: {reason}; {remedy}") from error
 
 
-def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels of a Pillow image of any mode, (H, W, 3) uint8 RGB: the one rule for files, data sets and messages.
+
+    Transparent pixels become white; grey of 16 bits is scaled from its whole range, as the node scales mono16.
+
+    Raises:
+        ImageError: Floating-point pixels, or whole numbers beyond 16 bits.
+        OSError: The image is cut off or damaged (Pillow's own error).
+    """
     if image.mode.startswith("I"):
         return _from_16_bits(np.asarray(image))
     if image.mode == "F":

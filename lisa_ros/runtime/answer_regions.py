@@ -1,4 +1,4 @@
-"""The regions of one answer on their way out of the worker: checked, numbered, each sent once."""
+"""The regions of one answer on their way out of the worker: numbered, each sent once."""
 
 from __future__ import annotations
 
@@ -19,14 +19,9 @@ LAST_CHARACTER = 2**32 - 1
 
 
 class AnswerRegions:
-    """What was sent of one answer. The engine's complete answer decides; what it announced before is not sent again.
+    """What was sent of one answer. The engine's complete answer decides; what it announced before is not sent again."""
 
-    Args:
-        size: (height, width) of the image, pixels.
-    """
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        self._size = size
+    def __init__(self) -> None:
         self._sent: list[tuple[Region, Region]] = []  # (as the engine has it, as it was sent)
 
     def announce(self, regions: Sequence[Region]) -> list[Region]:
@@ -54,7 +49,7 @@ class AnswerRegions:
         return [sent for _, sent in self._sent[before:]], [index for index in indexes if index is not None]
 
     def _number(self, region: Region, label: int) -> Region:
-        sent = plain_region(region, label, self._size)
+        sent = plain_region(region, label)
         self._sent.append((region, sent))
         return sent
 
@@ -62,27 +57,12 @@ class AnswerRegions:
         return next((at for at, (theirs, _) in enumerate(self._sent) if theirs is region), None)
 
 
-def plain_region(region: Any, label: int, size: tuple[int, int]) -> Region:
+def plain_region(region: Region, label: int) -> Region:
     """``region`` with ``label``, in types that the node's process knows, whatever the engine made it of.
 
-    Raises TypeError or ValueError where it does not lie in an image of ``size`` (height, width).
+    Raises TypeError or ValueError where a message cannot carry it; the rest was checked by the engine's support.
     """
-    if not isinstance(region, Region) or not isinstance(region.mask, MaskCrop):
-        raise TypeError(
-            f"the engine gave a region of type {type(region).__name__}; it must be a Region with a MaskCrop"
-        )
     crop = region.mask
-    if crop.pixels.dtype != np.uint8 or crop.pixels.shape != (crop.height, crop.width):
-        raise ValueError(
-            f"a mask has pixels {crop.pixels.dtype} {crop.pixels.shape}; uint8 {(crop.height, crop.width)} is its box"
-        )
-    if min(crop.x, crop.y) < 0 or crop.x + crop.width > size[1] or crop.y + crop.height > size[0]:
-        raise ValueError(
-            f"a mask lies at x {crop.x}, y {crop.y}, {crop.width} x {crop.height} pixels; the image has "
-            f"{size[1]} x {size[0]}"
-        )
-    if not np.isfinite(region.score):
-        raise ValueError(f"a region has the score {region.score}; it must be a number in [0, 1]")
     if not all(0 <= begin <= end <= LAST_CHARACTER for begin, end in region.spans):
         raise ValueError(f"a region has the spans {region.spans}; they must be (begin, end) of the answer's text")
     score = float(region.score)
