@@ -193,7 +193,7 @@ class Client:
     # --- commands
 
     def ready(self, limit_s: float = LIMIT_S) -> Status:
-        """Wait until commands are taken at every door."""
+        """Wait until commands are taken at every endpoint."""
         self.state(Status.READY, "ready node", limit_s)
         self.wait(self.action.server_is_ready, "action server")
         self.wait(self.service.service_is_ready, "service")
