@@ -49,7 +49,7 @@ def stamped(node, pixels, encoding="rgb8", frame_id="camera_optical") -> Image:
 
 
 class NodeProcess:
-    """``lisa_node`` with the stand-in for a model. model: words in it tell the stand-in how to load.
+    """``lisa_node`` with the stand-in for a model. options: ``[loading=gated]`` and the like say how it loads.
 
     beside: a node whose namespace this one shares. remap: names of topics by the names that the node gives them.
     """
@@ -61,7 +61,7 @@ class NodeProcess:
         self.name = f"{self.namespace}/{name}"
         self.log = folder / f"{self.namespace[1:]}.log"
         rules = {"__ns": self.namespace, "__node": name, **(remap or {})}
-        settings = {"segmenter": "standin:load", "model": "/models/standin", "restart_pause_s": 0.2, **parameters}
+        settings = {"model": "standin:load", "restart_pause_s": 0.2, **parameters}
         arguments = itertools.chain.from_iterable(
             ("-p", f"{name.replace('~', self.name)}:={value}") for name, value in settings.items()
         )
@@ -193,7 +193,7 @@ class Client:
     # --- commands
 
     def ready(self, limit_s: float = LIMIT_S) -> Status:
-        """Wait until commands are taken at every door."""
+        """Wait until commands are taken at every endpoint."""
         self.state(Status.READY, "ready node", limit_s)
         self.wait(self.action.server_is_ready, "action server")
         self.wait(self.service.service_is_ready, "service")

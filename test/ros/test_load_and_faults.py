@@ -67,7 +67,7 @@ def test_under_load_every_command_is_answered_once_and_rightly(begin):
     assert process.returncode == 0, output
     assert load["commands"] > 25
     assert (load["lost"], load["twice"], load["wrong"], load["failures"]) == (0, 0, 0, [])
-    assert set(load["by_door"]) == {"topic", "service", "action"}
+    assert set(load["by_endpoint"]) == {"topic", "service", "action"}
     assert load["statuses"]["SUCCESS"] > 10
     assert load["answers_with_objects"] > 0
     assert load["parameter_request_ms"]["requests"] > 40
