@@ -163,7 +163,7 @@ def test_targets_that_are_not_there_are_listed(recording, tmp_path, bright, caps
     assert (result.command, result.absent) == ("box, nothing", ["nothing"])
     assert "without the command" not in capsys.readouterr().err
     assert annotate(recording, tmp_path / "both.mcap", "--target", "box", "--every", 0) == 0
-    assert "bright is asked for each --target alone, without the command" in capsys.readouterr().err
+    assert "bright answers each --target alone and ignores the command" in capsys.readouterr().err
     assert (result.status, len(result.masks)) == (result.SUCCESS, 1)
 
 
@@ -247,14 +247,14 @@ def test_errors_name_the_value_and_how_to_fix_it(recording, tmp_path, bright, ca
         (recording, ["--every", "-1"], "--every -1"),
         (recording, ["--name", "lisa"], "--name 'lisa' is not a ROS name"),
         (recording, ["--out", tmp_path / "no" / "out.mcap"], "there is no folder"),
-        (recording, ["--out", tmp_path / "out.bag"], "'.bag' is not written"),
+        (recording, ["--out", tmp_path / "out.bag"], "'.bag' cannot be written"),
         (recording, ["--out", recording], "never overwritten"),
     ):
         assert annotate(source, out, *options) == 1
         assert says in (error := capsys.readouterr().err)
         assert error.count("\n") == 1
     assert annotate(recording, out, command="  ") == 1
-    assert "no command; say what to find" in capsys.readouterr().err
+    assert "no command; add --command" in capsys.readouterr().err
     assert not out.exists()
 
 

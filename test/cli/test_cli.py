@@ -218,7 +218,7 @@ def test_targets_replace_the_command_and_absent_ones_are_listed(
 @pytest.mark.usefixtures("colour_engine")
 def test_a_command_beside_targets_is_said_to_be_left_out(blocks: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["segment", str(blocks), "the blue one", "--target", "red", "--model", "colour_engine:load"]) == 0
-    assert "colours is asked for each --target alone" in capsys.readouterr().err
+    assert "colours answers each --target alone" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("colour_engine")
@@ -319,7 +319,7 @@ def test_a_picture_comes_from_standard_input_too(monkeypatch: pytest.MonkeyPatch
         ((PHOTO,), "no command"),
         ((PHOTO, " "), "a command is empty"),
         ((PHOTO, "x", "--out", "nowhere/overlay.png"), "there is no folder nowhere"),
-        ((PHOTO, "x", "--out", "overlay.xyz"), "cannot be written as '.xyz'"),
+        ((PHOTO, "x", "--out", "overlay.xyz"), "'.xyz' is not a format that can be written"),
         ((PHOTO, "x", "--out", PHOTO), "would overwrite the picture"),
         ((PHOTO, "x", "--mask", "mask.jpg"), "use .png"),
         ((PHOTO, "x", "--json", "nowhere/a.json"), "there is no folder nowhere"),

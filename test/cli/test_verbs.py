@@ -31,7 +31,9 @@ def test_fetch_ends_with_the_command_that_uses_the_model(
     assert "is complete already" in lines[0]
     assert lines[-1] == f'ready: lisa segment photo.jpg "the thing to drink from" --model {fetched}'
     assert main(["fetch", str(GOLDEN / "clip-tiny"), "--out", str(tmp_path / "clip")]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"ready: {tmp_path / 'clip'}, for --vision-tower"
+    folder = tmp_path / "clip"
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"ready: {folder}; it is a CLIP tower: use it with --vision-tower {folder}"
 
 
 def test_fetch_of_something_else_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
