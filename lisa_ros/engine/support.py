@@ -1,4 +1,4 @@
-"""An engine with everything that holds for all engines: checks before the question, one ask for each target."""
+"""What holds for all engines: checks of commands and answers, and targets for engines that do not support them."""
 
 from __future__ import annotations
 
@@ -41,11 +41,15 @@ from lisa_ros.errors import Cancelled, CommandError, ConfigError, ImageError
 logger = logging.getLogger(__name__)
 
 SLACK = 1e-5
-"""A score may be outside [0, 1] by as much: it is rounded."""
+"""Tolerance for scores outside of [0, 1], which rounding can cause."""
 
 
 def check_rgb(rgb: NDArray[np.uint8]) -> None:
-    """Raise ImageError unless ``rgb`` is uint8 (H, W, 3) with at least one pixel."""
+    """Check an image.
+
+    Raises:
+        ImageError: ``rgb`` is not uint8 (H, W, 3) with at least one pixel.
+    """
     if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         what = f"{rgb.dtype} {rgb.shape}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
         raise ImageError(f"the image is {what}; a uint8 array of shape (height, width, 3) in RGB order is needed")
@@ -55,22 +59,33 @@ def check_rgb(rgb: NDArray[np.uint8]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """An encoded frame: its size (height, width) in pixels, and the engine's own value."""
+    """An encoded frame.
+
+    Args:
+        size: (height, width) of the frame, pixels.
+        value: The value that the engine's ``encode`` returned.
+    """
 
     size: tuple[int, int]
     value: Any
 
 
 class SupportedEngine:
-    """Wraps any engine. ``load_engine`` returns one, so node, CLI, bag and evaluation share these rules.
+    """Wraps any engine. ``load_engine`` returns one, so node, command line, bag and evaluation share these rules.
 
-    - What the engine lacks is answered before it is asked: CommandError for points, box and proposals; ``explain`` and
-      ``history`` are left out.
-    - ``targets`` work with every engine: one without the capability is asked once for each.
+    - Points, a box or proposals that the engine does not support raise CommandError before any inference.
+    - ``explain`` and ``history`` are ignored if the engine does not support them.
+    - ``targets`` work with every engine: without the capability, the engine answers each target alone.
+    - Answers and events are checked; an invalid one raises TypeError or ValueError.
+
+    Args:
+        engine: Any object with ``info``, ``encode`` and ``ask``.
+
+    Raises:
+        ConfigError: An attribute is missing, or ``info`` is invalid.
     """
 
     def __init__(self, engine: Engine) -> None:
-        """Raises ConfigError where ``engine`` does not have ``info``, ``encode`` and ``ask``, or its info is wrong."""
         missing = [name for name in ("info", "encode", "ask") if not hasattr(engine, name)]
         if missing:
             raise ConfigError(f"{type(engine).__name__} is not an engine: it has no {', '.join(missing)}")
@@ -83,12 +98,20 @@ class SupportedEngine:
         return self.engine.info
 
     def encode(self, rgb: NDArray[np.uint8]) -> Encoded:
-        """As :meth:`Engine.encode`, for an image that was checked. Raises ImageError."""
+        """As :meth:`Engine.encode`, after a check of the image.
+
+        Raises:
+            ImageError: ``rgb`` is not uint8 (H, W, 3) with at least one pixel.
+        """
         check_rgb(rgb)
         return Encoded(rgb.shape[:2], self.engine.encode(rgb))
 
     def check(self, ask: Ask) -> None:
-        """Raise CommandError for a question that this engine cannot be asked; costs no inference."""
+        """Check a command without inference.
+
+        Raises:
+            CommandError: This engine cannot answer the command.
+        """
         check_ask(ask, self.info)
 
     def ask(
@@ -99,7 +122,7 @@ class SupportedEngine:
         should_stop: ShouldStop | None = None,
         details: bool = False,
     ) -> Answer:
-        """As :meth:`Engine.ask`, for any question that passes :meth:`check`."""
+        """As :meth:`Engine.ask`, for any command that passes :meth:`check`."""
         self.check(ask)
         ask = self._without_unsupported(ask)
         on_event, should_stop = on_event or _ignore, should_stop or _never
@@ -108,7 +131,11 @@ class SupportedEngine:
         return self._ask_engine(encoded, ask, on_event, should_stop, details)
 
     def teacher_forced(self, encoded: Encoded, asks: Sequence[Ask], answers: Sequence[str]) -> NDArray[np.bool_]:
-        """As :meth:`TeacherForced.teacher_forced`. Raises CommandError where the engine lacks it."""
+        """As :meth:`TeacherForced.teacher_forced`.
+
+        Raises:
+            CommandError: The engine has no teacher-forced scores.
+        """
         if TEACHER_FORCED not in self.info.capabilities or not isinstance(self.engine, TeacherForced):
             raise CommandError(f"{self.info.name} has no teacher-forced answers; leave them out")
         return self.engine.teacher_forced(encoded.value, asks, answers)
@@ -195,7 +222,15 @@ class _Shifted:
 
 
 def check_ask(ask: Ask, info: EngineInfo) -> None:
-    """Raise CommandError unless an engine with ``info`` can be asked this."""
+    """Check a command.
+
+    Args:
+        ask: The command.
+        info: Of the engine.
+
+    Raises:
+        CommandError: The engine lacks a capability, or a field has an invalid value.
+    """
     supported = ", ".join(sorted(info.capabilities)) or "commands in words only"
     if (len(ask.points) or ask.box is not None) and POINTS not in info.capabilities:
         what = "no points" if len(ask.points) else "neither points nor a box"
@@ -209,7 +244,7 @@ def check_ask(ask: Ask, info: EngineInfo) -> None:
     if len(ask.point_labels) and len(ask.point_labels) != len(ask.points):
         raise CommandError(f"{len(ask.point_labels)} point_labels for {len(ask.points)} points; give one for each")
     if not all(label in (0, 1) for label in ask.point_labels):
-        raise CommandError(f"point_labels are {list(ask.point_labels)}; use 1 for on the thing, 0 for not on it")
+        raise CommandError(f"point_labels are {list(ask.point_labels)}; use 1 for on the object, 0 for not on it")
     if not np.isfinite(np.array([*np.ravel(list(ask.points)), *(ask.box or ())], float)).all():
         raise CommandError("points and box must be finite numbers of pixels")
     if ask.box is not None and min(ask.box[2:]) <= 0:
@@ -217,7 +252,9 @@ def check_ask(ask: Ask, info: EngineInfo) -> None:
     if isinstance(ask.targets, str):
         raise CommandError(f"targets is the text {ask.targets!r}; give a sequence of names")
     if len(ask.targets) > MAX_TARGETS:
-        raise CommandError(f"{len(ask.targets)} targets; at most {MAX_TARGETS} fit into a labels image, ask in parts")
+        raise CommandError(
+            f"{len(ask.targets)} targets; at most {MAX_TARGETS} fit into a labels image: send several commands"
+        )
     for target in ask.targets:
         if not isinstance(target, str) or not target.strip():
             raise CommandError(f"a target is {target!r}; each must be a name, for example 'cup'")
@@ -228,7 +265,17 @@ def check_ask(ask: Ask, info: EngineInfo) -> None:
 
 
 def check_answer(answer: Answer, info: EngineInfo, size: tuple[int, int]) -> None:
-    """Raise TypeError or ValueError that names what is wrong with the answer about a frame of ``size`` (H, W)."""
+    """Check an answer of an engine.
+
+    Args:
+        answer: The answer.
+        info: Of the engine.
+        size: (height, width) of the frame, pixels.
+
+    Raises:
+        TypeError: A value has a wrong type.
+        ValueError: A mask, a score or a span is out of its range.
+    """
     if not isinstance(answer, Answer):
         raise TypeError(f"{info.name} returned {type(answer).__name__} instead of an Answer")
     if not isinstance(answer.text, str):
@@ -244,7 +291,17 @@ def check_answer(answer: Answer, info: EngineInfo, size: tuple[int, int]) -> Non
 
 
 def check_event(event: Event, info: EngineInfo, size: tuple[int, int]) -> None:
-    """Raise TypeError or ValueError that names what is wrong with an event about a frame of ``size`` (H, W)."""
+    """Check an event of an engine.
+
+    Args:
+        event: The event.
+        info: Of the engine.
+        size: (height, width) of the frame, pixels.
+
+    Raises:
+        TypeError: A value has a wrong type.
+        ValueError: A mask or a score is out of its range.
+    """
     if isinstance(event, Regions):
         for region in event.regions:
             _check_region(region, info, size)
@@ -256,7 +313,11 @@ def check_event(event: Event, info: EngineInfo, size: tuple[int, int]) -> None:
 
 
 def check_info(info: EngineInfo) -> None:
-    """Raise ConfigError unless ``info`` is an EngineInfo whose capabilities exist."""
+    """Check the description of an engine.
+
+    Raises:
+        ConfigError: ``info`` is not an EngineInfo, or a capability does not exist.
+    """
     if not isinstance(info, EngineInfo):
         raise ConfigError(f"the engine's info is of type {type(info).__name__}; it must be an EngineInfo")
     if isinstance(info.capabilities, str) or (unknown := sorted(set(info.capabilities) - CAPABILITIES)):
