@@ -164,7 +164,7 @@ def test_an_interactive_session_is_one_conversation(
     monkeypatch.setattr(sys, "stdin", io.StringIO("Where is the drink?\n\nno, the other one\n" + "x " * 5000 + "\n"))
     segment(PHOTO, "--interactive")
     assert histories == [0, 1, 2]
-    assert "write a shorter one" in capsys.readouterr().out
+    assert "send a shorter one" in capsys.readouterr().out
 
 
 # --- any engine ---
@@ -337,7 +337,7 @@ def test_a_picture_comes_from_standard_input_too(monkeypatch: pytest.MonkeyPatch
         ((PHOTO, "--box", "3,4,5,6"), "takes neither points nor a box; it supports"),
         ((PHOTO, "--target", " "), "a target is ' '; each must be a name"),
         ((PHOTO, "--target", "cup", "--interactive"), "leave out --target"),
-        ((PHOTO, "x " * 5000), "write a shorter one"),
+        ((PHOTO, "x " * 5000), "send a shorter one"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_1(
