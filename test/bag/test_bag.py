@@ -179,7 +179,7 @@ def test_another_engine_begins_anew(recording, tmp_path, bright, monkeypatch, ca
         assert "with other options" in capsys.readouterr().err
 
 
-def test_what_is_not_there_is_not_found(recording, tmp_path, bright):
+def test_a_command_without_a_mask_has_the_status_not_found(recording, tmp_path, bright):
     annotate(recording, tmp_path / "out.mcap", command="nothing at all")
     found = read(tmp_path / "out.mcap")
     result = found["/lisa/result"][0][1]
@@ -258,7 +258,7 @@ def test_errors_name_the_value_and_how_to_fix_it(recording, tmp_path, bright, ca
     assert not out.exists()
 
 
-def test_damage_inside_a_recording_is_one_line(recording, tmp_path, bright, capsys):
+def test_a_damaged_recording_is_an_error_in_one_line(recording, tmp_path, bright, capsys):
     """Bytes changed anywhere: annotated all the same, or refused in one line; never a traceback."""
     whole = next(recording.glob("*.mcap")).read_bytes()
     random = np.random.default_rng(3)

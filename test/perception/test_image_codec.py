@@ -355,7 +355,7 @@ def test_compressed_grey_of_16_bits_is_scaled_from_its_whole_range():
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
-def test_a_compressed_picture_means_what_the_file_means(mode, tmp_path):
+def test_a_compressed_message_has_the_pixels_of_the_same_file(mode, tmp_path):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)).convert(mode)
     picture.save(tmp_path / "picture.png")
     image = published(picture, "png")
