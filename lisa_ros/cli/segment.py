@@ -93,7 +93,7 @@ def main(arguments: argparse.Namespace) -> int:
     model.warn_of_demo_model(arguments)
     engine = load(arguments)
     history = Conversation() if arguments.follow_up or arguments.interactive else None
-    asks = [_ask_of(command, arguments, history) for command in _given(arguments)]
+    asks = [_ask_of(command, arguments, history) for command in _commands(arguments)]
     for ask in asks:
         engine.check(ask)
     model.warn_of_ignored_command(engine, asks)
@@ -129,7 +129,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    if not _given(arguments) and not arguments.interactive:
+    if not _commands(arguments) and not arguments.interactive:
         raise CommandError('no command; add what to find: lisa segment photo.jpg "the thing to drink from"')
     if arguments.interactive and arguments.target:
         raise ConfigError("--interactive reads commands in words; leave out --target, or name the targets in a command")
@@ -158,7 +158,7 @@ def _check(arguments: argparse.Namespace) -> None:
 # --- asking ---
 
 
-def _given(arguments: argparse.Namespace) -> list[str]:
+def _commands(arguments: argparse.Namespace) -> list[str]:
     """The commands; one empty command where targets, points or a box say what to find."""
     if not arguments.commands and (arguments.target or arguments.point or arguments.box):
         return [] if arguments.interactive else [""]
