@@ -120,7 +120,7 @@ def test_a_stopped_language_stage_goes_on_to_equal_weights(data, recipe, tmp_pat
     monkeypatch.setattr(Library, "draw", fail_at_third)
     with pytest.raises(KeyboardInterrupt):
         getattr(Run(whole.recipe, data, tmp_path / "stopped"), stage)()
-    assert (tmp_path / "stopped" / f"{stage}-0-run.pt").is_file()
+    assert (tmp_path / "stopped" / "state" / f"{stage}-0").is_dir()
     getattr(Run(whole.recipe, data, tmp_path / "stopped"), stage)()
     one, other = (
         torch.load(tmp_path / name / f"{stage}.pt", weights_only=True)["lisa"] for name in ("whole", "stopped")
