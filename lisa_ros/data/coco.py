@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from lisa_ros.data.picture import BadExample
 from lisa_ros.errors import ConfigError
+from lisa_ros.json_file import read_json
 
 Masks = NDArray[np.uint8]
 
@@ -25,16 +25,6 @@ class CocoFile:
     annotations: dict[int, dict]
     of_image: dict[int, list[dict]]
     categories: dict[int, str]
-
-
-def read_json(file: Path) -> Any:
-    """Raises ConfigError where the file is missing or broken: without it there is no data set."""
-    try:
-        return json.loads(file.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{file} does not exist") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file} is not readable JSON: {error}") from error
 
 
 def read_coco(file: Path) -> CocoFile:

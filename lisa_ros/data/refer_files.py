@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_ros.data.coco import CocoFile, read_json, size_of
+from lisa_ros.data.coco import CocoFile, size_of
 from lisa_ros.data.picture import BadExample, check_picture, read_picture
 from lisa_ros.data.plain_pickle import load_plain
 from lisa_ros.errors import ConfigError
+from lisa_ros.json_file import read_json
 
 NONE = -1
 """The annotation of a sentence that refers to nothing (gRefCOCO)."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lisa_ros.data.coco import CocoFile, mask_of, read_coco
 from lisa_ros.data.picture import BadExample
+from lisa_ros.data.reasonseg import ReasonSegExample, read_folder
 from lisa_ros.data.refer_files import (
     Sentence,
     image_folder,
@@ -23,7 +24,6 @@ from lisa_ros.data.refer_files import (
 )
 from lisa_ros.data.scenes import read_pair
 from lisa_ros.errors import ConfigError
-from lisa_ros.evaluation.reasonseg import ReasonSegExample, read_folder
 from lisa_ros.lisa.prompt import MASK_REQUEST
 
 log = logging.getLogger(__name__)

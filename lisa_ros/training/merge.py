@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lisa_ros.errors import CheckpointError, ConfigError
+from lisa_ros.json_file import read_json_object
 from lisa_ros.lisa.weights.checkpoint import PEFT_PREFIX, Spec, read_spec, resolve_tower
 from lisa_ros.lisa.weights.tensors import find_files, iterate_tensors, read_shapes
 from lisa_ros.training.sharded import ShardWriter
@@ -168,7 +168,7 @@ def _config(
 
     tower, conversation: what the run used; None: what the base's own configuration leads to.
     """
-    config = json.loads((base / "config.json").read_text("utf-8"))
+    config = read_json_object(base / "config.json", CheckpointError)
     if vocabulary is not None:
         config["vocab_size"] = vocabulary
     if "lisa" in config:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from lisa_ros import __version__
 from lisa_ros.atomic import replacing
 from lisa_ros.errors import CheckpointError
+from lisa_ros.json_file import read_json, read_json_object
 from lisa_ros.lisa.weights.checkpoint import Spec, read_clip, read_spec, resolve_tower
 from lisa_ros.lisa.weights.convert import convert
 from lisa_ros.lisa.weights.inspect import gigabytes, inspect
@@ -118,7 +119,7 @@ def _earlier(out: Path, source: str) -> dict[str, Any]:
     wanted = str(Path(source).expanduser().resolve()) if Path(source).expanduser().is_dir() else source
     for record in (out / RECORD, out / _STAGING / _PIN):
         if record.is_file():
-            earlier = _read_json(record)
+            earlier = read_json_object(record, CheckpointError)
             if earlier.get("source") != wanted:
                 raise CheckpointError(f"{out} holds {earlier.get('source')}; choose another folder with --out")
             return earlier
@@ -130,7 +131,7 @@ def _earlier(out: Path, source: str) -> dict[str, Any]:
 def _complete(out: Path) -> bool:
     if not (out / RECORD).is_file():
         return False
-    files = _read_json(out / RECORD).get("files", {})
+    files = read_json_object(out / RECORD, CheckpointError).get("files", {})
     return all((out / name).is_file() and (out / name).stat().st_size == file["size"] for name, file in files.items())
 
 
@@ -164,7 +165,7 @@ def _plan(origin: Origin, out: Path, say: Say) -> list[Job]:
 
 
 def _is_clip(folder: Path) -> bool:
-    config = _read_json(folder / "config.json")
+    config = read_json_object(folder / "config.json", CheckpointError)
     return str(config.get("model_type", "")).startswith("clip")
 
 
@@ -206,8 +207,8 @@ def _job(origin: Origin, out: Path, look: Path) -> Job:
 
 def _shards(index: Path, origin: Origin) -> list[str]:
     try:
-        shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        shards = sorted(set(read_json(index, CheckpointError)["weight_map"].values()))
+    except (KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{index.name} of {origin} is not an index of shards: {error}") from error
     if missing := [name for name in shards if name not in origin.sizes]:
         raise CheckpointError(f"{origin} lacks shards that {index.name} names: {', '.join(map(str, missing))}")
@@ -304,16 +305,6 @@ def _record(job: Job) -> dict[str, Any]:
         "written_by": f"lisa_ros {__version__}",
         "files": files,
     }
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path.name} in {path.parent} is not readable JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path.name} in {path.parent} is not a JSON object")
-    return content
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
