@@ -145,7 +145,7 @@ def _plan(origin: Origin, out: Path, say: Say) -> list[Job]:
         look = Path(folder)
         if "config.json" not in origin.sizes:
             raise CheckpointError(f"{origin} has no config.json; it is not a model folder")
-        shutil.copyfile(origin.file("config.json", look / "hub"), look / "config.json")
+        shutil.copyfile(_one_file(origin, "config.json", look / "hub"), look / "config.json")
         if _is_clip(look):
             read_clip(look)
             return [_job(origin, out, look)]
@@ -197,7 +197,7 @@ def _job(origin: Origin, out: Path, look: Path) -> Job:
     for single in _WEIGHTS:
         index = f"{single}.index.json"
         if index in origin.sizes:
-            shards = _shards(origin.file(index, look / "hub"), origin)
+            shards = _shards(_one_file(origin, index, look / "hub"), origin)
             kept = [index] if index == _INDEX else []
             return Job(origin, out, texts + kept, {_safetensors_name(shard): shard for shard in shards})
         if single in origin.sizes:
@@ -242,22 +242,31 @@ def _pin(job: Job) -> None:
 
 
 def _carry_out(job: Job) -> None:
-    for name in job.texts:
+    for name, file in job.origin.files(job.texts, job.staging).items():
         with replacing(job.out / name) as unfinished:
-            shutil.copyfile(job.origin.file(name, job.staging), unfinished)
+            shutil.copyfile(file, unfinished)
+    ready = [there for here, there in job.left.items() if here == there]
+    for name, file in (job.origin.files(ready, job.staging) if ready else {}).items():
+        _take_weights(job, file, name)
+    # A pickle at a time: it and its copy are on the disk together.
     for here, there in job.left.items():
-        _take_weights(job, here, there)
+        _take_weights(job, _one_file(job.origin, there, job.staging), here)
     if len(job.weights) > 1 and not (job.out / _INDEX).is_file():
         _write_json(job.out / _INDEX, _index(job))
     _write_json(job.out / RECORD, _record(job))
     shutil.rmtree(job.staging)
 
 
-def _take_weights(job: Job, here: str, there: str) -> None:
+def _one_file(origin: Origin, name: str, staging: Path) -> Path:
+    return origin.files([name], staging)[name]
+
+
+def _take_weights(job: Job, file: Path, here: str) -> None:
     """Bring one weight file in, as safetensors; a downloaded pickle goes as soon as its copy is proved equal."""
-    file, target = job.origin.file(there, job.staging), job.out / here
+    there, target = job.weights[here], job.out / here
     checksum = job.origin.checksum(there)
-    if isinstance(job.origin, HubRepository) and checksum is not None:
+    downloaded = isinstance(job.origin, HubRepository)
+    if downloaded and checksum is not None:
         with _bar(f"checking {there}", file.stat().st_size) as bar:
             if sha256(file, bar.update) != checksum:
                 file.unlink()
@@ -267,13 +276,13 @@ def _take_weights(job: Job, here: str, there: str) -> None:
             convert(file, target, bar.update)
     else:
         with replacing(target) as unfinished:
-            if isinstance(job.origin, HubRepository):
+            if downloaded:
                 file.replace(unfinished)
             else:
                 shutil.copyfile(file, unfinished)
                 if sha256(unfinished) != checksum:
                     raise CheckpointError(f"{target} differs from {file} after copying; is the disk faulty?")
-    if isinstance(job.origin, HubRepository):
+    if downloaded:
         file.unlink(missing_ok=True)
 
 
