@@ -28,7 +28,7 @@ from lisa_ros.training.report import Report
 from lisa_ros.training.schedule import ParameterGroup, adamw, cosine
 from lisa_ros.training.settings import check_positive, check_shares
 from lisa_ros.training.snapshot import Snapshots
-from lisa_small.training.augment import letterbox
+from lisa_small.training.augment import letterbox_ids
 from lisa_small.training.dialogue import VERDICT, Speech, Suffix
 from lisa_small.training.packing import (
     WHOLE_ATTENTION,
@@ -199,8 +199,7 @@ class Library:
 
     def truth(self, number: int, wanted: list[int]) -> Tensor:
         """(size / 2, size / 2) float32: the mask of ``wanted`` at the mask decoder's grid, soft at edges."""
-        scene = self.scenes[number]
-        _, ids = letterbox(np.zeros((*scene.ids.shape, 3), np.uint8), scene.ids, self.size)
+        ids = letterbox_ids(self.scenes[number].ids, self.size)
         mask = torch.from_numpy(np.isin(ids, wanted)).float()
         return F.avg_pool2d(mask[None], 2)[0]
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from lisa_ros.data.scenes import read_pair
 from lisa_ros.errors import ConfigError
+from lisa_ros.lisa.preprocess import resize_longest
 from lisa_small.scenes.colours import COLOURS
 from lisa_small.training.augment import Image, Sample
 
@@ -36,13 +37,15 @@ class Scene:
 
 
 def read_scene(folder: Path, record: dict, longest_side: int | None = None) -> Scene:
-    """Decode one scene; ``longest_side`` shrinks it while reading. Raises ConfigError where a file is broken."""
+    """Decode one scene; ``longest_side`` shrinks it while reading, as the segmenter does.
+
+    Raises:
+        ConfigError: A file is broken.
+    """
     rgb, ids = read_pair(folder, record)
     if longest_side and max(ids.shape) > longest_side:
-        scale = longest_side / max(ids.shape)
-        size = (round(ids.shape[1] * scale), round(ids.shape[0] * scale))
-        rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
-        ids = np.asarray(cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST))
+        rgb = resize_longest(rgb, longest_side)
+        ids = np.asarray(cv2.resize(ids, rgb.shape[1::-1], interpolation=cv2.INTER_NEAREST))
     return Scene(record, rgb, ids)
 
 

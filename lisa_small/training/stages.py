@@ -11,7 +11,7 @@ import json
 import logging
 import random
 from collections.abc import Callable, Collection, Iterator, Sized
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -44,7 +44,7 @@ from lisa_small.training.packing import MIDDLES, Cells, Packed, states_at, word_
 from lisa_small.training.pointing import told_parameters
 from lisa_small.training.precision import half_precision
 from lisa_small.training.scenes import Scene, read_records, read_scenes
-from lisa_small.training.vision import VisionConfig, VisionModel, normalise, train_vision
+from lisa_small.training.vision import VisionConfig, VisionModel, stack_pixels, train_vision
 from lisa_small.training.vocabulary import train_tokenizer
 from lisa_small.training.warm_start import load_finished, recover_prompts, recover_recognition
 
@@ -469,14 +469,14 @@ class Run:
         vision.eval()
         size, found = self.recipe.sizes.image_size, []
         for number, scene in enumerate(tqdm(scenes, "embedding", unit="picture", disable=None)):
-            rgb, ids = letterbox(scene.rgb, scene.ids, size)
+            square = letterbox(scene.rgb, scene.ids, size)
             rng = random.Random(f"{self.recipe.seed}/{number}")
             if rng.random() < self.recipe.vision.repaint:
-                rgb = repaint_background(rgb, ids, rng)
+                square = repaint_background(square, rng)
             if number % 2:
-                rgb = camera(rgb, rng)
+                square = replace(square, rgb=camera(square.rgb, rng))
             with half_precision(self.recipe.vision.precision):
-                found.append(vision.embed(normalise(rgb[None]))[0].half())
+                found.append(vision.embed(stack_pixels([square]))[0].half())
         return torch.stack(found)
 
     def sight(self) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -24,7 +25,6 @@ from transformers import SamModel
 from lisa_ros.atomic import replacing
 from lisa_ros.errors import ConfigError
 from lisa_ros.lisa.model.mask_decoder import decode_and_look
-from lisa_ros.lisa.preprocess import SAM_MEAN, SAM_STD
 from lisa_ros.training.loop import Pace, Pass, TrainingLoop, make_accelerator
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
 from lisa_ros.training.report import Report
@@ -34,8 +34,8 @@ from lisa_ros.training.snapshot import Snapshots
 from lisa_small.network.conv import ConvImageEncoder, Recognition
 from lisa_small.scenes.colours import COLOURS
 from lisa_small.training.augment import (
-    Image,
     Sample,
+    Square,
     camera,
     letterbox,
     middle,
@@ -176,12 +176,10 @@ class Batch:
     unsure: Tensor
 
 
-_MEAN, _STD = np.array(SAM_MEAN, np.float32), np.array(SAM_STD, np.float32)
-
-
-def normalise(rgb: np.ndarray) -> Tensor:
-    """(B, S, S, 3) uint8 to (B, 3, S, S) float32 in SAM's units."""
-    return torch.from_numpy((rgb.astype(np.float32) - _MEAN) / _STD).permute(0, 3, 1, 2)
+def stack_pixels(squares: Sequence[Square]) -> Tensor:
+    """(B, 3, S, S) float32, as the encoder reads them."""
+    pixels = torch.from_numpy(np.stack([square.pixels() for square in squares]))
+    return pixels.contiguous(memory_format=torch.channels_last)
 
 
 def make_batch(
@@ -189,7 +187,7 @@ def make_batch(
 ) -> Batch:
     """Draw, augment and prompt ``phase.batch`` pictures."""
     count, prompts, size = phase.batch, config.prompts, phase.size
-    rgb = np.zeros((count, size, size, 3), np.uint8)
+    squares = []
     ids = np.zeros((count, size, size), np.uint8)
     wanted = torch.zeros(count, prompts, 256)
     weights = torch.zeros(count, prompts, len(index))
@@ -198,7 +196,9 @@ def make_batch(
     colour_of = np.full((count, 256), -1, np.int64)  # id -> 0 (of no one colour) or index in COLOURS + 1; -1: no object
     present, unsure = torch.zeros(count, len(index)), torch.zeros(count, len(index))
     for b in range(count):
-        sample, rgb[b], ids[b] = draw_picture(scenes, index, config, size, rng)
+        sample, square = draw_picture(scenes, index, config, size, rng)
+        squares.append(square)
+        ids[b] = square.ids
         areas = np.bincount(ids[b].ravel(), minlength=256)
         for i, c in sample.classes.items():
             class_of[b, i] = c + 1
@@ -220,7 +220,7 @@ def make_batch(
         for table in (class_of, colour_of)
     )
     return Batch(
-        normalise(rgb),
+        stack_pixels(squares),
         torch.from_numpy(ids),
         wanted,
         weights,
@@ -235,18 +235,18 @@ def make_batch(
 
 def draw_picture(
     scenes: list[Scene], index: dict[str, int], config: VisionConfig, size: int, rng: random.Random
-) -> tuple[Sample, Image, Image]:
-    """A scene as training shows it: what is in it, its picture (size, size, 3) and its ids (size, size), both uint8."""
+) -> tuple[Sample, Square]:
+    """A scene as training shows it: what is in it, and its picture of ``size``."""
     sample = rng.choice(scenes).sample(index)
     if not config.augment:
-        return sample, *letterbox(sample.rgb, sample.ids, size)
+        return sample, letterbox(sample.rgb, sample.ids, size)
     if rng.random() < config.paste:
         donor = sample if rng.random() < config.doubles else rng.choice(scenes).sample(index)
         sample = paste_objects(sample, donor, rng, rng.randrange(1, 4))
-    rgb, ids = letterbox(sample.rgb, sample.ids, size) if rng.random() < 0.15 else warp(sample, size, rng)
+    square = letterbox(sample.rgb, sample.ids, size) if rng.random() < 0.15 else warp(sample, size, rng)
     if rng.random() < config.repaint:
-        rgb = repaint_background(rgb, ids, rng)
-    return sample, camera(rgb, rng), ids
+        square = repaint_background(square, rng)
+    return sample, replace(square, rgb=camera(square.rgb, rng))
 
 
 @dataclass(frozen=True)
@@ -427,13 +427,13 @@ def validate(model: VisionModel, scenes: list[Scene], size: int, index: dict[str
     scores: dict[str, list[float]] = {"gIoU": [], "one": []}
     for scene in scenes:
         sample = scene.sample(index)
-        rgb, ids = letterbox(sample.rgb, sample.ids, size)
+        square = letterbox(sample.rgb, sample.ids, size)
         by_class: dict[int, list[int]] = {}
         for i, c in sample.classes.items():
             by_class.setdefault(c, []).append(i)
         prompts = [MaskPrompt([c], members) for c, members in by_class.items()]
         prompts += [MaskPrompt([c], [i], placed=True) for c, alike in by_class.items() if len(alike) > 1 for i in alike]
-        asked = [(prompt, np.isin(ids, prompt.wanted)) for prompt in prompts]
+        asked = [(prompt, np.isin(square.ids, prompt.wanted)) for prompt in prompts]
         asked = [(prompt, truth) for prompt, truth in asked if truth.sum() >= SMALLEST]
         if not asked:
             continue
@@ -442,7 +442,7 @@ def validate(model: VisionModel, scenes: list[Scene], size: int, index: dict[str
             weights[0, p, prompt.classes] = 1
             places[0, p] = torch.tensor(middle(truth))
         placed = torch.tensor([[float(prompt.placed) for prompt, _ in asked]])
-        logits = model.decode(model.embed(normalise(rgb[None])), model.prompts(weights, places, placed))
+        logits = model.decode(model.embed(stack_pixels([square])), model.prompts(weights, places, placed))
         masks = F.interpolate(logits, (size, size), mode="bilinear")[0].numpy() > 0
         for mask, (prompt, truth) in zip(masks, asked, strict=True):
             overlap = (mask & truth).sum() / max((mask | truth).sum(), 1)
