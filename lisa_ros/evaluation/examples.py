@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lisa_ros.data.coco import CocoFile, mask_of, read_coco
 from lisa_ros.data.picture import BadExample
 from lisa_ros.data.reasonseg import ReasonSegExample, read_folder
-from lisa_ros.data.refer_files import (
+from lisa_ros.data.refer import (
     Sentence,
     image_folder,
     is_generalised,

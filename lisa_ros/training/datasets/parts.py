@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lisa_ros.data.coco import read_coco, union_of
 from lisa_ros.data.picture import BadExample
-from lisa_ros.data.refer_files import picture_of
+from lisa_ros.data.refer import picture_of
 from lisa_ros.errors import ConfigError
 from lisa_ros.training import templates
 from lisa_ros.training.datasets.example import Example, single
@@ -41,8 +41,8 @@ class Parts:
         file, rgb = picture_of(self._coco, image_id, self._images)
         size = rgb.shape[:2]
         by_category: dict[int, list[dict]] = defaultdict(list)
-        for told in self._coco.of_image[image_id]:
-            by_category[int(told.get("category_id", -1))].append(told)
+        for annotation in self._coco.of_image[image_id]:
+            by_category[int(annotation.get("category_id", -1))].append(annotation)
         if unknown := by_category.keys() - self._names.keys():
             raise BadExample(f"{file}: there is no category {min(unknown)}")
         chosen = rng.sample(sorted(by_category), min(self._questions, len(by_category)))
