@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lisa_ros.data.scenes import SceneConversation, SceneRecord
 from lisa_ros.errors import ConfigError
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.training.loop import Pace, Pass, TrainingLoop, make_accelerator
@@ -48,7 +49,7 @@ from lisa_small.training.scenes import Scene
 
 log = logging.getLogger(__name__)
 
-Conversations = Callable[..., list[dict]]
+Conversations = Callable[..., list[SceneConversation]]
 """conversations_for(scene record, rng, count, split, kinds=None, weight=None): where the sentences come from.
 
 kinds is given where a round has some, and weight (Practice.weight) where ``known`` is below 1: then a conversation
@@ -171,15 +172,15 @@ class Library:
         practice: Practice | None = None,
     ) -> tuple[list[int], list[list[Suffix]]]:
         """``count`` scenes and ``each`` fresh conversations about each. What cannot be used is named and skipped."""
-        how: dict[str, Any] = {"kinds": kinds} if kinds else {}
+        options: dict[str, Any] = {"kinds": kinds} if kinds else {}
         if practice:
-            how["weight"] = practice.weight
+            options["weight"] = practice.weight
         chosen: list[int] = []
         suffixes: list[list[Suffix]] = []
         while len(chosen) < count:
             number = rng.randrange(len(self.scenes))
             usable, record = [], self.scenes[number].record
-            for conversation in self._mixed(record, each, rng, absent, split, how):
+            for conversation in self._mixed(record, each, rng, absent, split, options):
                 try:
                     usable.append(self.speech.suffix(conversation, rng, record["objects"]))
                 except ValueError as error:
@@ -189,11 +190,13 @@ class Library:
                 suffixes.append(usable)
         return chosen, suffixes
 
-    def _mixed(self, record: dict, count: int, rng: random.Random, absent: float, split: str, how: dict) -> list[dict]:
+    def _mixed(
+        self, record: SceneRecord, count: int, rng: random.Random, absent: float, split: str, options: dict[str, Any]
+    ) -> list[SceneConversation]:
         """``count`` conversations, a share of ``absent`` about what is not there."""
         if not absent:
-            return self._conversations(record, rng, count, split, **how)
-        supply = self._conversations(record, rng, 4 * count, split, **how)
+            return self._conversations(record, rng, count, split, **options)
+        supply = self._conversations(record, rng, 4 * count, split, **options)
         missing = [c for c in supply if not c["turns"][-1]["targets"]][: round(absent * count + rng.random() - 0.5)]
         return missing + [c for c in supply if c["turns"][-1]["targets"]][: count - len(missing)]
 
