@@ -26,9 +26,16 @@ _BY_TOKEN = ("model.embed_tokens.weight", "lm_head.weight")
 def compose(llava: Path, sam: Path, folder: Path, seed: int) -> None:
     """Write a LISA checkpoint: LLaVA's tensors and SAM's, new rows for the new tokens, an untrained projector.
 
-    llava: a folder of LLaVA with one linear projector (LLaVA 1, LLaVA-Lightning). sam: sam_vit_h_4b8939.pth or another
-    of SAM's. seed: of what is drawn. As in the reference, new rows are normal with the model's initializer_range.
-    Memory: one shard of LLaVA. Raises CheckpointError.
+    As in the reference, new rows are normal with the model's initializer_range. Takes the memory of one shard of LLaVA.
+
+    Args:
+        llava: A folder of LLaVA with one linear projector (LLaVA 1, LLaVA-Lightning).
+        sam: sam_vit_h_4b8939.pth or another of SAM's.
+        folder: To write.
+        seed: Of what is drawn.
+
+    Raises:
+        CheckpointError: One of the two is missing, damaged or another model.
     """
     config = _llava_config(llava)
     shapes = read_shapes(find_files(llava))

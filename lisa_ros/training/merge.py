@@ -60,9 +60,19 @@ def merge_run(
     start: Path | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """A run's weights in the model it started from. Raises CheckpointError.
+    """Write a run's weights into the model it started from.
 
-    The start is read from its own files, in full precision also where it was trained in four bits.
+    The start is read from its own files, in full precision even if it was trained in four bits.
+
+    Args:
+        run: The run's folder.
+        out: Folder to write.
+        weights: ``best`` or ``last``; None: best if the run was validated, else last.
+        start: The model that the run started from; None: where it was then.
+        dtype: Of all weights; None: as they are.
+
+    Raises:
+        CheckpointError: The run has saved nothing, or the start is missing or another model.
     """
     trained, metadata = read_trained(_weights_of(run, weights))
     base = start or Path(metadata.get("start", ""))
@@ -73,9 +83,16 @@ def merge_run(
 
 
 def merge_checkpoint(source: Path, out: Path, *, alpha: float, dtype: torch.dtype | None = None) -> None:
-    """A checkpoint with LoRA beside the weights it belongs to, as zero_to_fp32 and peft leave it.
+    """Merge a checkpoint with LoRA beside the weights it belongs to, as zero_to_fp32 and peft leave it.
 
-    alpha: of LoRA; the rank is read off the tensors. Raises CheckpointError.
+    Args:
+        source: The checkpoint's folder.
+        out: Folder to write.
+        alpha: Of LoRA; the rank is read off the tensors.
+        dtype: Of all weights; None: as they are.
+
+    Raises:
+        CheckpointError: It has no LoRA, or several ranks, or is damaged.
     """
     files = find_files(source)
     if not any(_LORA.fullmatch(name) for name in read_shapes(files)):
@@ -92,7 +109,7 @@ def merge_checkpoint(source: Path, out: Path, *, alpha: float, dtype: torch.dtyp
 
 
 def fold(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-    """W + scale * B A, in float32. weight: (out, in). down: A (rank, in). up: B (out, rank)."""
+    """W + scale * B A, in float32: W (out, in), A ``down`` (rank, in), B ``up`` (out, rank)."""
     return weight.float() + scale * (up.float() @ down.float())
 
 

@@ -56,7 +56,7 @@ kinds is given where a round has some, and weight (Practice.weight) where ``know
 tells by "phrase" which of the weighted phrases it says."""
 
 SAVE_EVERY = 200
-"""Steps between checkpoints of a run."""
+"""Steps between snapshots."""
 
 VALIDATE_EVERY = 500
 """Steps between looks at how many answers are right to the last word."""
@@ -78,7 +78,7 @@ def presence_loss(lisa: Lisa, packed: Packed, hidden: Tensor) -> Tensor:
 def seg_truth(
     segs: list[tuple[int, int, list[int]]], scenes: list[Scene], cells: list[Cells], class_index: dict[str, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """For the masks of a batch: classes (S, K), place (S, 2) and whether it has one (S,), since one thing is meant."""
+    """Classes (S, K), place (S, 2) and whether there is one (S,), as where one object is meant, of a batch's masks."""
     classes, places = torch.zeros(len(segs), len(class_index)), torch.zeros(len(segs), 2)
     single = torch.zeros(len(segs))
     for s, (row, _, target_ids) in enumerate(segs):
@@ -100,17 +100,30 @@ ExtraLoss = Callable[[Tensor, Packed, list[int], random.Random], tuple[Tensor, d
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """One stage of the language model.
+    """Settings of one round of stage 2 or 3.
 
-    pictures: a step. conversations: behind each. absent: share of them at least that ask for what is not there, where
-    the supply has so many (the model that seldom hears of absence never refuses). drawn: masks decoded for each
-    picture, in the mean (stage 3). draw_weight: of their loss. covered_cells, empty_cells: at most so many of a picture
-    become image tokens (None: all), and of each thing at least the one that shows most of it and the one with its
-    middle; a model in use sees all, but fewer cost less. kinds: weight of each kind of conversation, where it shall not
-    be the supply's own. forgotten: share of a question's tokens that are not heard, where a use, a need or a property
-    of what is there is said: the others have to do. known: how often a phrase is asked that was answered rightly to
-    the last token of late in this round, beside others of the same thing that were not; 1 asks all alike. precision:
-    of products, as in half_precision.
+    Args:
+        steps: Of the optimizer.
+        pictures: Of a step.
+        conversations: About each picture.
+        absent: Least share of them that ask for what is not there, if the supply has so many: a model that seldom
+            sees absent targets never rejects one.
+        lr: Learning rate after the warm-up.
+        lr_end: At the end, after half a cosine.
+        warmup: Steps in which the learning rate rises.
+        weight_decay: AdamW's, for matrices.
+        drawn: Masks decoded for each picture, on average (stage 3).
+        draw_weight: Of their loss.
+        empty_cells: Largest number of cells without an object that become image tokens.
+        covered_cells: Largest number of cells with one; None: all. Of each object there are at least the cell that
+            shows most of it and the cell with its middle. A model in use sees all cells; fewer cost less.
+        kinds: Kind of conversation -> weight; None: the supply's own.
+        forgotten: Share of a question's tokens that are made unknown if it describes a present target by a use, a need
+            or a property, so that the other tokens have to do.
+        known: How often a phrase is asked that was answered correctly of late, relative to one that was not. 1 asks
+            all equally often.
+        precision: Of products, as in :func:`half_precision`.
+        seed: Of everything random.
     """
 
     steps: int
@@ -142,7 +155,16 @@ class LanguageConfig:
 
 
 class Library:
-    """Scenes with what the language stages need of them, and a supply of fresh conversations."""
+    """Scenes with what the language stages need of them, and a supply of fresh conversations.
+
+    Args:
+        scenes: With pictures and ids.
+        class_index: Class -> its index.
+        speech: How conversations become ids.
+        conversations: The supply.
+        size: Side of the encoder's picture, pixels.
+        grid: Image tokens of a side.
+    """
 
     def __init__(
         self,

@@ -72,13 +72,27 @@ STAGES = ("vision", "speech", "sight", "export")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run, as its yaml says. conversations, sentences: ``module:function`` of the supply of commands.
+    """A recipe, as its yaml says.
 
-    speech, sight: rounds, one after the other, each with its own learning rate. sight_data: folder of scenes for sight
-    alone: in pictures that the vision stage never saw it errs as in use. start: folder of a finished model to go on
-    from, or PACKAGED. mix: finished models, named as for ``start``, and their shares in what is exported; the rest is
-    this run's. Between a model and what was trained on from it there is often a better one than either (Wortsman et
-    al., 2022, Robust fine-tuning of zero-shot models), and so between two runs that began alike.
+    Args:
+        name: Of the model.
+        sizes: Of the model.
+        vision: Settings of stage 1.
+        speech: Rounds of stage 2, one after the other, each with its own learning rate.
+        sight: Rounds of stage 3.
+        conversations: ``module:function`` of the supply of conversations.
+        sentences: ``module:function`` of the sentences that the tokenizer is trained on.
+        vocabulary: Tokens.
+        threads: Of torch.
+        seed: Of everything random outside of the stages.
+        validation: The first scenes, so many, are not trained on.
+        sight_scenes: Largest number of scenes of stage 3, which keeps their embeddings in memory.
+        sight_data: Folder of scenes for stage 3 alone: in pictures that stage 1 never saw, it errs as in use.
+        trunk: File of the pretrained trunk.
+        start: Folder of a finished model to go on from, or PACKAGED.
+        mix: Finished models, named as for ``start``, and their shares in what is exported; the rest is this run's.
+            Between a model and one that was trained on from it there is often a better one than either (Wortsman et
+            al., 2022, Robust fine-tuning of zero-shot models), and so between two runs that began alike.
     """
 
     name: str
@@ -110,9 +124,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Job:
-    """What to do with a recipe. data: a folder of `lisa scenes`. out: the run; its model is OUT/model.
+    """What to do with a recipe.
 
-    stages: some of STAGES; a stopped one goes on where it was. limit: scenes.
+    Args:
+        data: A folder of `lisa scenes`.
+        out: Folder of the run; its model is OUT/model.
+        stages: Some of STAGES; a stopped one goes on where it was.
+        limit: Largest number of scenes; None: all.
     """
 
     data: str
@@ -126,7 +144,15 @@ class Job:
 
 
 def train(configuration: dict[str, Any]) -> int:
-    """``lisa train`` with ``recipe: small``: the settings of a Job and those of a Recipe, in one file."""
+    """Run ``lisa train`` with ``recipe: small``.
+
+    Args:
+        configuration: The settings of a Job and those of a Recipe, in one mapping.
+
+    Raises:
+        ConfigError: A setting or the data cannot be used.
+        TrainingDiverged: The loss or a weight is not finite.
+    """
     names = {field.name for field in fields(Job)}
     job = build(Job, {name: value for name, value in configuration.items() if name in names})
     settings = {name: value for name, value in configuration.items() if name not in names | {"recipe"}}

@@ -59,14 +59,23 @@ LOOKING_RATE = 10.0
 """Factor of the learning rate for the queries and keys of these heads' layers: sharp looks need large ones."""
 
 SAVE_EVERY = 250
-"""Steps between checkpoints of the run."""
+"""Steps between snapshots."""
 
 VALIDATE_EVERY = 500
+"""Steps between validations."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Part of the schedule: side of the picture, pictures a step, steps, learning rate from peak to end."""
+    """Part of the schedule.
+
+    Args:
+        size: Side of the picture, pixels.
+        batch: Pictures of a step.
+        steps: Of the optimizer.
+        lr: Learning rate at the beginning.
+        lr_end: At the end, after half a cosine.
+    """
 
     size: int
     batch: int
@@ -80,12 +89,23 @@ class Phase:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """Stage 1. prompts: for each picture. trunk_lr: factor for the pretrained trunk, whose first blocks stay frozen.
+    """Settings of stage 1.
 
-    paste, repaint: share of pictures with pasted objects, and of those with another background. doubles: share of
-    pictures with pasted objects into which things of their own are pasted once more. frozen_prompts: keep the prompts
-    of classes, so that stage 2 can learn them meanwhile. precision: of products, as in :func:`half_precision`.
-    augment: false shows pictures as they are, to see whether a few can be learned by heart."""
+    Args:
+        phases: Of the schedule, one after the other.
+        prompts: For each picture.
+        trunk_lr: Factor of the learning rate for the pretrained trunk.
+        frozen_blocks: First blocks of the trunk that stay as they are.
+        weight_decay: AdamW's, for matrices.
+        warmup: Steps in which the learning rate rises, at the beginning.
+        paste: Share of pictures with pasted objects.
+        doubles: Share of these into which objects of their own are pasted once more.
+        repaint: Share of pictures with another background.
+        augment: False shows pictures as they are, to see whether a few can be learned by heart.
+        frozen_prompts: Keep the prompts of classes, so that stage 2 can learn them meanwhile.
+        precision: Of products, as in :func:`half_precision`.
+        seed: Of everything random.
+    """
 
     phases: tuple[Phase, ...]
     prompts: int = 6

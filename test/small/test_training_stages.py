@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -24,6 +25,10 @@ from lisa_small.training.precision import half_precision
 from lisa_small.training.stages import STAGES, WEIGHTS, Run, read_recipe, train
 from lisa_small.training.vision import train_vision
 from lisa_small.training.warm_start import load_finished
+
+pytestmark = pytest.mark.skipif(
+    find_spec("accelerate") is None, reason="needs what training needs: pip install 'lisa_ros[train]'"
+)
 
 CONFIGS = Path(stages.__file__).parent / "configs"
 
