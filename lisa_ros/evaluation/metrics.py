@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_ros.data.reasonseg import IGNORED
+from lisa_ros.data.truth import IGNORED
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from lisa_ros.lisa.weights.checkpoint import read_spec, resolve_tower
 from lisa_ros.lisa.weights.convert import convert
 from lisa_ros.lisa.weights.fetch import fetch
 from lisa_ros.lisa.weights.origin import HubRepository, sha256
+from lisa_ros.lisa.weights.tensors import find_files
 from lisa_small import model_folder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -246,6 +247,15 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(checkpoint: Path, tmp_pa
         fetch(str(checkpoint), Path("out"))
     assert not (tmp_path / "sprung").exists()
     assert not list(Path("out").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"weight_map": [1]}', '{"weight_map": {"a": 3, "b": {}}}'])
+def test_an_index_that_names_no_shards_is_an_error_that_names_it(checkpoint: Path, content: str) -> None:
+    index = checkpoint / "pytorch_model.bin.index.json"
+    index.write_text(content)
+    for read in (find_files, lambda folder: fetch(str(folder), Path("out"))):
+        with pytest.raises(CheckpointError, match=r"pytorch_model\.bin\.index\.json is not"):
+            read(checkpoint)
 
 
 def test_nothing_of_the_users_is_overwritten(checkpoint: Path) -> None:

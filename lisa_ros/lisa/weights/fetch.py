@@ -22,11 +22,12 @@ from tqdm import tqdm
 from lisa_ros import __version__
 from lisa_ros.atomic import replacing
 from lisa_ros.errors import CheckpointError
-from lisa_ros.json_file import read_json, read_json_object
+from lisa_ros.json_file import read_json_object
 from lisa_ros.lisa.weights.checkpoint import Spec, read_clip, read_spec, resolve_tower
 from lisa_ros.lisa.weights.convert import convert
 from lisa_ros.lisa.weights.inspect import gigabytes, inspect
 from lisa_ros.lisa.weights.origin import RECORD, HubRepository, LocalFolder, Origin, find_origin, sha256
+from lisa_ros.lisa.weights.tensors import shard_names
 
 _STAGING = ".fetch"
 _PIN = "pin.json"
@@ -206,12 +207,9 @@ def _job(origin: Origin, out: Path, look: Path) -> Job:
 
 
 def _shards(index: Path, origin: Origin) -> list[str]:
-    try:
-        shards = sorted(set(read_json(index, CheckpointError)["weight_map"].values()))
-    except (KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index.name} of {origin} is not an index of shards: {error}") from error
+    shards = shard_names(index)
     if missing := [name for name in shards if name not in origin.sizes]:
-        raise CheckpointError(f"{origin} lacks shards that {index.name} names: {', '.join(map(str, missing))}")
+        raise CheckpointError(f"{origin} lacks shards that {index.name} names: {', '.join(missing)}")
     return shards
 
 

@@ -7,7 +7,6 @@ What was read is handed back to the operating system at once, so that loading pe
 from __future__ import annotations
 
 import ctypes
-import json
 import mmap
 import pickle
 import re
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lisa_ros.errors import CheckpointError
+from lisa_ros.json_file import read_json
 
 Shape = tuple[int, ...]
 
@@ -72,12 +72,24 @@ def iterate_tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
                     _release(tensor)
 
 
-def _files_of_index(index: Path) -> list[Path]:
+def shard_names(index: Path) -> list[str]:
+    """The files that an index of shards names, in order.
+
+    Raises:
+        CheckpointError: It cannot be read, or is no such index.
+    """
     try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{index} is not an index of shards: {error}") from error
-    files = [index.parent / name for name in names if isinstance(name, str) and Path(name).name == name]
+        names = list(read_json(index, CheckpointError)["weight_map"].values())
+    except (KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{index} is not an index of shards: {error!r}") from error
+    if other := [name for name in names if not isinstance(name, str)]:
+        raise CheckpointError(f"{index} is not an index of shards: it names {other[0]!r}")
+    return sorted(set(names))
+
+
+def _files_of_index(index: Path) -> list[Path]:
+    names = shard_names(index)
+    files = [index.parent / name for name in names if Path(name).name == name]
     missing = [file.name for file in files if not file.is_file()]
     if missing or len(files) != len(names):
         raise CheckpointError(f"{index.name} names shards that are not in {index.parent}: {', '.join(missing)}")
