@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lisa_ros.data.entries import usable
 from lisa_ros.data.picture import BadExample
 from lisa_ros.errors import ConfigError
 from lisa_ros.json_file import read_json
@@ -19,7 +20,14 @@ Masks = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class CocoFile:
-    """One annotation file. images, annotations: by id. of_image: annotations of a picture. categories: id -> name."""
+    """One annotation file.
+
+    Args:
+        images: Id -> entry, whose ``id`` is a number.
+        annotations: Id -> entry, whose ``id`` and ``image_id`` are numbers.
+        of_image: A picture's id -> its annotations.
+        categories: Id -> name.
+    """
 
     images: dict[int, dict[str, Any]]
     annotations: dict[int, dict[str, Any]]
@@ -28,18 +36,25 @@ class CocoFile:
 
 
 def read_coco(file: Path) -> CocoFile:
-    """Raises ConfigError where the file is missing or not COCO's."""
+    """Read an annotation file. Entries that cannot be used are counted in the log and left out.
+
+    Raises:
+        ConfigError: The file is missing or not COCO's.
+    """
     content = read_json(file)
-    try:
-        images = {int(image["id"]): image for image in content["images"]}
-        annotations = {int(one["id"]): one for one in content["annotations"]}
-        categories = {int(kind["id"]): str(kind["name"]) for kind in content.get("categories", [])}
-        of_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for one in annotations.values():
-            of_image[int(one["image_id"])].append(one)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{file} is not in COCO's format: {error!r}") from error
-    return CocoFile(images, annotations, dict(of_image), categories)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} is not in COCO's format: it is not a JSON object")
+    images = dict(usable(content.get("images"), lambda one: (int(one["id"]), one), "images", file))
+    annotations = usable(
+        content.get("annotations"), lambda one: (int(one["id"]), int(one["image_id"]), one), "annotations", file
+    )
+    categories = usable(
+        content.get("categories", []), lambda one: (int(one["id"]), str(one["name"])), "categories", file
+    )
+    of_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for _, image_id, one in annotations:
+        of_image[image_id].append(one)
+    return CocoFile(images, {number: one for number, _, one in annotations}, dict(of_image), dict(categories))
 
 
 def mask_of(annotation: dict[str, Any], size: tuple[int, int]) -> Masks:

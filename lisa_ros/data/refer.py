@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lisa_ros.data.coco import CocoFile, Masks, size_of, union_of
+from lisa_ros.data.entries import usable
 from lisa_ros.data.picture import BadExample, check_picture, read_picture
 from lisa_ros.data.plain_pickle import load_plain
 from lisa_ros.errors import ConfigError
@@ -95,19 +96,18 @@ def read_sentences(folder: Path, split: str, split_by: str | None = None) -> dic
     refs = read_json(file) if file.suffix == ".json" else load_plain(file)
     of_picture: dict[int, list[Sentence]] = {}
     splits = set()
-    try:
-        for ref in refs:
-            splits.add(str(ref["split"]))
-            if ref["split"] == split:
-                of_picture.setdefault(int(ref["image_id"]), []).extend(_sentences_of(ref))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{file} is not in REFER's format: {error!r}") from error
+    for name, image_id, sentences in usable(refs, _read_reference, "references", file):
+        splits.add(name)
+        if name == split:
+            of_picture.setdefault(image_id, []).extend(sentences)
     if not any(of_picture.values()):
         raise ConfigError(f"{file} has no split '{split}'; there is {', '.join(sorted(splits)) or 'none'}")
     return {image: of_picture[image] for image in sorted(of_picture) if of_picture[image]}
 
 
-def _sentences_of(ref: dict[str, Any]) -> list[Sentence]:
-    references = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
-    ids = tuple(int(one) for one in references if int(one) != NONE)
-    return [Sentence(str(one["sent"]), ids) for one in ref["sentences"] if str(one["sent"]).strip()]
+def _read_reference(ref: Any) -> tuple[str, int, list[Sentence]]:
+    """Split, picture's id, and sentences."""
+    annotations = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
+    ids = tuple(int(one) for one in annotations if int(one) != NONE)
+    sentences = [Sentence(str(one["sent"]), ids) for one in ref["sentences"] if str(one["sent"]).strip()]
+    return str(ref["split"]), int(ref["image_id"]), sentences

@@ -131,19 +131,24 @@ class TrainingLoop:
                 "the run had %d processes and has %d now; from here on it sees other pictures",
                 *(processes, self._accelerator.num_processes),
             )
-        pace, forward = self._pace, begin(first)
-        for step in self._report.steps(first, pace.steps):
-            self._report.add(*self._one_step(step, forward))
-            done = step + 1
-            last = done == pace.steps
-            scores: Mapping[str, float] = {}
-            if validate is not None and (last or done % pace.validate_every == 0):
-                scores = validate(done)
-            if scores or self._report.due(done):
-                self._report.write(done, scores)
-            if last or done % pace.save_every == 0:
-                self._check_weights(done)
-                self._snapshots.save(done)
+        pace, forward, saved = self._pace, begin(first), first
+        try:
+            for step in self._report.steps(first, pace.steps):
+                self._report.add(*self._one_step(step, forward))
+                done = step + 1
+                last = done == pace.steps
+                scores: Mapping[str, float] = {}
+                if validate is not None and (last or done % pace.validate_every == 0):
+                    scores = validate(done)
+                if scores or self._report.due(done):
+                    self._report.write(done, scores)
+                if last or done % pace.save_every == 0:
+                    self._check_weights(done)
+                    self._snapshots.save(done)
+                    saved = done
+        except KeyboardInterrupt:
+            log.info("interrupted; the same command goes on after step %d", saved)
+            raise
 
     def _one_step(self, step: int, forward: Forward) -> tuple[dict[str, float], int]:
         """Values to report, and how many pictures this process saw."""

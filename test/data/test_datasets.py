@@ -180,6 +180,26 @@ def test_a_sentence_without_its_annotation_is_left_out_by_training_as_by_evaluat
         assert re.search("'the fork' .* annotation 99", caplog.text)
 
 
+def test_broken_entries_of_an_annotation_file_are_counted_and_left_out(
+    tmp_path: Path, rng: random.Random, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = refer(tmp_path)
+    instances, refs = folder / "refcoco" / "instances.json", folder / "refcoco" / "refs(unc).p"
+    content = json.loads(instances.read_text())
+    content["annotations"] += [{"id": 9}, None]
+    content["images"].append({"id": "x"})
+    instances.write_text(json.dumps(content))
+    refs.write_bytes(pickle.dumps([{"split": "train"}, *pickle.loads(refs.read_bytes())], protocol=2))
+    assert "cup on the right" in every(Refer(folder).draw(rng))[0][0]
+    assert len(list(read_pictures(folder / "refcoco"))) == 1
+    for reason in ("2 of 4 annotations", "1 of 2 images", "1 of 3 references"):
+        assert reason in caplog.text
+    content["images"] = [{"id": "x"}]
+    instances.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"none of the 1 images of .*instances\.json can be used"):
+        Refer(folder)
+
+
 # --- the pickle ---
 
 

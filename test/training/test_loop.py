@@ -61,7 +61,8 @@ def lines(folder: Path) -> list[dict[str, float]]:
     return json.loads((folder / "report.json").read_text())
 
 
-def test_a_stopped_loop_ends_with_the_numbers_of_an_unbroken_one(tmp_path):
+def test_a_stopped_loop_ends_with_the_numbers_of_an_unbroken_one(tmp_path, caplog):
+    caplog.set_level("INFO")
     whole, weight = made(tmp_path / "whole", 7, accumulation=2, memory=(counted := Counter()))
     whole.run(lambda first: squared(weight, counted))
     first, stopped = made(tmp_path / "stopped", 7, accumulation=2, memory=(before := Counter()))
@@ -73,6 +74,7 @@ def test_a_stopped_loop_ends_with_the_numbers_of_an_unbroken_one(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         first.run(lambda first: stops)
+    assert "interrupted; the same command goes on after step 4" in caplog.text
     again, resumed = made(tmp_path / "stopped", 7, accumulation=2, memory=(after := Counter()))
     began = []
     again.run(lambda first: began.append(first) or squared(resumed, after))
