@@ -19,10 +19,17 @@ Name = tuple[str, str | None]
 
 
 class Parts:
-    """path: the json, paco_lvis_v1_train.json or Pascal-Part's train.json. images: where its file names begin.
+    """Objects and parts of a picture.
 
     All annotations of a category in a picture are one mask: 'the handle of the mug' does not say which mug's.
-    questions: categories asked about in one step.
+
+    Args:
+        path: The json: paco_lvis_v1_train.json, or Pascal-Part's train.json.
+        images: Where its file names begin.
+        questions: Categories asked about in one step.
+
+    Raises:
+        ConfigError: The file is missing or broken, or has no annotated picture.
     """
 
     def __init__(self, path: Path, *, images: Path, questions: int = 3) -> None:
@@ -52,7 +59,7 @@ class Parts:
         chosen = rng.sample(sorted(by_category), min(self._questions, len(by_category)))
         dialogues = []
         for category in chosen:
-            question = templates.ask(_spoken(self._names[category], rng), False, rng)
+            question = templates.ask(_phrase(self._names[category], rng), False, rng)
             mask = union_of(by_category[category], size)
             dialogues.append(single(question, templates.answer(rng), [mask], size))
         return Example(file, rgb, tuple(dialogues))
@@ -64,7 +71,7 @@ def _name(category: str) -> Name:
     return parts[0], parts[1] if len(parts) > 1 else None
 
 
-def _spoken(name: Name, rng: random.Random) -> str:
+def _phrase(name: Name, rng: random.Random) -> str:
     thing, part = name
     if part is None:
         return thing

@@ -16,12 +16,18 @@ from lisa_ros.training.datasets.example import Dialogue, Example, single
 
 
 class ReasonSeg:
-    """A folder of ReasonSeg, or of one's own pictures in its format. A label without a mask is a thing to refuse.
+    """A folder of ReasonSeg, or of one's own pictures in its format. A label without a mask is an absent target.
 
-    path: the folder of a split. explanations: the json of explanations (image, query, outputs); left out, it is looked
-    for as ``../explanatory/train.json``. explanatory: share of the explained pictures that are asked about without
-    mention of a mask; the others are asked for a mask, every second time with the reason. -1: no explanations.
-    questions: how many paraphrases of a picture's text are asked in one step.
+    Args:
+        path: The folder of a split.
+        explanations: The json of explanations (image, query, outputs); None: ``../explanatory/train.json``, if it is
+            there.
+        explanatory: Share of the explained pictures that are asked for the reason alone; the others are asked for a
+            mask, every second time with the reason. -1: no explanations.
+        questions: Paraphrases of a picture's text that are asked in one step.
+
+    Raises:
+        ConfigError: The folder has no labelled picture, or the explanations cannot be read.
     """
 
     def __init__(
