@@ -441,19 +441,21 @@ class Run:
 
         for done, config in rounds:
 
-            def shown(library: Library, config: LanguageConfig = config) -> Picture:
+            def picture_from(library: Library, config: LanguageConfig = config) -> Picture:
                 def picture(number: int, rng: random.Random) -> tuple[Tensor, Tensor]:
                     cells = library.cells[number]
-                    index = self._shown(cells.index, cells, config, rng)
+                    index = self._cells_shown(cells.index, cells, config, rng)
                     return index, word_tokens(lisa, cells, index)
 
                 return picture
 
             groups = _language_groups(lisa, [tower.position, *words.parameters()], config.weight_decay)
             report, folder = self._traces("speech", done)
-            validate = partial(exactness, lisa, held_out, shown(held_out), "test", count=min(96, len(held_out.scenes)))
+            validate = partial(
+                exactness, lisa, held_out, picture_from(held_out), "test", count=min(96, len(held_out.scenes))
+            )
             snapshots = train_language(
-                lisa, library, config, groups, shown(library), prompt_loss, validate, report, folder
+                lisa, library, config, groups, picture_from(library), prompt_loss, validate, report, folder
             )
             _keep({"lisa": _language_state(lisa), "rounds": done + 1}, self.folder / "speech.pt")
             snapshots.clear()
@@ -470,7 +472,7 @@ class Run:
         """Where a round writes its losses, and the folder of its snapshots."""
         return Report(self.folder / f"{stage}-{number}.json"), self.folder / "state" / f"{stage}-{number}"
 
-    def _shown(self, covered: Tensor, cells: Cells, config: LanguageConfig, rng: random.Random) -> Tensor:
+    def _cells_shown(self, covered: Tensor, cells: Cells, config: LanguageConfig, rng: random.Random) -> Tensor:
         """(n,) cells of the grid that become image tokens: some of ``covered``, then some of the others."""
         chosen = covered.tolist()
         empty = sorted(set(range(self.recipe.sizes.grid**2)) - set(chosen))
@@ -532,16 +534,16 @@ class Run:
         if "decoder" in before:
             lisa.sam.mask_decoder.load_state_dict(before["decoder"])
         log.info("encoding %d pictures", len(scenes))
-        seen = self._seen(lisa, library, self.embeddings(vision, scenes))
+        encoded = self._encoded(lisa, library, self.embeddings(vision, scenes))
         held_out = self.library(validation)
-        seen_held_out = self._seen(lisa, held_out, self.embeddings(vision, validation))
+        encoded_held_out = self._encoded(lisa, held_out, self.embeddings(vision, validation))
 
         for done, config in rounds:
 
-            def shown(seen: Seen, config: LanguageConfig = config) -> Picture:
+            def picture_from(encoded: EncodedScenes, config: LanguageConfig = config) -> Picture:
                 def picture(number: int, rng: random.Random) -> tuple[Tensor, Tensor]:
-                    index = self._shown(seen.covered[number], seen.library.cells[number], config, rng)
-                    return index, lisa.image_tokens(seen.embeddings[number][None].float())[0, index]
+                    index = self._cells_shown(encoded.covered[number], encoded.library.cells[number], config, rng)
+                    return index, lisa.image_tokens(encoded.embeddings[number][None].float())[0, index]
 
                 return picture
 
@@ -553,8 +555,8 @@ class Run:
                 config: LanguageConfig = config,
             ) -> tuple[Tensor, dict[str, float]]:
                 prompt = self._prompt_loss(lisa, vision, library, hidden, packed, numbers)
-                drawn = rng.sample(packed.segs, min(round(config.drawn * len(numbers)), len(packed.segs)))
-                bce, dice = self._draw(lisa, vision, seen, hidden, drawn, numbers)
+                sampled = rng.sample(packed.segs, min(round(config.drawn * len(numbers)), len(packed.segs)))
+                bce, dice = self._draw(lisa, vision, encoded, hidden, sampled, numbers)
                 parts = {"prompt": float(prompt.detach()), "bce": float(bce.detach()), "dice": float(dice.detach())}
                 return prompt + config.draw_weight * (2 * bce + 0.5 * dice), parts
 
@@ -563,15 +565,17 @@ class Run:
             groups += _groups(list(lisa.sam.mask_decoder.parameters()), 0.3, config.weight_decay)
             report, folder = self._traces("sight", done)
             validate = partial(
-                exactness, lisa, held_out, shown(seen_held_out), "test", count=min(96, len(held_out.scenes))
+                exactness, lisa, held_out, picture_from(encoded_held_out), "test", count=min(96, len(held_out.scenes))
             )
-            snapshots = train_language(lisa, library, config, groups, shown(seen), losses, validate, report, folder)
+            snapshots = train_language(
+                lisa, library, config, groups, picture_from(encoded), losses, validate, report, folder
+            )
             finished = {"lisa": _language_state(lisa), "decoder": lisa.sam.mask_decoder.state_dict()}
             _keep({**finished, "rounds": done + 1}, self.folder / "sight.pt")
             snapshots.clear()
 
-    def _seen(self, lisa: Lisa, library: Library, embeddings: Tensor) -> Seen:
-        return Seen(library, embeddings, [self._covered(lisa, embedding) for embedding in embeddings])
+    def _encoded(self, lisa: Lisa, library: Library, embeddings: Tensor) -> EncodedScenes:
+        return EncodedScenes(library, embeddings, [self._covered(lisa, embedding) for embedding in embeddings])
 
     @torch.no_grad()
     def _covered(self, lisa: Lisa, embedding: Tensor) -> Tensor:
@@ -583,20 +587,20 @@ class Run:
         self,
         lisa: Lisa,
         vision: VisionModel,
-        seen: Seen,
+        encoded: EncodedScenes,
         hidden: Tensor,
-        drawn: list[tuple[int, int, list[int]]],
+        sampled: list[tuple[int, int, list[int]]],
         numbers: list[int],
     ) -> tuple[Tensor, Tensor]:
         """BCE and Dice of some of the masks, drawn from the states that predict ``[SEG]``."""
         logits, truths = [], []
         for row, number in enumerate(numbers):
-            mine = [(at, target_ids) for r, at, target_ids in drawn if r == row]
+            mine = [(at, target_ids) for r, at, target_ids in sampled if r == row]
             if not mine:
                 continue
             prompts = lisa.seg_projector(hidden[row, [at for at, _ in mine]])
-            logits.append(vision.decode(seen.embeddings[number][None].float(), prompts[None])[0].float())
-            truths += [seen.library.truth(number, target_ids) for _, target_ids in mine]
+            logits.append(vision.decode(encoded.embeddings[number][None].float(), prompts[None])[0].float())
+            truths += [encoded.library.truth(number, target_ids) for _, target_ids in mine]
         if not logits:
             zero = hidden.sum() * 0.0
             return zero, zero
@@ -634,7 +638,7 @@ class Run:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class EncodedScenes:
     """Scenes as the frozen image encoder sees them: a library, the embeddings (n, C, g, g) of its pictures, and the
     image tokens of each that show something."""
 
