@@ -31,9 +31,10 @@ export PATH := $(BIN):$(PATH)
 export AMENT_PREFIX_PATH := $(VENV)
 export CMAKE_PREFIX_PATH := $(VENV)
 
+SCRIPTS    := scripts/lisa scripts/lisa_node
 INTERFACES := $(wildcard msg/*.msg srv/*.srv action/*.action)
 # Names, not times: with --symlink-install an edited module needs no build, a new one does.
-FILES := $(shell find lisa_ros lisa_small launch config -type f -not -path '*/__pycache__/*' 2>/dev/null | LC_ALL=C sort | cksum | cut -d' ' -f1)
+FILES := $(shell find lisa_ros lisa_small launch config examples LICENSES -type f -not -path '*/__pycache__/*' 2>/dev/null | LC_ALL=C sort | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo test lint format types clean distclean
@@ -68,11 +69,11 @@ $(PYTHON_STAMP): $(ROS_STAMP)
 $(WORK)/files-$(FILES):
 	@mkdir -p $(WORK) && rm -f $(WORK)/files-* && touch $@
 
-$(BUILD_STAMP): $(ROS_STAMP) $(PYTHON_STAMP) $(INTERFACES) CMakeLists.txt package.xml scripts/lisa_node $(WORK)/files-$(FILES)
+$(BUILD_STAMP): $(ROS_STAMP) $(PYTHON_STAMP) $(INTERFACES) CMakeLists.txt package.xml $(SCRIPTS) $(WORK)/files-$(FILES)
 	@echo "[4/4] colcon build (half a minute the first time)"
 	@colcon --log-level error --log-base $(WORK)/log build --base-paths . --packages-select lisa_ros --build-base $(WORK)/build \
 	  --install-base $(VENV) --merge-install --symlink-install \
-	  --cmake-args -DPython3_EXECUTABLE=$(BIN)/python -DBUILD_TESTING=OFF --no-warn-unused-cli
+	  --cmake-args -DPython3_EXECUTABLE=$(BIN)/python -DBUILD_TESTING=OFF -DINSTALL_COMMAND=OFF
 	@touch $@
 
 lint: $(PYTHON_STAMP) ## formatting and static rules
@@ -90,6 +91,7 @@ test: $(BUILD_STAMP) ## everything CI runs: lint, types, tests over real DDS
 	@failed=; \
 	$(MAKE) --no-print-directory lint || failed="$$failed lint"; \
 	$(MAKE) --no-print-directory types || failed="$$failed types"; \
+	export LISA_TESTS_NEED="$$(python scripts/system_packages.py)"; \
 	python -m pytest -n 2 --dist loadfile --ignore=test/ros || failed="$$failed pytest"; \
 	python -m pytest test/ros || failed="$$failed test/ros"; \
 	[ -z "$$failed" ] || { echo "test: FAILED:$$failed" >&2; exit 1; }; \

@@ -27,8 +27,9 @@ from model_speed import FIRST, SECOND, explanation
 from random_checkpoint import SHORT_ANSWER, SIZES, Numbers, Size, answering, blank_lisa, shapes_of, write_tokenizer
 from torch import nn
 
-from lisa_ros.engine.api import Event, Regions, Turn
+from lisa_ros.engine.api import Ask, Event, Regions, Turn
 from lisa_ros.errors import ConfigError
+from lisa_ros.lisa.model.lisa import image_columns
 from lisa_ros.lisa.model.quantize import PRECISIONS, Precision, pick_device, restore_constants
 from lisa_ros.lisa.prompt import build_prompt
 from lisa_ros.lisa.segmenter import Segmenter
@@ -137,15 +138,15 @@ def measure(
                 if isinstance(event, Regions):
                     mask_at.append(now(device))
 
-            result = segmenter.segment(encoded, FIRST, on_event=note)
+            answer = segmenter.ask(encoded, Ask(FIRST), note, details=True)
             times["first_command"].append(now(device) - begun)
-            if result.answer_ids != short:
-                raise SystemExit(f"as {precision} the model says {result.answer!r} instead of {SHORT_ANSWER!r}")
+            if answer.details["answer_ids"] != short:
+                raise SystemExit(f"as {precision} the model says {answer.text!r} instead of {SHORT_ANSWER!r}")
             times["first_mask"].append(mask_at[0] - begun)
-            times["image_encoder"].append(result.timings.encode_s)
-            times["second_command"].append(seconds(device, lambda encoded=encoded: segmenter.segment(encoded, SECOND)))
+            times["image_encoder"].append(answer.timings.encode_s)
+            times["second_command"].append(seconds(device, lambda encoded=encoded: segmenter.ask(encoded, Ask(SECOND))))
         with answering(lisa, tokenizer, explanation(tokenizer)):
-            whole = seconds(device, lambda: segmenter.segment(segmenter.encode(rgb), FIRST))
+            whole = seconds(device, lambda: segmenter.ask(segmenter.encode(rgb), Ask(FIRST)))
             times["explanation"].append(whole)
     row |= {f"{name}_ms": 1e3 * statistics.median(values[1:]) for name, values in times.items()}  # the first warms up
     row["peak_gb"] = _peak(device) / GB
@@ -159,8 +160,9 @@ def language_model_speed(segmenter: Segmenter, rgb: np.ndarray, bandwidth: float
     prompt = build_prompt([Turn(FIRST)], segmenter.template, im_start_end=segmenter.spec.image_start_end)
     ids = segmenter.tokenizer.encode_prompt(prompt.text, prompt.literal)
 
-    image_tokens = segmenter.encode(rgb).tokens
-    embedded = lisa.embed_prompt(torch.tensor([ids], device=device), image_tokens)  # (1, L, H)
+    image_tokens = segmenter.encode(rgb).features.tokens
+    row = torch.tensor([ids], device=device)
+    embedded = lisa.embed(row.gather(1, image_columns(row, image_tokens.shape[1])), image_tokens)  # (1, L, H)
     prefills, decodes, steps = [], [], 32
     for _ in range(rounds + 1):
         cache = lisa.new_cache()

@@ -34,13 +34,14 @@ from torch import Tensor
 from transformers import CLIPVisionModel
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionEncoder
 
-from lisa_ros.engine.api import Turn
+from lisa_ros.engine.api import Ask, Turn
 from lisa_ros.lisa.model.cache import PrefixCache
+from lisa_ros.lisa.model.lisa import image_columns, predicting
+from lisa_ros.lisa.model.mask_decoder import upsample_logits
 from lisa_ros.lisa.preprocess import for_sam
 from lisa_ros.lisa.prompt import QuestionForms, build_prompt, phrase_command, template
-from lisa_ros.lisa.segmenter import EncodedImage, Segmenter, upsample_logits
+from lisa_ros.lisa.segmenter import EncodedImage, Segmenter
 from lisa_ros.lisa.tokenizer import Tokenizer
-from lisa_ros.perception.masks import Segmentation
 
 FIRST, SECOND = "the thing to drink from", "the red cup"
 EXPLANATION_TOKENS = 60
@@ -76,13 +77,16 @@ class Reference:
         answer: list[int] = []
         while not answer or answer[-1] != tokenizer.eos_id:
             features = self.clip(clip_pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
-            embedded = lisa.embed_prompt(torch.tensor([ids + answer]), lisa.image_projector(features))
+            row = torch.tensor([ids + answer])
+            row = row.gather(1, image_columns(row, features.shape[1]))  # (1, L)
+            embedded = lisa.embed(row, lisa.image_projector(features))
             hidden = lisa.read(embedded)  # (1, L, H)
             answer.append(int(lisa.lm_head(hidden)[0, -1].argmax()))
         embeddings = lisa.seg_projector(hidden)[0]  # (L, C)
         image = self._encode() if sam else self.embedding
         all_ids = torch.tensor([ids + answer])
-        where = lisa.seg_positions(all_ids, tokenizer.id_of("[SEG]"), lisa.vision_tower.num_tokens)[0, :-1]
+        all_ids = all_ids.gather(1, image_columns(all_ids, lisa.vision_tower.num_tokens))
+        where = predicting(all_ids, tokenizer.id_of("[SEG]"))[0, :-1]
         masks = lisa.sam.mask_decoder(
             image_embeddings=image,
             image_positional_embeddings=lisa.sam.get_image_wide_positional_embeddings(),
@@ -157,11 +161,11 @@ def compare(segmenter: Segmenter, clip: CLIPVisionModel, rgb: NDArray[np.uint8],
 
     def first(how: Segmenter, *, sam: bool = False, draft: bool = True) -> None:
         encoded = how.encode(rgb)
-        encoded.embedding = None if sam else embedding
-        how.segment(encoded, FIRST, draft=draft)
+        encoded.features.embedding = None if sam else embedding
+        how.ask(encoded, Ask(FIRST), draft=draft)
 
     seen = segmenter.encode(rgb)
-    seen.embedding = embedding
+    seen.features.embedding = embedding
     cases: dict[str, tuple[Saying, Callable[[], object]]] = {
         "short, SAM, reference's way": (brief, partial(reference.answer, FIRST)),
         "short, SAM": (brief, partial(first, segmenter, sam=True)),
@@ -182,7 +186,7 @@ def compare(segmenter: Segmenter, clip: CLIPVisionModel, rgb: NDArray[np.uint8],
         for name, (saying, run) in cases.items():
             with saying():
                 if name.startswith("second"):
-                    segmenter.segment(seen, FIRST)  # so that the question before was another one
+                    segmenter.ask(seen, Ask(FIRST))  # so that the question before was another one
                 begun = time.process_time()
                 run()
                 seconds[name].append(time.process_time() - begun)
@@ -215,10 +219,11 @@ def check_equal(reference: Reference, segmenter: Segmenter, rgb: NDArray[np.uint
     ids, logits = reference.answer(FIRST)
     encoded = segmenter.encode(rgb)
     for draft in (True, False):
-        result: Segmentation = segmenter.segment(encoded, FIRST, draft=draft)
-        apart = float(np.abs(result.mask_logits - logits.numpy()).max())
-        if result.answer_ids != ids or apart > 1e-3:
-            raise SystemExit(f"the two ways differ: {ids} and {result.answer_ids}, mask logits by {apart}")
+        result = segmenter.ask(encoded, Ask(FIRST), details=True, draft=draft)
+        apart = float(np.abs(result.details["mask_logits"] - logits.numpy()).max())
+        answer_ids = result.details["answer_ids"]
+        if answer_ids != ids or apart > 1e-3:
+            raise SystemExit(f"the two ways differ: {ids} and {result.details['answer_ids']}, mask logits by {apart}")
 
 
 def compare_concurrency(segmenter: Segmenter, rgb: NDArray[np.uint8], rounds: int) -> dict[str, object]:
@@ -229,7 +234,7 @@ def compare_concurrency(segmenter: Segmenter, rgb: NDArray[np.uint8], rounds: in
 
     def after(threads: int) -> None:
         torch.set_num_threads(threads)
-        segmenter.segment(segmenter.encode(rgb), FIRST)
+        segmenter.ask(segmenter.encode(rgb), Ask(FIRST))
 
     def beside(threads: int) -> None:
         def embed() -> None:
@@ -241,10 +246,10 @@ def compare_concurrency(segmenter: Segmenter, rgb: NDArray[np.uint8], rounds: in
         encoder = threading.Thread(target=embed)
         encoder.start()
         encoded: EncodedImage = segmenter.encode(rgb)
-        encoded.embedding = (
+        encoded.features.embedding = (
             ready  # the same work: what the thread computes is not waited for in the middle, but at the end
         )
-        segmenter.segment(encoded, FIRST)
+        segmenter.ask(encoded, Ask(FIRST))
         encoder.join()
 
     ways = {

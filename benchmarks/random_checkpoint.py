@@ -38,7 +38,9 @@ from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.preprocess import CLIP_MEAN, CLIP_STD, ClipPreprocessing
 from lisa_ros.lisa.prompt import EXPLAIN_REQUEST, MASK_REQUEST, TEMPLATES
 from lisa_ros.lisa.tokenizer import Tokenizer
-from lisa_ros.lisa.weights.checkpoint import SAM_NAMES, ClipFolder, Spec, build_lisa, reference_name
+from lisa_ros.lisa.weights.load import build_lisa
+from lisa_ros.lisa.weights.names import SAM_NAMES, reference_name
+from lisa_ros.lisa.weights.spec import ClipFolder, Spec
 from lisa_ros.lisa.weights.tensors import Shape
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

@@ -21,11 +21,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import lisa_ros
 from lisa_ros.evaluation.examples import Example, Picture, read_pictures
 from lisa_ros.evaluation.report import summarise
 from lisa_ros.evaluation.run import evaluate
-from lisa_ros.lisa.segmenter import Segmenter
-from lisa_small import model_folder
 
 Image = NDArray[np.uint8]
 Warp = Callable[[NDArray], NDArray]
@@ -127,18 +126,18 @@ def changed(picture: Picture, name: str) -> Picture:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", type=Path, default=None)
+    parser.add_argument("--model", default="")
     parser.add_argument("--limit", type=int, default=60)
     parser.add_argument("--json", type=Path, default=None)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    segmenter = Segmenter.from_checkpoint(args.model or model_folder())
+    engine = lisa_ros.load_engine(args.model)
     pictures = list(islice(read_pictures(args.data), args.limit))
-    print(f"{len(pictures)} pictures of {args.data}, {segmenter.name}")
+    print(f"{len(pictures)} pictures of {args.data}, {engine.info.name}")
     print(f"{'':26}{'gIoU':>7}{'ratio':>7}{'present refused':>17}{'absent refused':>16}{'n':>6}")
     figures: dict[str, dict] = {}
     for name in ("as it is", *PHOTOMETRIC, *SIZES, *CUTS):
-        outcomes = evaluate(segmenter, (changed(picture, name) for picture in pictures), forced=False)
+        outcomes = evaluate(engine, (changed(picture, name) for picture in pictures), forced=False)
         report = summarise(outcomes)
         plain = figures["as it is"]["gIoU"] if figures else report["gIoU"]
         figures[name] = {key: report[key] for key in ("gIoU", "present", "absent", "n")}

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""From a sentence to a grasp candidate: what a planner does with a mask, in one page.
+"""From a sentence to a grasp candidate: how a planner uses a mask, on one page.
 
     python examples/grasp_candidate.py "the red mug" --depth /camera/aligned_depth_to_color/image_raw \\
         --camera-info /camera/aligned_depth_to_color/camera_info
 
-Sends the command to a running node, waits for its result, takes the depth image of the SAME moment from a short
-history, and prints for each mask where to grasp: centroid, approach, closing direction and width, in metres, in the
-camera's optical frame (x right, y down, z forward). Depth has to be aligned to the colour image: same size, same frame.
+It sends the command to a running node and waits for the result. It takes the depth image of the same moment from a
+short history, and prints for each mask where to grasp: centroid, approach, closing direction and width, in metres, in
+the camera's optical frame (x right, y down, z forward). Depth must be aligned to the colour image: same size and frame.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ KEPT = 90  # depth images: 3 s at 30 Hz, longer than an answer usually takes
 
 
 class NoGrasp(Exception):
-    """There is none, or the node did not do its part; the message says which."""
+    """There is no grasp candidate; the message says why."""
 
 
 class Grasper(Node):
-    """Keeps the newest depth images, asks, and puts the two together by stamp."""
+    """Keeps the newest depth images, asks the node, and matches depth and answer by their stamps."""
 
     def __init__(self, node: str, depth: str, camera_info: str, kept: int) -> None:
         super().__init__("grasp_candidate")
@@ -56,7 +56,7 @@ class Grasper(Node):
         self._infos.append(info)
 
     def wait(self, done: Callable[[], object], timeout_s: float, waiting_for: str) -> None:
-        """Spin until ``done``. Raises NoGrasp."""
+        """Spin until ``done()`` is true. Raises NoGrasp after ``timeout_s`` seconds."""
         end = time.monotonic() + timeout_s
         while not done():
             if time.monotonic() > end:
@@ -64,13 +64,13 @@ class Grasper(Node):
             rclpy.spin_once(self, timeout_sec=0.05)
 
     def ask(self, command: str, timeout_s: float) -> Segmentation:
-        """The answer to a command. Raises NoGrasp when it is not a mask."""
+        """The answer to a command. Raises NoGrasp where it has no mask."""
         self.wait(self._action.server_is_ready, timeout_s, "action server")
         self.wait(lambda: self._depths and self._infos, timeout_s, "depth and camera_info")
         sent = self._action.send_goal_async(Segment.Goal(command=command))
         self.wait(sent.done, timeout_s, "reply to the goal")
         if not sent.result().accepted:
-            raise NoGrasp("the node refused the goal")
+            raise NoGrasp("the node rejected the goal")
         finished = sent.result().get_result_async()
         self.wait(finished.done, timeout_s, "answer")
         result = finished.result().result
@@ -79,9 +79,9 @@ class Grasper(Node):
         return result.segmentation
 
     def depth_of(self, answer: Segmentation, slop_s: float) -> Image:
-        """The depth image with the answer's stamp, or the nearest within slop_s. Raises NoGrasp."""
+        """The depth image with the answer's stamp, or the nearest within ``slop_s`` seconds. Raises NoGrasp."""
         asked = nanoseconds(answer)
-        # Depth may come later than colour: wait until time has passed the frame in question.
+        # Depth may arrive later than colour: wait until it is as new as the frame.
         self.wait(lambda: nanoseconds(self._depths[-1]) >= asked, 2.0, "depth as new as the frame")
         nearest = min(self._depths, key=lambda depth: abs(nanoseconds(depth) - asked))
         away_s = abs(nanoseconds(nearest) - asked) / NANOSECONDS
@@ -94,7 +94,7 @@ class Grasper(Node):
         return nearest
 
     def grasps(self, answer: Segmentation, slop_s: float) -> list[tuple[Object3D, Grasp | None]]:
-        """Every mask in metres, with its grasp where depth allows one. Raises NoGrasp, ImageError."""
+        """Every object in metres, with its grasp where depth allows one. Raises NoGrasp, ImageError."""
         image, info = self.depth_of(answer, slop_s), self._infos[-1]
         camera = Camera.from_matrix(info.k, info.width, info.height)
         depth = depth_image(image.data, image.encoding, image.height, image.width, image.step, bool(image.is_bigendian))
@@ -107,7 +107,7 @@ def nanoseconds(message: Image | Segmentation) -> int:
 
 
 def crop_of(mask: Mask) -> MaskCrop:
-    """The message as the library's value."""
+    """A Mask message as a MaskCrop."""
     image, roi, centroid = mask.pixels, mask.roi, mask.centroid_px
     pixels = np.ndarray((image.height, image.width), np.uint8, buffer=image.data, strides=(image.step, 1))
     return MaskCrop(
@@ -124,7 +124,7 @@ def crop_of(mask: Mask) -> MaskCrop:
 
 
 def describe(thing: Object3D, grasp: Grasp | None) -> str:
-    """One mask in one line."""
+    """One object in one line of text."""
     if grasp is None:
         return f"mask {thing.label}: too little depth ({100 * thing.valid_share:.0f} % of the mask)"
     numbers = {"centroid": grasp.centroid, "approach": grasp.approach, "closing": grasp.closing}
@@ -133,7 +133,7 @@ def describe(thing: Object3D, grasp: Grasp | None) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Print a grasp candidate for what a sentence means.")
+    parser = argparse.ArgumentParser(description="Print a grasp candidate for the object that a sentence means.")
     parser.add_argument("command", help='what to grasp, as a person says it: "the thing to drink from"')
     parser.add_argument("--node", default="/lisa", help="full name of the node (default /lisa)")
     parser.add_argument("--depth", default="/camera/aligned_depth_to_color/image_raw", metavar="TOPIC")

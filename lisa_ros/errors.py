@@ -1,4 +1,4 @@
-"""What can go wrong, as types. A message says the value and the way out.
+"""What can go wrong, as types. A message has the invalid value and how to fix it.
 
 ``lisa_ros.runtime.status`` maps these to the status codes of the action, the service and the topic.
 """
@@ -30,6 +30,10 @@ class DeviceError(LisaError):
 
 class OutOfMemory(DeviceError):
     """The device (or the host) ran out of memory while loading or answering."""
+
+
+class NumericalError(LisaError):
+    """The model computed NaN or infinite numbers: half precision overflowed, or its weights are broken."""
 
 
 class Cancelled(LisaError):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lisa_ros.engine.api import Engine
+
+if TYPE_CHECKING:
+    from lisa_small.network.networks import SmallNetworks
 
 
 def recognises(folder: Path, config: dict[str, Any]) -> bool:
@@ -14,6 +17,13 @@ def recognises(folder: Path, config: dict[str, Any]) -> bool:
     del folder
     own = config.get("lisa")
     return isinstance(own, dict) and "image_encoder" in own
+
+
+def networks() -> SmallNetworks:
+    """The networks that a checkpoint of this engine is built of."""
+    from lisa_small.network.networks import SmallNetworks  # here: it imports torch
+
+    return SmallNetworks()
 
 
 def load(

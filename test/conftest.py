@@ -1,4 +1,4 @@
-"""What every test may ask for: a DDS domain of its own, the reference's goldens."""
+"""What every test may ask for: a DDS domain of its own, a checkpoint of the goldens, OpenGL."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
 import domain
+import marks
 import pytest
 from hypothesis import HealthCheck, settings
+from needs import missing
+
+from lisa_ros.errors import LisaError
 
 # The long form of test/ros/test_fuzz.py: its tests make 100,000 cases together.
 settings.register_profile("fuzz", max_examples=8_400, deadline=None, suppress_health_check=list(HealthCheck))
@@ -24,6 +28,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 def pytest_configure(config: pytest.Config) -> None:
     """Processes that a test starts inherit the domain; two test runs on one machine do not hear each other."""
+    config.pluginmanager.register(marks)
     config.stash[pytest.StashKey()] = domain.claim()
 
 
@@ -34,25 +39,22 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
-def goldens() -> Path:
-    """The reference implementation's recorded outputs; they lie beside a developer's checkout, not in it."""
-    folder = REPOSITORY.parent / "shared" / "goldens"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there: the full goldens of the reference are kept outside the repository")
-    return folder
+def checkpoint_a(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Golden A as the reference saves a checkpoint."""
+    from drawn_weights import write_drawn_checkpoint
+
+    return write_drawn_checkpoint(REPOSITORY / "test" / "golden" / "A", tmp_path_factory.mktemp("A") / "ckpt")
 
 
 @pytest.fixture(scope="session")
 def opengl() -> None:
     """MuJoCo, and OpenGL without a screen; skipped, with the reason, without."""
-    pytest.importorskip("mujoco", reason="MuJoCo draws the scenes: pip install mujoco", exc_type=ImportError)
-    from lisa_ros.errors import LisaError
-    from lisa_small.scenes.render import Studio
-
     try:
+        from lisa_small.scenes.render import Studio
+
         Studio().close()
-    except (LisaError, AttributeError, OSError) as error:  # AttributeError: how PyOpenGL says that libEGL is missing
-        pytest.skip(f"no OpenGL without a screen: {error}")
+    except (LisaError, ImportError, AttributeError, OSError) as error:  # AttributeError: PyOpenGL's for no libEGL
+        missing("opengl", f"scenes cannot be drawn (pip install mujoco, apt install libegl1 libegl-mesa0): {error}")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Recordings for tests: a bright box that moves over a textured ground, and a model that finds what is bright."""
+"""Recordings for tests: a bright box that moves over a textured ground, and an engine that finds bright pixels."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from lisa_ros.bag import messages
 from lisa_ros.bag.messages import typestore
 from lisa_ros.bag.recording import RELIABLE
-from lisa_ros.perception.masks import Segmentation
+from lisa_ros.engine.api import Answer, EngineInfo, Region, crop_mask
 
 SIZE = (120, 160)
 BEGIN_NS = 1_700_000_000_000_000_000
 RATE_HZ = 10
-BEHIND_NS = 40_000_000  # of a frame's stamp behind its recording: the two must not be mixed up
+BEHIND_NS = 40_000_000  # a frame's stamp is this much before its recording: the two must not be mixed up
 
 
 def truth(number: int) -> np.ndarray:
@@ -59,20 +59,19 @@ def unknown(number: int):
 def record(path, topics, storage=StoragePlugin.MCAP):
     """topics: name -> list of messages (None: nothing then), one every 1/RATE_HZ s. Returns the folder."""
     with Writer(path, version=8, storage_plugin=storage) as writer:
-        for topic, said in topics.items():
-            kind = next(message for message in said if message is not None).__msgtype__
+        for topic, given in topics.items():
+            kind = next(message for message in given if message is not None).__msgtype__
             connection = writer.add_connection(topic, kind, typestore=typestore(), offered_qos_profiles=[RELIABLE])
-            for number, message in enumerate(said):
+            for number, message in enumerate(given):
                 if message is not None:
                     writer.write(connection, recorded_ns(number), typestore().serialize_cdr(message, kind))
     return path
 
 
 class Bright:
-    """A segmenter that finds the bright pixels."""
+    """An engine that finds the bright pixels."""
 
-    name = "bright"
-    precision = "fp32"
+    info = EngineInfo("bright")
 
     def __init__(self) -> None:
         self.commands: list[str] = []
@@ -80,16 +79,10 @@ class Bright:
     def encode(self, rgb):
         return rgb
 
-    def segment(self, encoded, command, **options):
-        self.commands.append(command)
-        found = "nothing" not in command
-        mask = encoded.min(axis=2) >= 128
-        return Segmentation(
-            answer="It is the box, [SEG]." if found else "There is none.",
-            answer_ids=[],
-            masks=mask[None] if found else np.zeros((0, *mask.shape), bool),
-            mask_logits=np.zeros((int(found), *mask.shape), np.float32),
-            low_res_logits=np.zeros((int(found), 1, 8, 8), np.float32),
-            seg_probabilities=np.full(int(found), 0.9, np.float32),
-            scores=np.full(int(found), 0.9, np.float32),
-        )
+    def ask(self, encoded, ask, on_event=None, should_stop=None, details=False):
+        self.commands.append(ask.text)
+        if "nothing" in ask.text:
+            return Answer("There is none.")
+        text = "It is the box, [SEG]."
+        mask = crop_mask(encoded.min(axis=2) >= 128)
+        return Answer(text, [Region(mask, 0.9, "a box", spans=[(10, 13)], span=(15, 20))])

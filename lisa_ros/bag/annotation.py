@@ -1,7 +1,8 @@
-"""A recording's frames annotated: the model is asked now and then, in between its masks follow the scene.
+"""Annotate the frames of a recording: ask the model every few seconds and track its masks in between.
 
-The frames from one answer to the next are a part. Each part's results are a file of their own that appears when it is
-complete, so a run that was killed goes on behind the last of them; in the end the parts are merged with the recording.
+The frames from one answer to the next are a part. The results of each part are written to a file of their own, which
+appears when it is complete. A run that was killed continues behind the last complete part. At the end the parts are
+merged with the recording.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,14 +22,12 @@ from numpy.typing import NDArray
 from lisa_ros.atomic import replacing
 from lisa_ros.bag import messages
 from lisa_ros.bag.recording import BagWriter, Frame, Message, Recording, merged, open_recording, write_recording
-from lisa_ros.engine.api import MaskCrop, crop_mask
+from lisa_ros.engine.api import Answer, Ask
+from lisa_ros.engine.support import SupportedEngine, numbered
 from lisa_ros.errors import ConfigError, ImageError
-from lisa_ros.perception.masks import Segmentation, labels_image
+from lisa_ros.perception.masks import labels_image
 from lisa_ros.perception.overlay import draw_overlay
 from lisa_ros.perception.tracking import FlowTracker, Tracked
-
-if TYPE_CHECKING:
-    from lisa_ros.lisa.segmenter import Segmenter
 
 OVERLAYS = {"jpeg": "overlay/compressed", "raw": "overlay", "none": ""}
 """How the overlay is written -> its topic."""
@@ -36,14 +35,22 @@ DIGITS = 9
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What a recording is to be annotated with.
+class AnnotationSettings:
+    """What is asked, how often, and what is written.
 
-    every_s: seconds of recording from one question to the next; 0 asks once. track: masks for the frames in between.
-    overlay: one of OVERLAYS. name: of the topics, as the node's name is.
+    Args:
+        command: What to find; may be empty where there are targets.
+        targets: Names of things to find, each on its own.
+        explain: Ask for the reason too.
+        verbatim: Send the command character by character.
+        every_s: Seconds of recording between two asks; 0 asks once.
+        track: Write masks for the frames between two asks too.
+        overlay: One of ``OVERLAYS``.
+        name: Prefix of the topics, as the node's name is.
     """
 
     command: str
+    targets: tuple[str, ...] = ()
     explain: bool = False
     verbatim: bool = False
     every_s: float = 5.0
@@ -51,8 +58,17 @@ class Wishes:
     overlay: str = "jpeg"
     name: str = "/lisa"
 
+    @property
+    def ask(self) -> Ask:
+        return Ask(self.command, explain=self.explain, verbatim=self.verbatim, targets=self.targets)
+
+    @property
+    def words(self) -> str:
+        """The command for messages and people: the targets where there is no command."""
+        return self.command or ", ".join(self.targets)
+
     def topics(self) -> dict[str, str]:
-        """Topic -> type of everything that is written."""
+        """Topic -> message type of everything that is written."""
         kinds = {
             "labels": messages.IMAGE,
             "result": messages.SEGMENTATION,
@@ -64,106 +80,120 @@ class Wishes:
 
 
 class Annotator:
-    """Asks about a frame, follows through the next ones. Every result is a list of serialized messages."""
+    """Asks about one frame and tracks the masks in the next ones. Each result is a list of serialized messages.
 
-    def __init__(self, segmenter: Segmenter, wishes: Wishes, answered: Callable[[Frame, Segmentation], None]) -> None:
-        self._segmenter = segmenter
-        self._wishes = wishes
-        self._answered = answered
+    Args:
+        engine: Answers.
+        settings: What to ask and to write.
+        on_answer: Called with each frame that was asked about, and its answer.
+    """
+
+    def __init__(
+        self, engine: SupportedEngine, settings: AnnotationSettings, on_answer: Callable[[Frame, Answer], None]
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._on_answer = on_answer
         self._tracker = FlowTracker()
         self._request_id = ""
+        self._phrases: dict[int, str] = {}  # label -> phrase, of the last answer
 
     def ask(self, frame: Frame) -> list[Message]:
-        """Raises ImageError for a frame that cannot be used, and what Segmenter.segment raises."""
+        """Raises ImageError for a frame that cannot be used, and what ``SupportedEngine.ask`` raises."""
         header, rgb = frame.read()
-        wishes = self._wishes
-        result = self._segmenter.segment(
-            self._segmenter.encode(rgb), wishes.command, explain=wishes.explain, verbatim=wishes.verbatim
-        )
-        crops = [
-            crop_mask(mask, label, score)
-            for label, (mask, score) in enumerate(zip(result.masks, result.scores.tolist(), strict=True), 1)
-        ]
-        self._answered(frame, result)
+        answer = self._engine.ask(self._engine.encode(rgb), self._settings.ask)
+        regions = [numbered(region, label) for label, region in enumerate(answer.regions, 1)]
+        self._on_answer(frame, answer)
         self._request_id = f"frame-{frame.number}"
-        if wishes.track:
-            self._tracker.start(rgb, crops, frame.time_ns / 1e9)
-        model = self._segmenter.name, self._segmenter.precision
-        answer = messages.segmentation(header, self._request_id, wishes.command, result.answer, crops, *model)
+        self._phrases = {region.mask.label: region.phrase for region in regions}
+        if self._settings.track:
+            self._tracker.start(rgb, [region.mask for region in regions], frame.time_ns / 1e9)
+        result = messages.segmentation(
+            header, self._request_id, self._settings.words, answer, regions, self._engine.info
+        )
         return [
-            self._message("result", frame, answer),
-            self._message("answer", frame, messages.string(result.answer)),
-            *self._show(frame, header, rgb, messages.as_tracked(crops)),
+            self._message("result", frame, result),
+            self._message("answer", frame, messages.string(answer.text)),
+            *self._masks(frame, header, rgb, messages.as_tracked(regions)),
         ]
 
-    def follow(self, frame: Frame) -> list[Message]:
+    def track(self, frame: Frame) -> list[Message]:
         """Raises ImageError for a frame that cannot be used."""
-        if not self._wishes.track:
+        if not self._settings.track:
             return []
         header, rgb = frame.read()
-        cv2.setRNGSeed(frame.number)  # the tracker's colour models draw lots: the same ones on every run
-        return self._show(frame, header, rgb, self._tracker.update(rgb, frame.time_ns / 1e9))
+        cv2.setRNGSeed(frame.number)  # the tracker's colour models use random numbers: equal runs, equal results
+        return self._masks(frame, header, rgb, self._tracker.update(rgb, frame.time_ns / 1e9))
 
-    def _show(self, frame: Frame, header: Any, rgb: NDArray[np.uint8], targets: list[Tracked]) -> list[Message]:
-        crops: list[MaskCrop] = [target.crop for target in targets if target.crop.area]
-        tracked = messages.tracked_masks(header, self._request_id, self._wishes.command, targets)
-        shown = [
+    def _masks(self, frame: Frame, header: Any, rgb: NDArray[np.uint8], targets: list[Tracked]) -> list[Message]:
+        crops = [target.crop for target in targets if target.crop.area]
+        tracked = messages.tracked_masks(header, self._request_id, self._settings.words, targets, self._phrases)
+        written = [
             self._message("labels", frame, messages.image(header, labels_image(crops, rgb.shape[:2]), "mono8")),
             self._message("tracked", frame, tracked),
         ]
-        if topic := OVERLAYS[self._wishes.overlay]:
+        if topic := OVERLAYS[self._settings.overlay]:
             picture = draw_overlay(rgb, crops)
-            raw = self._wishes.overlay == "raw"
+            raw = self._settings.overlay == "raw"
             drawn = messages.image(header, picture, "rgb8") if raw else messages.jpeg(header, picture)
-            shown.append(self._message(topic, frame, drawn))
-        return shown
+            written.append(self._message(topic, frame, drawn))
+        return written
 
     def _message(self, topic: str, frame: Frame, message: Any) -> Message:
         kind = message.__msgtype__
-        return f"{self._wishes.name}/{topic}", kind, frame.time_ns, messages.typestore().serialize_cdr(message, kind)
+        return f"{self._settings.name}/{topic}", kind, frame.time_ns, messages.typestore().serialize_cdr(message, kind)
 
 
 class Job:
-    """Work on one output, kept in a folder beside it until the output is whole.
+    """The work on one output, kept in a folder beside it until the output is complete.
 
-    description: what the work is; an unfinished one of another description is not gone on with.
+    Args:
+        out: Recording to write.
+        settings: What is written.
+        description: Everything that decides the output; unfinished work with another description is not continued.
     """
 
-    def __init__(self, out: Path, wishes: Wishes, description: dict[str, Any]) -> None:
+    def __init__(self, out: Path, settings: AnnotationSettings, description: dict[str, Any]) -> None:
         self.folder = out.with_name(f".unfinished-{out.name}")
         self._out = out
-        self._wishes = wishes
+        self._settings = settings
         self._description = description
 
-    def take_up(self, restart: bool) -> int:
-        """Find what an earlier run left. Returns the number of frames that are done."""
-        said = self.folder / "job.json"
+    def resume(self, restart: bool) -> int:
+        """Number of frames that an earlier run completed. ``restart`` removes its work. Raises ConfigError."""
+        record = self.folder / "job.json"
         text = json.dumps(self._description, indent=1)
         if restart:
             shutil.rmtree(self.folder, ignore_errors=True)
-        if said.is_file() and said.read_text("utf-8") != text:
+        if record.is_file() and record.read_text("utf-8") != text:
             raise ConfigError(
-                f"{self.folder} has unfinished work of other options or another recording; run with those again to "
-                "finish it, or with --restart to begin anew"
+                f"{self.folder} has unfinished work of another recording or with other options; use the same ones to "
+                "continue it, or --restart to remove it"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not said.is_file():
-            with replacing(said) as unfinished:
+        if not record.is_file():
+            with replacing(record) as unfinished:
                 unfinished.write_text(text, "utf-8")
         parts = self._parts()
         return int(parts[-1].stem.split("-")[1]) if parts else 0
 
     def annotate(
-        self, frames: Iterable[Frame], annotator: Annotator, skipped: Callable[[Frame, ImageError], None]
+        self, frames: Iterable[Frame], annotator: Annotator, on_skip: Callable[[Frame, ImageError], None]
     ) -> None:
-        """Annotate ``frames``, the ones that are not done. skipped: told of every frame that cannot be used."""
-        for part in split(frames, self._wishes.every_s):
-            self._annotate_part(part, annotator, skipped)
+        """Annotate ``frames``, those that are not done. ``on_skip`` is called for each frame that cannot be used."""
+        for part in split(frames, self._settings.every_s):
+            self._annotate_part(part, annotator, on_skip)
 
-    def finish(self, recording: Recording, originals: bool, passed: Callable[[Message], Message]) -> list[str]:
-        """Write the output: the recording's own messages where ``originals``, and the results. Returns topics left out.
+    def finish(self, recording: Recording, originals: bool, on_message: Callable[[], object]) -> list[str]:
+        """Write the output and remove the folder of the job.
 
-        passed: called with every message.
+        Args:
+            recording: The input.
+            originals: Whether its own messages are written too.
+            on_message: Called for each message that is written.
+
+        Returns:
+            Topics that were left out, since their message type is not defined.
         """
         left_out: list[str] = []
 
@@ -172,7 +202,8 @@ class Job:
                 left_out.extend(recording.define(writer))
             self._define(writer)
             for message in merged(recording.messages() if originals else [], self._results()):
-                writer.write(passed(message))
+                writer.write(message)
+                on_message()
 
         write_recording(self._out, self.folder, fill)
         shutil.rmtree(self.folder)
@@ -180,11 +211,11 @@ class Job:
 
     @property
     def empty(self) -> bool:
-        """Whether there is no result at all."""
+        """Whether no frame has a result."""
         return next(self._results(), None) is None
 
     def _annotate_part(
-        self, part: Iterable[Frame], annotator: Annotator, skipped: Callable[[Frame, ImageError], None]
+        self, part: Iterable[Frame], annotator: Annotator, on_skip: Callable[[Frame, ImageError], None]
     ) -> None:
         numbers: list[int] = []
 
@@ -194,9 +225,9 @@ class Job:
             for frame in part:
                 numbers.append(frame.number)
                 try:
-                    results = annotator.follow(frame) if asked else annotator.ask(frame)
+                    results = annotator.track(frame) if asked else annotator.ask(frame)
                 except ImageError as error:
-                    skipped(frame, error)
+                    on_skip(frame, error)
                     continue
                 asked = True
                 for message in results:
@@ -207,7 +238,7 @@ class Job:
         written.replace(self.folder / f"{numbers[0]:0{DIGITS}}-{numbers[-1] + 1:0{DIGITS}}.mcap")
 
     def _define(self, writer: BagWriter) -> None:
-        for topic, kind in self._wishes.topics().items():
+        for topic, kind in self._settings.topics().items():
             writer.define_own(topic, kind)
 
     def _parts(self) -> list[Path]:
@@ -220,7 +251,7 @@ class Job:
 
 
 def split(frames: Iterable[Frame], every_s: float) -> Iterator[Iterator[Frame]]:
-    """Frames in parts of ``every_s`` seconds, one after the other; 0 makes one of all."""
+    """Frames in consecutive parts of ``every_s`` seconds; 0 makes one part of all."""
     begun: int | None = None
 
     def part(frame: Frame) -> int:

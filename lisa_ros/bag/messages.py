@@ -1,12 +1,12 @@
-"""Results as messages of a recording, the same ones that the node publishes, made without ROS.
+"""Results as messages of a recording: the types that the node publishes, made without ROS.
 
-A message here is an object of rosbags' typestore; ``header`` is the source frame's, untouched.
+A message here is an object of rosbags' typestore; ``header`` is the source frame's, unchanged.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from lisa_ros.engine.api import MaskCrop
+from lisa_ros.engine.api import Answer, EngineInfo, MaskCrop, Region, Span
 from lisa_ros.errors import ConfigError
 from lisa_ros.perception.tracking import State, Tracked
 from lisa_ros.runtime.status import NOTHING_FOUND, Status
@@ -29,7 +29,7 @@ JPEG_QUALITY = 90
 
 @functools.cache
 def typestore() -> Typestore:
-    """ROS 2's own message types, and ours from their .msg files."""
+    """ROS 2's message types, and those of lisa_ros from their .msg files."""
     store = get_typestore(Stores.ROS2_JAZZY)
     types: dict[str, Any] = {}
     for file in sorted(definitions().glob("*.msg")):
@@ -39,7 +39,7 @@ def typestore() -> Typestore:
 
 
 def definitions() -> Path:
-    """Folder of our .msg files: beside the package in a source tree, under ``share`` in an installation."""
+    """Folder of lisa_ros' .msg files: beside the package in a source tree, under ``share`` in an installation."""
     for parent in Path(__file__).resolve().parents:
         for folder in (parent / "msg", parent / "share" / "lisa_ros" / "msg"):
             if (folder / "Segmentation.msg").is_file():
@@ -69,19 +69,30 @@ def jpeg(header: Any, rgb: NDArray[np.uint8]) -> Any:
 
 
 def segmentation(
-    header: Any, request_id: str, command: str, answer: str, crops: Sequence[MaskCrop], model: str, precision: str
+    header: Any, request_id: str, command: str, answer: Answer, regions: Sequence[Region], info: EngineInfo
 ) -> Any:
-    """An answer. Its seconds stay 0: the same recording and command give the same file on every run."""
-    crops = [crop for crop in crops if crop.area]
+    """The message for one answer. All durations are 0, so that equal runs write equal files.
+
+    Args:
+        header: The source frame's.
+        request_id: Of this answer; ``tracked_masks`` refers to it.
+        command: What was asked, in words.
+        answer: Its text and absent targets.
+        regions: Its regions with their labels; empty ones are left out.
+        info: The engine that answered.
+    """
+    regions = [region for region in regions if region.mask.area]
     return _make(
         SEGMENTATION,
         header=header,
         request_id=request_id,
         command=command,
-        answer=answer,
-        status=int(Status.SUCCESS if crops else Status.NOT_FOUND),
-        message="" if crops else NOTHING_FOUND,
-        masks=[_mask(header, crop) for crop in crops],
+        camera="",
+        answer=answer.text,
+        status=int(Status.SUCCESS if regions else Status.NOT_FOUND),
+        message="" if regions else NOTHING_FOUND,
+        masks=[_mask(header, region.mask, region.phrase, region.spans) for region in regions],
+        absent=list(answer.absent),
         objects=[],
         image_age_s=0.0,
         encode_s=0.0,
@@ -89,26 +100,33 @@ def segmentation(
         generate_s=0.0,
         decode_s=0.0,
         total_s=0.0,
-        model=model,
-        precision=precision,
+        model=info.name,
+        precision=info.precision,
     )
 
 
-def tracked_masks(header: Any, request_id: str, command: str, targets: Sequence[Tracked]) -> Any:
-    """Where the masks of an answer are in a later frame."""
+def tracked_masks(
+    header: Any, request_id: str, command: str, targets: Sequence[Tracked], phrases: Mapping[int, str]
+) -> Any:
+    """Where the masks of the answer ``request_id`` are in a later frame. ``phrases``: of that answer, by label."""
     masks = [
-        _make("lisa_ros/msg/TrackedMask", state=int(t.state), confidence=t.confidence, mask=_mask(header, t.crop))
-        for t in targets
+        _make(
+            "lisa_ros/msg/TrackedMask",
+            state=int(target.state),
+            confidence=target.confidence,
+            mask=_mask(header, target.crop, phrases[target.crop.label]),
+        )
+        for target in targets
     ]
     return _make(TRACKED, header=header, request_id=request_id, command=command, camera="", masks=masks, objects=[])
 
 
-def as_tracked(crops: Sequence[MaskCrop]) -> list[Tracked]:
-    """Fresh masks of the model, as what is followed from now on."""
-    return [Tracked(crop, 1.0, State.TRACKING) for crop in crops if crop.area]
+def as_tracked(regions: Sequence[Region]) -> list[Tracked]:
+    """Masks of a new answer, as targets that tracking starts from."""
+    return [Tracked(region.mask, 1.0, State.TRACKING) for region in regions if region.mask.area]
 
 
-def _mask(header: Any, crop: MaskCrop) -> Any:
+def _mask(header: Any, crop: MaskCrop, phrase: str, spans: Sequence[Span] = ()) -> Any:
     return _make(
         "lisa_ros/msg/Mask",
         label=crop.label,
@@ -123,6 +141,9 @@ def _mask(header: Any, crop: MaskCrop) -> Any:
         pixels=image(header, crop.pixels, "mono8"),
         score=float(crop.score),
         area=crop.area,
+        phrase=phrase,
+        text_begin=np.array([begin for begin, _ in spans], np.uint32),
+        text_end=np.array([end for _, end in spans], np.uint32),
         centroid_px=_make("geometry_msgs/msg/Point", x=float(crop.centroid[0]), y=float(crop.centroid[1]), z=0.0),
     )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from rosbags.interfaces import (
     Connection,
@@ -31,8 +32,9 @@ from lisa_ros.bag.messages import COMPRESSED, IMAGE, typestore
 from lisa_ros.errors import ConfigError, ImageError, LisaError
 from lisa_ros.perception.image_codec import decode, decode_compressed
 
-MOST_PIXELS = 50_000_000  # as the node's max_image_pixels
+MAX_PIXELS = 50_000_000  # as the node's max_image_pixels
 FOREVER = QosTime(2147483647, 4294967295)
+ZSTD = b"\x28\xb5\x2f\xfd"
 RELIABLE = Qos(  # what the node's own publishers offer
     QosHistory.KEEP_LAST,
     5,
@@ -49,12 +51,12 @@ Message = tuple[str, str, int, Any]  # topic, type, time of recording in ns, ser
 
 
 class RecordingError(LisaError):
-    """A recording is missing, broken, or has nothing to annotate."""
+    """A recording is missing, damaged, or has nothing to annotate."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One image message. number: its place among the topic's, from 0 on. time_ns: when it was recorded."""
+    """One image message. ``number``: its index on the topic, from 0. ``time_ns``: when it was recorded."""
 
     number: int
     time_ns: int
@@ -65,9 +67,11 @@ class Frame:
         """Header and RGB pixels (H, W, 3) uint8. Raises ImageError."""
         try:
             message: Any = typestore().deserialize_cdr(self.serialized, self.kind)
-        except Exception as error:  # bytes of any kind come in, errors of any kind come out
-            raise ImageError(f"the message is no {self.kind}: {error}") from error
-        return message.header, (decode_compressed if self.kind == COMPRESSED else decode)(message, MOST_PIXELS)
+        except Exception as error:  # arbitrary bytes: the library may raise anything
+            if self.serialized[: len(ZSTD)] == ZSTD:
+                raise ImageError("the message is compressed; name the recording's folder, not its file") from error
+            raise ImageError(f"the message is not a {self.kind}: {error}") from error
+        return message.header, (decode_compressed if self.kind == COMPRESSED else decode)(message, MAX_PIXELS)
 
 
 class Recording:
@@ -82,7 +86,7 @@ class Recording:
         return {connection.topic for connection in self._reader.connections}
 
     def image_topic(self, wanted: str | None) -> str:
-        """``wanted``, else the only topic with images that can be used. Raises ConfigError with what there is."""
+        """``wanted``, else the only topic with usable images. Raises ConfigError that lists the topics."""
         images = {c.topic: c for c in self._reader.connections if c.msgtype in (IMAGE, COMPRESSED) and c.msgcount}
         if not images:
             raise RecordingError(
@@ -92,7 +96,7 @@ class Recording:
             if wanted not in images:
                 raise ConfigError(f"--topic {wanted} has no images; choose one of {self._listed(images)}")
             return wanted
-        # Depth is an Image too: where several topics are left, the first frame of each tells.
+        # Depth is an Image too: among several topics, only those whose first frame can be used count.
         usable = images if len(images) == 1 else {topic: c for topic, c in images.items() if self._usable(topic)}
         if len(usable) != 1:
             raise ConfigError(f"{self.path} has several image topics; choose with --topic: {self._listed(images)}")
@@ -102,23 +106,23 @@ class Recording:
         return sum(connection.msgcount for connection in self._on(topic))
 
     def frames(self, topic: str, first: int = 0) -> Iterator[Frame]:
-        """The topic's images in the order of recording, from number ``first`` on."""
+        """The topic's images in the order of recording, from index ``first``."""
         messages = enumerate(self._messages(self._on(topic)))
         for number, (connection, time_ns, serialized) in itertools.islice(messages, first, None):
             yield Frame(number, time_ns, connection.msgtype, serialized)
 
     def messages(self) -> Iterator[Message]:
-        """Everything in it, in the order of recording."""
+        """All messages, in the order of recording."""
         for connection, time_ns, serialized in self._messages(self._reader.connections):
             yield connection.topic, connection.msgtype, time_ns, serialized
 
     def define(self, writer: BagWriter) -> list[str]:
-        """Add its topics, as they are, to a recording that is written. Returns those without a definition."""
+        """Add its topics, unchanged, to a recording that is written. Returns the topics without a definition."""
         left_out = []
         for connection in self._reader.connections:
             try:
                 definition = _definition(connection)
-            except Exception:  # of a type that is unknown to rosbags, where the recording does not define it
+            except Exception:  # a type that neither rosbags nor the recording defines
                 left_out.append(f"{connection.topic} ({connection.msgtype})")
                 continue
             writer.define(connection.topic, connection.msgtype, definition, connection.digest, _qos(connection))
@@ -128,8 +132,16 @@ class Recording:
         return [c for c in self._reader.connections if c.topic == topic and c.msgtype in (IMAGE, COMPRESSED)]
 
     def _messages(self, connections: Sequence[Connection]) -> Iterator[tuple[Connection, int, bytes]]:
+        listed, count = sum(connection.msgcount for connection in connections), 0
         with _readable(self.path):
-            yield from self._reader.messages(connections)
+            for message in self._reader.messages(connections):
+                count += 1
+                yield message
+        if count != listed:
+            raise RecordingError(
+                f"{self.path} lists {listed} messages and holds {count}; repair its metadata.yaml with "
+                " 'ros2 bag reindex', or name the .mcap or .db3 file itself"
+            )
 
     def _usable(self, topic: str) -> bool:
         with suppress(ImageError):
@@ -143,34 +155,98 @@ class Recording:
 
 @contextmanager
 def open_recording(path: Path) -> Iterator[Recording]:
-    """Raises RecordingError for what is no recording, or a broken one."""
+    """Open a recording. Raises RecordingError where it is missing, damaged or not a recording."""
     if not path.exists():
         raise RecordingError(
             f"there is no recording {path}; give an .mcap or .db3 file, or a folder with metadata.yaml"
         )
     if path.is_dir() and not (path / "metadata.yaml").is_file():
         raise RecordingError(f"the folder {path} has no metadata.yaml; name the .mcap or .db3 file in it instead")
+    _check_kind(path)
     with _readable(path):
         reader = Reader(path)
         reader.open()
+        _reconcile(reader)
     try:
         yield Recording(path, reader)
     finally:
         reader.close()
 
 
+def _check_kind(path: Path) -> None:
+    """Raise RecordingError for whole recordings that another tool has to open or convert first."""
+    name = path.name.lower()
+    if name.endswith(".bag"):
+        raise RecordingError(
+            f"{path} is a ROS 1 bag; convert it with: rosbags-convert --src {path} --dst {path.with_suffix('')}"
+        )
+    if name.endswith((".mcap.zstd", ".db3.zstd", ".mcap.zst", ".db3.zst")):
+        raise RecordingError(
+            f"{path} is a compressed file of a recording; name its folder with metadata.yaml, or decompress it with: "
+            f"zstd -d {path}"
+        )
+    if path.is_dir() and not _information(path / "metadata.yaml").get("storage_identifier"):
+        files = sorted(file.name for file in path.iterdir() if file.suffix in (".mcap", ".db3"))
+        raise RecordingError(
+            f"{path / 'metadata.yaml'} has no storage_identifier ('ros2 bag reindex' leaves it empty); name the file "
+            f"itself, {' or '.join(files) or 'an .mcap or .db3 file'}, or write mcap or sqlite3 there"
+        )
+    if path.is_file() and _information(path.parent / "metadata.yaml").get("compression_mode", "").lower() == "message":
+        raise RecordingError(f"the messages in {path} are compressed; name its folder {path.parent} instead")
+
+
+def _information(metadata: Path) -> dict[str, Any]:
+    """What metadata.yaml tells; empty where it is not there or damaged, which its reader says better."""
+    try:
+        content = yaml.safe_load(metadata.read_text("utf-8-sig"))["rosbag2_bagfile_information"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return {"storage_identifier": "unknown"}
+    return content if isinstance(content, dict) else {"storage_identifier": "unknown"}
+
+
+def _reconcile(reader: Reader) -> None:
+    """Let what the files hold count, where metadata.yaml describes a topic in another way.
+
+    rosbags (0.11) leaves out every message of a topic whose QoS or type hash differs between metadata.yaml and the
+    file, and of topics that metadata.yaml does not list. Other tools write such folders, and rosbag2 reads them.
+    """
+    files = getattr(reader.storage, "storages", [])  # of a folder; a file alone needs nothing
+    topics = {(topic.topic, topic.msgtype): topic for topic in reader.connections}
+    for file in files:
+        for place, inner in enumerate(file.connections):
+            outer = topics.get((inner.topic, inner.msgtype))
+            if outer is None:
+                outer = inner._replace(id=len(reader.connections) + 1, owner=reader.storage)
+                reader.connections.append(outer)
+                topics[inner.topic, inner.msgtype] = outer
+            file.connections[place] = inner._replace(ext=outer.ext, digest=outer.digest)
+
+
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Whatever the library meets in broken bytes is a RecordingError that says what to do."""
+    """Turn any error of the library about damaged bytes into a RecordingError that says what to do."""
     try:
         yield
     except (LisaError, GeneratorExit, MemoryError):
         raise
     except Exception as error:
-        raise RecordingError(
-            f"{path} cannot be read: {error or type(error).__name__}; is it whole? 'mcap recover' or 'ros2 bag "
-            "reindex' may mend it"
-        ) from error
+        reason = str(error).replace("; please report issue", "").rstrip(".") or type(error).__name__
+        raise RecordingError(f"{path} cannot be read: {reason}; {_remedy(reason)}") from error
+
+
+_REMEDIES = {
+    "Profile is not ros2": "it is no ROS 2 recording (ROS 1, protobuf or JSON messages); convert it to rosbag2 first",
+    "Serialization format": "only CDR messages, as ROS 2 writes them, can be read; convert it to rosbag2 first",
+    "Rosbag2 version": "a newer ROS 2 recorded it: name the .mcap file itself, or update with: pip install -U rosbags",
+    "Storage plugin": "only mcap and sqlite3 can be read; convert it with: ros2 bag convert",
+    "database files are missing": "put them back, or name one .mcap or .db3 file itself",
+}
+
+
+def _remedy(reason: str) -> str:
+    """How to fix what a library complains about."""
+    known = (remedy for words, remedy in _REMEDIES.items() if words in reason)
+    return next(known, "is it complete? 'mcap recover' or 'ros2 bag reindex' may repair it")
 
 
 class BagWriter:
@@ -179,9 +255,10 @@ class BagWriter:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._connections: dict[tuple[str, str], Connection] = {}
+        self.count = 0  # messages written
 
     def define(self, topic: str, kind: str, definition: str, digest: str, qos: Sequence[Qos]) -> None:
-        """A topic with the text of its message definition. A second one of that name and type is the same topic."""
+        """Add a topic with the text of its message definition; one of the same name and type is added once."""
         if (topic, kind) in self._connections:
             return
         connection = self._writer.add_connection(
@@ -192,31 +269,38 @@ class BagWriter:
         self._connections[topic, kind] = connection
 
     def define_own(self, topic: str, kind: str) -> None:
-        """A topic of ours."""
+        """Add a topic with a message type of this package or of ROS."""
         definition, _ = typestore().generate_msgdef(kind, ros_version=2)
         self.define(topic, kind, definition, typestore().hash_rihs01(kind), [RELIABLE])
 
     def write(self, message: Message) -> None:
-        """Topics that were not defined are left out."""
+        """Write one message; those on topics that were not defined are left out."""
         topic, kind, time_ns, serialized = message
         if connection := self._connections.get((topic, kind)):
             self._writer.write(connection, time_ns, serialized)
+            self.count += 1
 
 
 def write_recording(path: Path, workshop: Path, fill: Callable[[BagWriter], None]) -> None:
-    """``fill`` a new recording at ``path``, which appears there only when it is whole.
+    """Write a new recording, which appears at ``path`` only when it is complete.
 
-    path: a file where it ends in .mcap, else a folder with metadata.yaml. workshop: a folder on the same disk to write
-    in; what an earlier try left there is removed.
+    Args:
+        path: A file where it ends in .mcap, else a folder with metadata.yaml.
+        workshop: Folder on the same disk to write in; what an earlier attempt left there is removed.
+        fill: Called with the writer; writes all messages.
     """
     unfinished = workshop / path.stem
     shutil.rmtree(unfinished, ignore_errors=True)
     writer = Writer(unfinished, version=8, storage_plugin=StoragePlugin.MCAP)  # 8: Humble reads it too
     writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
     with writer:
-        _hasten(writer)
-        fill(BagWriter(writer))
+        _use_fast_compression(writer)
+        bag = BagWriter(writer)
+        fill(bag)
     written = unfinished / f"{unfinished.name}.mcap"
+    with Reader(written) as reader:
+        if reader.message_count != bag.count:
+            raise RecordingError(f"{bag.count} messages were written and {written} holds {reader.message_count}")
     with open(written, "rb") as file:
         os.fsync(file.fileno())
     if path.suffix == ".mcap":
@@ -226,26 +310,27 @@ def write_recording(path: Path, workshop: Path, fill: Callable[[BagWriter], None
         unfinished.replace(path)
 
 
-def _hasten(writer: Writer) -> None:
-    """Have a writer that is open compress with zstd's level 1, as rosbag2's own fast presets do.
+def _use_fast_compression(writer: Writer) -> None:
+    """Make an open writer compress with zstd level 1, as rosbag2's fast presets do.
 
-    The usual level 3 takes seven times as long for camera images, more than all the rest of writing, and makes them 3 %
-    smaller. rosbags (0.11) has no argument for it; where it keeps its compressor elsewhere, it is as slow as it was.
+    The default level 3 takes seven times as long for camera images, more than everything else in writing, and makes
+    them 3 % smaller. rosbags (0.11) has no argument for it. Where another version keeps its compressor elsewhere, this
+    has no effect.
     """
     if (compressor := getattr(writer.storage, "compressor", None)) is not None:
         writer.storage.compressor = functools.partial(compressor, level=1)  # type: ignore[union-attr]
 
 
 def merged(*streams: Iterable[Message]) -> Iterator[Message]:
-    """Messages of several streams by time; of one moment, those of the first stream come first."""
+    """Messages of several streams by time; at equal times, those of the first stream come first."""
     return heapq.merge(*streams, key=lambda message: message[2])
 
 
 def _definition(connection: Connection) -> str:
-    """Text of a topic's message definition. Old recordings have none: ROS's own types are known.
+    """Text of a topic's message definition. Old recordings have none; ROS's own types are known without it.
 
-    It is copied, never registered: rosbags makes Python code of a definition and runs it, and nobody vouches for a
-    recording.
+    It is copied, never registered: rosbags generates Python code from a definition and runs it, and a recording is not
+    trusted.
     """
     if connection.msgdef.format == MessageDefinitionFormat.NONE:
         return typestore().generate_msgdef(connection.msgtype, ros_version=2)[0]

@@ -1,4 +1,4 @@
-"""The ``lisa`` command: finds the command's module and hands over. Starts without torch."""
+"""The ``lisa`` command: imports the module of the verb and runs it. Starts without torch."""
 
 from __future__ import annotations
 
@@ -14,20 +14,14 @@ from lisa_ros.errors import LisaError
 COMMANDS = {
     "segment": ("lisa_ros.cli.segment", "find what a command means in a picture"),
     "bag": ("lisa_ros.cli.bag", "annotate a recording (rosbag2) with masks and answers"),
-    "fetch": ("lisa_ros.lisa.weights.fetch", "get a model, pin its revision, convert its pickles to safetensors"),
-    "inspect": (
-        "lisa_ros.lisa.weights.inspect",
-        "say what a checkpoint is, whether it is whole and what memory it takes",
-    ),
-    "scenes": (
-        "lisa_small.scenes.cli",
-        "make pictures of tables with exact masks and commands, to train and test with",
-    ),
+    "fetch": ("lisa_ros.cli.fetch", "get a model, pin its revision, convert its pickles to safetensors"),
+    "inspect": ("lisa_ros.cli.inspect", "say what a checkpoint is, whether it is complete and what memory it takes"),
+    "scenes": ("lisa_small.scenes.cli", "render pictures of tables with exact masks and commands"),
     "train": ("lisa_ros.cli.train", "fine-tune a model"),
-    "merge": ("lisa_ros.training.merge", "fold LoRA weights into their model"),
+    "merge": ("lisa_ros.cli.merge", "merge LoRA weights into their model"),
     "evaluate": ("lisa_ros.cli.evaluate", "measure gIoU and cIoU on a data set"),
 }
-"""Name -> module with add_arguments(parser) and main(arguments) -> exit code, and what it does."""
+"""Name -> module with add_arguments(parser) and main(arguments) -> exit code, and a summary."""
 
 ERROR = 1
 INTERRUPTED = 130
@@ -45,10 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.name is None or error.name.startswith("lisa_ros"):
             raise
         return _fail(
-            f"the Python module '{error.name}' is missing; pip install 'lisa_ros[bag,scenes,train,quant]' brings all"
+            f"the Python module '{error.name}' is missing; pip install 'lisa_ros[bag,scenes,train,quant]' brings all "
+            "that lisa_ros uses"
         )
     except BrokenPipeError:
-        # Whoever read the output has seen enough, as in `lisa inspect ... | head -1`.
+        # The reader has closed the pipe, as in `lisa inspect ... | head -1`.
         sys.stderr.close()
         return ERROR
     except OSError as error:
@@ -59,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
-    """A parser in which only the command that was ``given`` has its options: no other module is imported."""
+    """A parser in which only the given command has its options: no other module is imported."""
     parser = argparse.ArgumentParser(prog="lisa", description="Say what you mean, get a mask.")
     parser.add_argument("--version", action="version", version=f"lisa_ros {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

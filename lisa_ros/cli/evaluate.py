@@ -1,4 +1,4 @@
-"""``lisa evaluate``: how well a model finds what people mean."""
+"""``lisa evaluate``: score a model on a data set."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lisa_ros.atomic import check_outputs, replacing
+from lisa_ros.cli import model
+from lisa_ros.cli.model import load
 from lisa_ros.errors import ConfigError
 from lisa_ros.evaluation.examples import Example, Picture, read_pictures
 from lisa_ros.evaluation.report import Gallery, summarise, table
 from lisa_ros.evaluation.run import Outcome, evaluate
-from lisa_ros.lisa.segmenter import Segmenter
-from lisa_small import model_folder
 
 
 def positive_count(text: str) -> int:
@@ -29,48 +29,38 @@ def positive_count(text: str) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Score a model on our scenes, or on a folder in the format of ReasonSeg, RefCOCO or gRefCOCO."
-    told = "folder of `lisa scenes`, of ReasonSeg, or of RefCOCO, RefCOCO+, RefCOCOg, RefCLEF or gRefCOCO"
-    parser.add_argument("--data", type=Path, required=True, help=told)
+    parser.description = "Score a model on scenes of `lisa scenes`, or on ReasonSeg, RefCOCO's family or gRefCOCO."
+    formats = "folder of `lisa scenes`, of ReasonSeg, or of RefCOCO, RefCOCO+, RefCOCOg, RefCLEF or gRefCOCO"
+    parser.add_argument("--data", type=Path, required=True, help=formats)
     parser.add_argument("--split", help="of RefCOCO's family: val (the default), testA, testB, test, ...")
     parser.add_argument("--split-by", help="of RefCOCO's family, whose split (default: umd for refcocog, else unc)")
     parser.add_argument("--images", type=Path, help="of RefCOCO's family (default: images/ beside the folder)")
-    parser.add_argument("--model", type=Path, default=None, help="checkpoint folder; the packaged model where left out")
-    parser.add_argument("--vision-tower", default=None, help="folder of the CLIP tower, for models that need one")
-    parser.add_argument("--conversation", help="template: llava_v1, v1, llava_llama_2 or compact (default: as trained)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-    parser.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16, int8, nf4")
     parser.add_argument("--limit", type=positive_count, default=None, help="only the first so many pictures")
     parser.add_argument("--seed", type=int, default=0, help="of the random-object baseline and the page's examples")
     parser.add_argument("--no-teacher-forced", action="store_true", help="skip the second, teacher-forced score")
-    parser.add_argument("--json", type=Path, default=None, help="write the numbers here")
+    parser.add_argument("--json", type=Path, default=None, help="write the figures here")
     parser.add_argument("--html", type=Path, default=None, help="write a page of examples here")
+    model.add_model_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     check_outputs({"--json": args.json, "--html": args.html})
+    model.options(args)
     pictures = read_pictures(args.data, split=args.split, split_by=args.split_by, images=args.images)
-    asked = (picture for picture in islice(pictures, args.limit) if picture.examples)
-    first = next(asked, None)  # a wrong folder is known before the model is loaded
+    with_examples = (picture for picture in islice(pictures, args.limit) if picture.examples)
+    first = next(with_examples, None)  # a wrong folder fails before the model is loaded
     if first is None:
         raise ConfigError(
-            f"{args.data} has no picture with a command; `lisa scenes` makes some, and ReasonSeg's pairs and RefCOCO's "
-            "family work"
+            f"{args.data} has no picture with a command; use a folder of `lisa scenes`, of ReasonSeg's pairs or of "
+            "RefCOCO's family"
         )
-    model = args.model or model_folder()
-    segmenter = Segmenter.from_checkpoint(
-        model,
-        vision_tower=args.vision_tower,
-        conversation=args.conversation,
-        device=args.device,
-        precision=args.precision,
-    )
+    engine = load(args)
     gallery = Gallery(seed=args.seed)
     begun, done = time.monotonic(), 0
 
     def counted() -> Iterator[Picture]:
         nonlocal done
-        for picture in chain([first], asked):
+        for picture in chain([first], with_examples):
             yield picture
             done += 1
             if sys.stderr.isatty():
@@ -80,18 +70,18 @@ def main(args: argparse.Namespace) -> int:
         gallery.add(outcome, picture.rgb, example.truth, mask)
 
     outcomes = evaluate(
-        segmenter,
+        engine,
         counted(),
         forced=not args.no_teacher_forced,
         seed=args.seed,
         on_outcome=None if args.html is None else show,
     )
     report = summarise(outcomes) | {
-        "model": segmenter.name,
+        "model": engine.info.name,
         "data": args.data.name,
         "pictures": done,
-        "precision": segmenter.precision,
-        "device": str(segmenter.device),
+        "precision": engine.info.precision,
+        "device": engine.info.device,
     }
     print(table(report))
     if args.json is not None:

@@ -1,28 +1,27 @@
-"""``lisa segment``: a picture and commands in; answers, an overlay, a mask and JSON out."""
+"""``lisa segment``: find what a command means in a picture; write an overlay, a mask and JSON."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from lisa_ros.atomic import check_outputs, replacing
-from lisa_ros.engine.api import MaskCrop, crop_mask
+from lisa_ros.cli import model
+from lisa_ros.cli.model import load
+from lisa_ros.engine.api import Answer, Ask, Conversation, EngineInfo, Event, MaskCrop, Region, Token
+from lisa_ros.engine.support import Encoded, SupportedEngine, numbered
 from lisa_ros.errors import CommandError, ConfigError
-from lisa_ros.perception.masks import Segmentation, union_image
+from lisa_ros.perception.masks import union_image
 from lisa_ros.perception.photo import STDIN, read_photo
-
-if TYPE_CHECKING:
-    from lisa_ros.engine.api import Conversation
-    from lisa_ros.lisa.segmenter import EncodedImage, Segmenter
 
 FOUND = 0
 NOT_FOUND = 3
@@ -30,7 +29,7 @@ _LOSSLESS = {".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "Exit code: 0 found, 3 not there (for any of the commands), 1 error, 2 wrong usage."
+    parser.epilog = "Exit code: 0 found, 3 not there (any of the commands or targets), 1 error, 2 wrong usage."
     parser.add_argument("image", help="picture file; - reads standard input")
     parser.add_argument("commands", nargs="*", metavar="COMMAND", help="what to find, in your own words; one or more")
     outputs = parser.add_argument_group("output")
@@ -38,64 +37,102 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     outputs.add_argument("--mask", type=Path, metavar="FILE", help="write the mask: 255 where the thing is, else 0")
     outputs.add_argument("--json", metavar="FILE", help="write answers, scores, boxes, timings; - prints only that")
     asking = parser.add_argument_group("asking")
+    asking.add_argument(
+        "--target", action="append", default=[], metavar="NAME", help="a thing to find by name; may be repeated"
+    )
+    asking.add_argument(
+        "--point",
+        action="append",
+        default=[],
+        type=point,
+        metavar="X,Y[,0|1]",
+        help="pixel on the thing, or with 0 beside it; may be repeated; not every model takes points",
+    )
+    asking.add_argument("--box", type=box, metavar="X,Y,W,H", help="box around the thing, pixels; as --point")
     asking.add_argument("--explain", action="store_true", help="ask for the reason too")
-    asking.add_argument("--follow-up", action="store_true", help="each command goes on from the one before")
-    asking.add_argument("--interactive", action="store_true", help="go on asking for commands, as one conversation")
-    asking.add_argument("--verbatim", action="store_true", help="send the command as it is, without LISA's sentences")
-    add_model_arguments(parser)
+    asking.add_argument("--follow-up", action="store_true", help="each command continues the one before")
+    asking.add_argument("--interactive", action="store_true", help="read more commands, as one conversation")
+    asking.add_argument("--verbatim", action="store_true", help="send the command character by character")
+    model.add_model_arguments(parser)
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which model answers: what :func:`load` reads."""
-    model = parser.add_argument_group("model")
-    model.add_argument("--model", type=Path, metavar="DIR", help="checkpoint (default: the small model in the package)")
-    model.add_argument("--vision-tower", metavar="DIR", help="CLIP tower, where the checkpoint's own is not found")
-    model.add_argument("--conversation", help="template: llava_v1, v1, llava_llama_2 or compact (default: as trained)")
-    model.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    model.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16, int8 or nf4")
+def point(text: str) -> tuple[float, float, int]:
+    """``X,Y`` or ``X,Y,LABEL`` as x, y and label (1 on the thing, 0 not on it)."""
+    x, y, label = (*_numbers(text, "X,Y or X,Y,0", 2, 3), 1.0)[:3]
+    if label not in (0, 1):
+        raise argparse.ArgumentTypeError(f"'{text}' ends in {label:g}; use 1 for on the thing, 0 for not on it")
+    return x, y, int(label)
+
+
+def box(text: str) -> tuple[float, float, float, float]:
+    """``X,Y,W,H`` as numbers."""
+    x, y, width, height = _numbers(text, "X,Y,W,H", 4, 4)
+    return x, y, width, height
+
+
+def _numbers(text: str, form: str, fewest: int, most: int) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not fewest <= len(numbers) <= most:
+        raise argparse.ArgumentTypeError(f"'{text}' is not {form} in pixels")
+    return numbers
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Answer every command about one picture, which is encoded once."""
+    """Answer all commands about one picture, which is encoded once."""
     _check(arguments)
     rgb = read_photo(arguments.image)
-    segmenter = load(arguments)
-    encoded = segmenter.encode(rgb)
+    model.warn_of_demo_model(arguments)
+    engine = load(arguments)
+    history = Conversation() if arguments.follow_up or arguments.interactive else None
+    asks = [_ask_of(command, arguments, history) for command in _given(arguments)]
+    for ask in asks:
+        engine.check(ask)
+    model.warn_of_ignored_command(engine, asks)
+    begun = time.perf_counter()
+    encoded = engine.encode(rgb)
+    encode_s = time.perf_counter() - begun
     quiet = arguments.json == "-"
-    history = _new_history() if arguments.follow_up or arguments.interactive else None
     answers: list[dict[str, Any]] = []
-    for command in _commands(arguments):
-        if len(arguments.commands) > 1 and not quiet:
-            print(f"> {command}")
+    for ask in _with_typed(asks, arguments, history):
+        if len(asks) > 1 and not quiet:
+            print(f"> {ask.text}")
         try:
-            result = _ask(segmenter, encoded, command, arguments, history, quiet)
+            answer = _ask(engine, encoded, ask, quiet, details=arguments.json is not None)
         except CommandError as error:
             if not arguments.interactive:
                 raise
             print(error)
             continue
-        number = len(answers) + 1 if len(arguments.commands) > 1 and not arguments.interactive else None
-        answers.append(_answer(command, result))
-        for name, path in _write_pictures(rgb, result, arguments, number).items():
+        if not quiet:
+            _print_masks(answer, encode_s)
+        number = len(answers) + 1 if len(asks) > 1 and not arguments.interactive else None
+        answers.append(_record(ask, answer))
+        for name, path in _write_pictures(rgb, answer, arguments, number).items():
             answers[-1][name] = str(path)
             if not quiet:
                 print(f"wrote {path}")
     if arguments.json:
-        _write_json(arguments.json, _document(arguments.image, encoded, segmenter, answers))
-    return FOUND if all(answer["found"] for answer in answers) else NOT_FOUND
+        _write_json(arguments.json, _document(arguments.image, rgb, engine.info, encode_s, answers))
+    return FOUND if all(one["found"] and not one["absent"] for one in answers) else NOT_FOUND
 
 
 # --- before the model is loaded: what would fail later fails now ---
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    if not arguments.commands and not arguments.interactive:
+    if not _given(arguments) and not arguments.interactive:
         raise CommandError('no command; say what to find: lisa segment photo.jpg "the thing to drink from"')
+    if arguments.interactive and arguments.target:
+        raise ConfigError("--interactive reads commands in words; leave out --target, or name the targets in a command")
     if arguments.interactive and (arguments.image == STDIN or arguments.json == "-"):
-        raise ConfigError("--interactive speaks on standard input and output; give files for the image and --json")
+        raise ConfigError("--interactive uses standard input and output; give files for the image and --json")
     for command in arguments.commands:
         if not command.strip():
             raise CommandError("a command is empty; say what to find, for example 'the thing to drink from'")
+    model.options(arguments)
     json_file = None if arguments.json in (None, "-") else Path(arguments.json)
     outputs = {"--out": arguments.out, "--mask": arguments.mask, "--json": json_file}
     check_outputs(outputs)
@@ -109,82 +146,52 @@ def _check(arguments: argparse.Namespace) -> None:
         if option != "--json" and (ending not in Image.EXTENSION or Image.EXTENSION[ending] not in Image.SAVE):
             raise ConfigError(f"{option} {path}: pictures cannot be written as '{path.suffix}'; use .png or .jpg")
     if arguments.mask is not None and arguments.mask.suffix.lower() not in _LOSSLESS:
-        raise ConfigError(f"--mask {arguments.mask}: this format would blur 0 and 255; use .png")
+        raise ConfigError(f"--mask {arguments.mask}: this format is lossy and would change 0 and 255; use .png")
 
 
 # --- asking ---
 
 
-def load(arguments: argparse.Namespace) -> Segmenter:
-    """The model that the arguments name, with a progress bar."""
-    from lisa_ros.lisa.segmenter import Segmenter
-
-    with tqdm(
-        desc="loading", total=100, unit="%", bar_format="{desc} {bar} {n:.0f}%", disable=None, leave=False
-    ) as bar:
-        return Segmenter.from_checkpoint(
-            arguments.model or _default_model(),
-            vision_tower=arguments.vision_tower,
-            conversation=arguments.conversation,
-            device=arguments.device,
-            precision=arguments.precision,
-            progress=lambda share: bar.update(100 * share - bar.n),
-        )
+def _given(arguments: argparse.Namespace) -> list[str]:
+    """The commands; one empty command where targets, points or a box say what to find."""
+    if not arguments.commands and (arguments.target or arguments.point or arguments.box):
+        return [] if arguments.interactive else [""]
+    return list(arguments.commands)
 
 
-def _default_model() -> Path:
-    from lisa_small import model_folder
-
-    folder = model_folder()
-    if not (folder / "config.json").is_file():
-        raise ConfigError(
-            "this installation has no model in the box; name one with --model DIR, for example after "
-            "'lisa fetch xinlai/LISA-7B-v1'"
-        )
-    return folder
-
-
-def _new_history() -> Conversation:
-    from lisa_ros.engine.api import Conversation
-
-    return Conversation()
+def _ask_of(command: str, arguments: argparse.Namespace, history: Conversation | None) -> Ask:
+    return Ask(
+        command,
+        explain=arguments.explain,
+        verbatim=arguments.verbatim,
+        targets=tuple(arguments.target),
+        points=[(x, y) for x, y, _ in arguments.point],
+        point_labels=[label for _, _, label in arguments.point],
+        box=arguments.box,
+        history=history,
+    )
 
 
-def _commands(arguments: argparse.Namespace) -> Iterator[str]:
-    yield from arguments.commands
+def _with_typed(asks: list[Ask], arguments: argparse.Namespace, history: Conversation | None) -> Iterator[Ask]:
+    """``asks``, then those that a person types."""
+    yield from asks
     while arguments.interactive:
         try:
             command = input("> ")
         except EOFError:
             return
         if command.strip():
-            yield command
+            yield _ask_of(command, arguments, history)
 
 
-def _ask(
-    segmenter: Segmenter,
-    encoded: EncodedImage,
-    command: str,
-    arguments: argparse.Namespace,
-    history: Conversation | None,
-    quiet: bool,
-) -> Segmentation:
+def _ask(engine: SupportedEngine, encoded: Encoded, ask: Ask, quiet: bool, details: bool) -> Answer:
     stream = _Stream() if sys.stdout.isatty() and not quiet else None
-    result = segmenter.segment(
-        encoded,
-        command,
-        verbatim=arguments.verbatim,
-        explain=arguments.explain,
-        history=history,
-        on_event=stream,
-    )
+    answer = engine.ask(encoded, ask, on_event=stream, details=details)
     if stream is not None:
-        stream.finish(result.answer)
+        stream.finish(answer.text)
     elif not quiet:
-        print(result.answer)
-    if not quiet:
-        _print_masks(encoded, result)
-    return result
+        print(answer.text)
+    return answer
 
 
 class _Stream:
@@ -194,11 +201,10 @@ class _Stream:
         self._write = write or (lambda text: print(text, end="", flush=True))
         self._shown = ""
 
-    def __call__(self, event: object) -> None:
-        text = getattr(event, "text", None)
-        if text is not None:
-            # A character of several tokens reads as U+FFFD until its last token is there.
-            self._show(text.rstrip("\N{REPLACEMENT CHARACTER}"))
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Token):
+            # A character of several tokens reads as U+FFFD until its last token is there; the end may be trimmed later.
+            self._show(event.text.rstrip("\N{REPLACEMENT CHARACTER}").rstrip())
 
     def finish(self, answer: str) -> None:
         self._show(answer)
@@ -212,79 +218,106 @@ class _Stream:
         self._shown = text
 
 
-# --- what is told ---
+# --- results ---
 
 
-def _crops(result: Segmentation) -> list[MaskCrop]:
-    pairs = zip(result.masks, result.scores.tolist(), strict=True)
-    return [crop_mask(mask, label, score) for label, (mask, score) in enumerate(pairs, 1)]
+def _regions(answer: Answer) -> list[Region]:
+    return [numbered(region, label) for label, region in enumerate(answer.regions, 1)]
 
 
-def _print_masks(encoded: EncodedImage, result: Segmentation) -> None:
-    for crop in _crops(result):
+def _crops(answer: Answer) -> list[MaskCrop]:
+    return [region.mask for region in _regions(answer)]
+
+
+def _print_masks(answer: Answer, encode_s: float) -> None:
+    for region in _regions(answer):
+        crop, phrase = region.mask, f" ({region.phrase})" if region.phrase else ""
         if crop.area == 0:
-            print(f"  mask {crop.label}: empty")
+            print(f"  mask {crop.label}{phrase}: empty")
             continue
         print(
-            f"  mask {crop.label}: score {crop.score:.2f}, {crop.area} pixels, "
+            f"  mask {crop.label}{phrase}: score {crop.score:.2f}, {crop.area} pixels, "
             f"box {crop.width} x {crop.height} at ({crop.x}, {crop.y}), "
             f"centre ({crop.centroid[0]:.1f}, {crop.centroid[1]:.1f})"
         )
-    if not result.found:
+    if answer.absent:
+        print(f"  not there: {', '.join(answer.absent)}")
+    elif not answer.found:
         print("  not found: no mask")
-    timings = result.timings
+    timings = answer.timings
     first = f"{timings.first_mask_s:.2f} s to the first mask, " if timings.first_mask_s else ""
-    print(f"  {first}{timings.total_s:.2f} s in all, after {encoded.encode_s:.2f} s for the picture")
+    print(f"  {first}{timings.total_s:.2f} s in total, after {encode_s:.2f} s for the picture")
 
 
-def _answer(command: str, result: Segmentation) -> dict[str, Any]:
+def _record(ask: Ask, answer: Answer) -> dict[str, Any]:
+    """One answer for the JSON document. ``seg_probability`` is null where the engine has none."""
+    regions = _regions(answer)
+    probabilities = (answer.details or {}).get("seg_probabilities", ())
+    if len(probabilities) != len(regions):
+        probabilities = [None] * len(regions)
     masks = [
         {
-            "label": crop.label,
-            "score": round(crop.score, 6),
-            "seg_probability": round(float(probability), 6),
-            "area_px": crop.area,
-            "box_px": {"x": crop.x, "y": crop.y, "width": crop.width, "height": crop.height},
-            "centroid_px": {"x": crop.centroid[0], "y": crop.centroid[1]},
+            "label": region.mask.label,
+            "phrase": region.phrase,
+            "spans": [list(span) for span in region.spans],
+            "score": round(region.mask.score, 6),
+            "seg_probability": None if probability is None else round(float(probability), 6),
+            "area_px": region.mask.area,
+            "box_px": {
+                "x": region.mask.x,
+                "y": region.mask.y,
+                "width": region.mask.width,
+                "height": region.mask.height,
+            },
+            "centroid_px": {"x": region.mask.centroid[0], "y": region.mask.centroid[1]},
         }
-        for crop, probability in zip(_crops(result), result.seg_probabilities, strict=True)
+        for region, probability in zip(regions, probabilities, strict=True)
     ]
-    timings = {name: round(value, 6) for name, value in vars(result.timings).items()}
-    return {"command": command, "answer": result.answer, "found": result.found, "masks": masks, "timings": timings}
+    return {
+        "command": ask.text,
+        "targets": list(ask.targets),
+        "answer": answer.text,
+        "found": answer.found,
+        "absent": list(answer.absent),
+        "masks": masks,
+        "timings": {name: round(value, 6) for name, value in vars(answer.timings).items()},
+    }
 
 
-def _document(image: str, encoded: EncodedImage, segmenter: Segmenter, answers: list[dict[str, Any]]) -> dict[str, Any]:
-    height, width = encoded.size
+def _document(
+    image: str, rgb: NDArray[np.uint8], info: EngineInfo, encode_s: float, answers: list[dict[str, Any]]
+) -> dict[str, Any]:
+    height, width = rgb.shape[:2]
     return {
         "image": image,
         "width": width,
         "height": height,
-        "model": segmenter.name,
-        "device": str(segmenter.device),
-        "precision": segmenter.precision,
-        "encode_s": round(encoded.encode_s, 6),
+        "model": info.name,
+        "device": info.device,
+        "precision": info.precision,
+        "encode_s": round(encode_s, 6),
         "answers": answers,
     }
 
 
 def _write_pictures(
-    rgb: NDArray[np.uint8], result: Segmentation, arguments: argparse.Namespace, number: int | None
+    rgb: NDArray[np.uint8], answer: Answer, arguments: argparse.Namespace, number: int | None
 ) -> dict[str, Path]:
-    """Write what was asked for. number: of the command, put into the names where there are several."""
+    """Write the overlay and the mask where asked. ``number``: of the command, in the names where there are several."""
     written: dict[str, Path] = {}
     if arguments.out is not None:
         from lisa_ros.perception.overlay import draw_overlay
 
-        written["overlay"] = _save(draw_overlay(rgb, _crops(result)), arguments.out, number)
+        written["overlay"] = _save(draw_overlay(rgb, _crops(answer)), arguments.out, number)
     if arguments.mask is not None:
-        written["mask"] = _save(union_image(_crops(result), rgb.shape[:2]), arguments.mask, number)
+        written["mask"] = _save(union_image(_crops(answer), rgb.shape[:2]), arguments.mask, number)
     return written
 
 
 def _save(pixels: NDArray[np.uint8], path: Path, number: int | None) -> Path:
     if number is not None:
         path = path.with_stem(f"{path.stem}-{number}")
-    # Lossy formats at their best; WebP could blur a mask.
+    # Lossy formats at their best; lossy WebP would change a mask.
     options = {"lossless": True} if path.suffix.lower() == ".webp" else {"quality": 95}
     with replacing(path) as unfinished:
         Image.fromarray(pixels).save(unfinished, **options)

@@ -1,4 +1,4 @@
-"""``lisa train``: one configuration file, whose ``recipe`` says how."""
+"""``lisa train``: train by a configuration file; its ``recipe`` names the training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RECIPES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Train by a configuration file. A run that was stopped goes on where it was. "
+        "Train by a configuration file. A run that was stopped continues where it was. "
         "Several GPUs: accelerate launch -m lisa_ros.cli train --config FILE"
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML file, for example config/train_lisa_7b.yaml")
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
-    # It recommends a package at every start, and each request of the hub's client is a line.
+    # bitsandbytes recommends a package at every start, and httpx logs every request to the hub.
     for noisy in ("bitsandbytes", "httpx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     config = read_config(args.config)
@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-4 as the number that everybody means; YAML 1.1 wants 1.0e-4."""
+    """Reads 1e-4 as a number, which YAML 1.1 writes 1.0e-4."""
 
 
 _Loader.add_implicit_resolver(
@@ -50,11 +50,11 @@ _Loader.add_implicit_resolver(
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """Raises ConfigError where the file is missing or not settings with names."""
+    """Read a YAML file of named settings. Raises ConfigError where it is missing or something else."""
     try:
         content = _Loader(file.read_text("utf-8")).get_single_data()
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{file} holds no settings")
+        raise ConfigError(f"{file} holds no settings; write name: value lines")
     return content

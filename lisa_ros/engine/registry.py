@@ -22,6 +22,7 @@ from typing import Any
 from lisa_ros.engine.api import Factory
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import CheckpointError, ConfigError
+from lisa_ros.process_tuning import limit_spinning
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +61,12 @@ def load_engine(
         OutOfMemory: The device has too little memory.
     """
     model = str(model)
+    limit_spinning()  # before the factory's module imports torch
     factory = find_factory(model)
-    chosen = {"model": model or str(bundled_model()), "device": device, "precision": precision}
     _check_signature(factory, model)
+    if not is_callable_name(model) and not _URL.match(model):
+        model = str(Path(model).expanduser() if model else bundled_model())
+    chosen = {"model": model, "device": device, "precision": precision}
     return SupportedEngine(factory(**chosen, options=dict(options or {}), progress=progress))
 
 
@@ -140,23 +144,35 @@ def _import(name: str) -> Factory:
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"engine '{name}' cannot be imported: {error}; give package.module:callable") from error
+    except Exception as error:  # the module of a user may fail in any way
+        raise ConfigError(
+            f"engine '{name}' cannot be imported: {type(error).__name__}: {error}; give package.module:callable, with "
+            "the folder of the package in PYTHONPATH"
+        ) from error
     if not callable(found):
         raise ConfigError(f"engine '{name}' is a {type(found).__name__}; it must be a callable that makes an engine")
     factory: Factory = found
     return factory
 
 
+def module_of(name: str) -> str:
+    """Name of the module that has the factory of the engine ``name``. Raises ConfigError."""
+    for entry in entry_points(group=GROUP):
+        if entry.name == name and name not in BUILT_IN:
+            return entry.module
+    if name not in BUILT_IN:
+        raise ConfigError(f"engine '{name}' is not installed; installed engines: {', '.join(known())}")
+    return BUILT_IN[name].partition(":")[0]
+
+
 def _recognises(name: str, folder: Path, config: dict[str, Any]) -> bool:
     """Ask an engine that offers ``recognises(folder, config)`` beside its factory; one that fails is left out."""
-    target = BUILT_IN.get(name) or next(entry.value for entry in entry_points(group=GROUP) if entry.name == name)
-    module = target.partition(":")[0]
+    module = module_of(name)
     try:
         recognises = getattr(importlib.import_module(module), "recognises", None)
         return bool(recognises and recognises(folder, config))
     except Exception as error:
-        logger.warning("engine '%s' (%s) cannot say whether it serves %s: %s", name, target, folder, error)
+        logger.warning("engine '%s' (%s) cannot say whether it serves %s: %s", name, module, folder, error)
         return False
 
 
@@ -173,7 +189,7 @@ def _check_signature(factory: Factory, model: str) -> None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A JSON object; empty where the file is missing or no object: the engine says what is wrong with its own file."""
+    """A JSON object; empty where the file is missing, or a damaged config.json, which its engine reports."""
     try:
         content = json.loads(file.read_text("utf-8-sig"))
     except FileNotFoundError:
@@ -182,4 +198,8 @@ def _read(file: Path) -> dict[str, Any]:
         if file.name == "engine.json":
             raise CheckpointError(f"{file} is not readable JSON: {error}") from error
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        if file.name == "engine.json":
+            raise CheckpointError(f'{file} is not a JSON object; write {{"engine": "name"}}')
+        return {}
+    return content

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lisa_ros.engine.api import (
+    CAPABILITIES,
     EXPLAIN,
     HISTORY,
     MAX_TARGETS,
@@ -23,6 +25,7 @@ from lisa_ros.engine.api import (
     Engine,
     EngineInfo,
     Event,
+    MaskCrop,
     OnEvent,
     Region,
     Regions,
@@ -37,6 +40,9 @@ from lisa_ros.errors import Cancelled, CommandError, ConfigError, ImageError
 
 logger = logging.getLogger(__name__)
 
+SLACK = 1e-5
+"""A score may be outside [0, 1] by as much: it is rounded."""
+
 
 def check_rgb(rgb: NDArray[np.uint8]) -> None:
     """Raise ImageError unless ``rgb`` is uint8 (H, W, 3) with at least one pixel."""
@@ -45,6 +51,14 @@ def check_rgb(rgb: NDArray[np.uint8]) -> None:
         raise ImageError(f"the image is {what}; a uint8 array of shape (height, width, 3) in RGB order is needed")
     if rgb.shape[0] == 0 or rgb.shape[1] == 0:
         raise ImageError(f"the image is {rgb.shape[1]} x {rgb.shape[0]} pixels; it has no pixels to look at")
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """An encoded frame: its size (height, width) in pixels, and the engine's own value."""
+
+    size: tuple[int, int]
+    value: Any
 
 
 class SupportedEngine:
@@ -56,10 +70,11 @@ class SupportedEngine:
     """
 
     def __init__(self, engine: Engine) -> None:
-        """Raises ConfigError where ``engine`` does not have ``info``, ``encode`` and ``ask``."""
+        """Raises ConfigError where ``engine`` does not have ``info``, ``encode`` and ``ask``, or its info is wrong."""
         missing = [name for name in ("info", "encode", "ask") if not hasattr(engine, name)]
         if missing:
             raise ConfigError(f"{type(engine).__name__} is not an engine: it has no {', '.join(missing)}")
+        check_info(engine.info)
         self.engine = engine
         self._history_warned = False
 
@@ -67,10 +82,10 @@ class SupportedEngine:
     def info(self) -> EngineInfo:
         return self.engine.info
 
-    def encode(self, rgb: NDArray[np.uint8]) -> Any:
+    def encode(self, rgb: NDArray[np.uint8]) -> Encoded:
         """As :meth:`Engine.encode`, for an image that was checked. Raises ImageError."""
         check_rgb(rgb)
-        return self.engine.encode(rgb)
+        return Encoded(rgb.shape[:2], self.engine.encode(rgb))
 
     def check(self, ask: Ask) -> None:
         """Raise CommandError for a question that this engine cannot be asked; costs no inference."""
@@ -78,7 +93,7 @@ class SupportedEngine:
 
     def ask(
         self,
-        encoded: Any,
+        encoded: Encoded,
         ask: Ask,
         on_event: OnEvent | None = None,
         should_stop: ShouldStop | None = None,
@@ -90,13 +105,31 @@ class SupportedEngine:
         on_event, should_stop = on_event or _ignore, should_stop or _never
         if ask.targets and TARGETS not in self.info.capabilities:
             return self._ask_each(encoded, ask, on_event, should_stop, details)
-        return checked_answer(self.engine.ask(encoded, ask, on_event, should_stop, details), self.info)
+        return self._ask_engine(encoded, ask, on_event, should_stop, details)
 
-    def teacher_forced(self, encoded: Any, asks: Sequence[Ask], answers: Sequence[str]) -> NDArray[np.bool_]:
+    def teacher_forced(self, encoded: Encoded, asks: Sequence[Ask], answers: Sequence[str]) -> NDArray[np.bool_]:
         """As :meth:`TeacherForced.teacher_forced`. Raises CommandError where the engine lacks it."""
         if TEACHER_FORCED not in self.info.capabilities or not isinstance(self.engine, TeacherForced):
             raise CommandError(f"{self.info.name} has no teacher-forced answers; leave them out")
-        return self.engine.teacher_forced(encoded, asks, answers)
+        return self.engine.teacher_forced(encoded.value, asks, answers)
+
+    def _ask_engine(
+        self, encoded: Encoded, ask: Ask, on_event: OnEvent, should_stop: ShouldStop, details: bool
+    ) -> Answer:
+        """The engine's answer, checked; its total time is measured here where the engine gives no timings."""
+        begun = time.perf_counter()
+
+        def checked(event: Event) -> None:
+            check_event(event, self.info, encoded.size)
+            on_event(event)
+
+        answer = self.engine.ask(encoded.value, ask, checked, should_stop, details)
+        check_answer(answer, self.info, encoded.size)
+        if answer.timings == Timings():
+            total_s = time.perf_counter() - begun
+            timings = Timings(generate_s=total_s, first_mask_s=total_s if answer.regions else 0.0, total_s=total_s)
+            answer = replace(answer, timings=timings)
+        return answer
 
     def _without_unsupported(self, ask: Ask) -> Ask:
         capabilities = self.info.capabilities
@@ -109,7 +142,9 @@ class SupportedEngine:
             ask = replace(ask, history=None)
         return ask
 
-    def _ask_each(self, encoded: Any, ask: Ask, on_event: OnEvent, should_stop: ShouldStop, details: bool) -> Answer:
+    def _ask_each(
+        self, encoded: Encoded, ask: Ask, on_event: OnEvent, should_stop: ShouldStop, details: bool
+    ) -> Answer:
         """One ask for each target; texts joined by newlines, spans shifted."""
         texts: list[str] = []
         regions: list[Region] = []
@@ -120,13 +155,13 @@ class SupportedEngine:
                 raise Cancelled("canceled between two targets")
             watch = _Shifted(on_event, "".join(f"{text}\n" for text in texts), target)
             one = replace(ask, text=target, targets=(), history=None)
-            answer = checked_answer(self.engine.ask(encoded, one, watch, should_stop, details), self.info)
+            answer = self._ask_engine(encoded, one, watch, should_stop, details)
             # Regions that were sent keep their identity, so that none is sent twice.
-            found = [watch.shifted(region) for region in answer.regions]
-            if not any(region.mask.area for region in found):
+            of_target = [watch.shifted(region) for region in answer.regions]
+            if not any(region.mask.area for region in of_target):
                 absent.append(target)
             texts.append(answer.text)
-            regions += found
+            regions += of_target
             answers.append(answer)
         text = "\n".join(texts)
         if ask.history is not None:
@@ -163,10 +198,14 @@ def check_ask(ask: Ask, info: EngineInfo) -> None:
     """Raise CommandError unless an engine with ``info`` can be asked this."""
     supported = ", ".join(sorted(info.capabilities)) or "commands in words only"
     if (len(ask.points) or ask.box is not None) and POINTS not in info.capabilities:
-        what = "points" if len(ask.points) else "a box"
-        raise CommandError(f"{info.name} takes no {what}; it supports {supported}")
+        what = "no points" if len(ask.points) else "neither points nor a box"
+        raise CommandError(f"{info.name} takes {what}; it supports {supported}")
     if ask.proposals is not None and PROPOSALS not in info.capabilities:
         raise CommandError(f"{info.name} takes no proposals; it supports {supported}")
+    if any(len(point) != 2 for point in ask.points):
+        raise CommandError(f"points are {list(ask.points)}; give pairs of x and y in pixels")
+    if ask.box is not None and len(ask.box) != 4:
+        raise CommandError(f"the box is {ask.box}; give x, y, width and height in pixels")
     if len(ask.point_labels) and len(ask.point_labels) != len(ask.points):
         raise CommandError(f"{len(ask.point_labels)} point_labels for {len(ask.points)} points; give one for each")
     if not all(label in (0, 1) for label in ask.point_labels):
@@ -188,18 +227,66 @@ def check_ask(ask: Ask, info: EngineInfo) -> None:
         raise CommandError("the command is empty; say what to find, for example 'the thing to drink from'")
 
 
-def checked_answer(answer: Answer, info: EngineInfo) -> Answer:
-    """``answer`` with spans inside its text. Raises TypeError where the engine returned something else."""
+def check_answer(answer: Answer, info: EngineInfo, size: tuple[int, int]) -> None:
+    """Raise TypeError or ValueError that names what is wrong with the answer about a frame of ``size`` (H, W)."""
     if not isinstance(answer, Answer):
         raise TypeError(f"{info.name} returned {type(answer).__name__} instead of an Answer")
+    if not isinstance(answer.text, str):
+        raise TypeError(f"{info.name} returned a text of type {type(answer.text).__name__}; it must be str")
+    for name in ("regions", "absent"):
+        value = getattr(answer, name)
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise TypeError(f"{info.name} returned {name} of type {type(value).__name__}; it must be a list or a tuple")
     for region in answer.regions:
-        if not isinstance(region, Region):
-            raise TypeError(f"{info.name} returned a region of type {type(region).__name__}; it must be a Region")
-        if not np.isfinite(region.score):
-            raise ValueError(f"{info.name} returned the score {region.score}; it must be a number in [0, 1]")
+        _check_region(region, info, size)
         if any(not 0 <= begin <= end <= len(answer.text) for begin, end in region.spans):
             raise ValueError(f"{info.name} returned spans {region.spans} outside its text of {len(answer.text)}")
-    return answer
+
+
+def check_event(event: Event, info: EngineInfo, size: tuple[int, int]) -> None:
+    """Raise TypeError or ValueError that names what is wrong with an event about a frame of ``size`` (H, W)."""
+    if isinstance(event, Regions):
+        for region in event.regions:
+            _check_region(region, info, size)
+    elif isinstance(event, Token):
+        if not isinstance(event.text, str):
+            raise TypeError(f"{info.name} sent a text of type {type(event.text).__name__}; it must be str")
+    elif not isinstance(event, Stage):
+        raise TypeError(f"{info.name} sent an event of type {type(event).__name__}; send Stage, Token or Regions")
+
+
+def check_info(info: EngineInfo) -> None:
+    """Raise ConfigError unless ``info`` is an EngineInfo whose capabilities exist."""
+    if not isinstance(info, EngineInfo):
+        raise ConfigError(f"the engine's info is of type {type(info).__name__}; it must be an EngineInfo")
+    if isinstance(info.capabilities, str) or (unknown := sorted(set(info.capabilities) - CAPABILITIES)):
+        what = repr(info.capabilities) if isinstance(info.capabilities, str) else f"'{unknown[0]}'"
+        known = ", ".join(sorted(CAPABILITIES))
+        raise ConfigError(f"{info.name} has the unknown capability {what}; give a frozenset of some of {known}")
+
+
+def _check_region(region: Region, info: EngineInfo, size: tuple[int, int]) -> None:
+    if not isinstance(region, Region):
+        raise TypeError(f"{info.name} returned a region of type {type(region).__name__}; it must be a Region")
+    _check_mask(region.mask, info, size)
+    if not -SLACK <= region.score <= 1 + SLACK:
+        raise ValueError(f"{info.name} returned the score {region.score}; it must be a number in [0, 1]")
+
+
+def _check_mask(mask: MaskCrop, info: EngineInfo, size: tuple[int, int]) -> None:
+    if not isinstance(mask, MaskCrop):
+        raise TypeError(f"{info.name} returned a mask of type {type(mask).__name__}; make it with crop_mask")
+    pixels = mask.pixels
+    if pixels.dtype != np.uint8 or pixels.shape != (mask.height, mask.width) or min(mask.x, mask.y) < 0:
+        raise ValueError(
+            f"{info.name} returned a mask of {pixels.dtype} {pixels.shape} for {mask.width} x {mask.height} pixels at "
+            f"({mask.x}, {mask.y}); make it with crop_mask"
+        )
+    if mask.x + mask.width > size[1] or mask.y + mask.height > size[0]:
+        raise ValueError(
+            f"{info.name}: a mask lies at x {mask.x}, y {mask.y}, {mask.width} x {mask.height} pixels; the image has "
+            f"{size[1]} x {size[0]}: resize the mask to the image first"
+        )
 
 
 def numbered(region: Region, label: int) -> Region:
@@ -242,4 +329,13 @@ def _never() -> bool:
     return False
 
 
-__all__ = ["Stage", "SupportedEngine", "check_ask", "check_rgb", "checked_answer", "numbered"]
+__all__ = [
+    "Encoded",
+    "SupportedEngine",
+    "check_answer",
+    "check_ask",
+    "check_event",
+    "check_info",
+    "check_rgb",
+    "numbered",
+]

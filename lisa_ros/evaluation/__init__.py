@@ -1,1 +1,1 @@
-"""Evaluation: the field's measures, ReasonSeg's format and our scenes, and the table that comes out."""
+"""Evaluation: data sets as pictures with questions, the field's measures, and the report."""

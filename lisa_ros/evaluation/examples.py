@@ -1,4 +1,4 @@
-"""What is evaluated: pictures with conversations and true masks, of our scenes, ReasonSeg or the RefCOCO family."""
+"""What is evaluated: pictures with questions and true masks, from rendered scenes, ReasonSeg or RefCOCO's family."""
 
 from __future__ import annotations
 
@@ -23,17 +23,27 @@ from lisa_ros.data.refer import (
 )
 from lisa_ros.data.scenes import SceneRecord, read_pair, read_records
 from lisa_ros.errors import ConfigError
-from lisa_ros.lisa.prompt import MASK_REQUEST
 
 log = logging.getLogger(__name__)
 
 SHORT_WORDS = 6
 """A command of at most this many words is short."""
 
+# The benchmark's own two question forms, with the space that its code puts in front.
+SENTENCE_FORM = " {} Please output segmentation mask."
+PHRASE_FORM = " What is {} in this image? Please output segmentation mask."
+
 
 @dataclass(frozen=True)
-class Said:
-    """One turn: the command, the true answer, whether a reason is asked for, and the question where it is verbatim."""
+class ExampleTurn:
+    """One turn of a question.
+
+    Args:
+        command: As a person says it.
+        answer: The true answer.
+        explain: A reason is asked for.
+        verbatim: The question character by character, where the benchmark prescribes it.
+    """
 
     command: str
     answer: str
@@ -45,12 +55,17 @@ class Said:
 class Question:
     """A conversation whose last turn is scored.
 
-    absent: nothing is to be found. held_out: the phrasing was never trained; new_model: a target is an object instance
-    that was never trained. names: the targets' classes.
+    Args:
+        kind: Of command, for the report's groups.
+        turns: One or more.
+        absent: Nothing is to be found.
+        held_out: The phrasing was never trained.
+        new_model: A target is an object model that was never trained.
+        names: The targets' classes.
     """
 
     kind: str
-    turns: tuple[Said, ...]
+    turns: tuple[ExampleTurn, ...]
     absent: bool
     held_out: bool = False
     new_model: bool = False
@@ -64,10 +79,12 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A question and what is true.
+    """A question and its true mask.
 
-    truth: (H, W) uint8 with 0, 1 and 255 (ignored), camera pixels. objects: masks of all things in the scene, for the
-    baselines; empty where they are not known.
+    Args:
+        question: What is asked.
+        truth: (H, W) uint8 with 0, 1 and 255 (ignored), pixels of the picture.
+        objects: Masks of all things in the picture, for the baselines; empty where they are not known.
     """
 
     question: Question
@@ -93,12 +110,20 @@ class Picture:
 def read_pictures(
     folder: Path, *, split: str | None = None, split_by: str | None = None, images: Path | None = None
 ) -> Iterator[Picture]:
-    """RefCOCO's family where there are references and instances.json, our scenes where there is a scenes.jsonl,
-    ReasonSeg's format otherwise. Broken ones are named and skipped.
+    """Read a data set, picture by picture. A damaged example is logged and skipped.
 
-    split: ``val`` where left out. split_by: whose split; ``umd`` for RefCOCOg, else ``unc``. images: where the pictures
-    are; None: as the reference has them. Raises ConfigError where the folder has none of the three, where these options
-    are given for another folder than RefCOCO's family, and where there is no such split, references or pictures.
+    The format is RefCOCO's where there are references and instances.json, that of ``lisa scenes`` where there is a
+    scenes.jsonl, and ReasonSeg's otherwise.
+
+    Args:
+        folder: Of the data set.
+        split: Of RefCOCO's family; None: ``val``.
+        split_by: Of RefCOCO's family: whose split; None: ``umd`` for RefCOCOg, else ``unc``.
+        images: Of RefCOCO's family: folder of the pictures; None: where the reference has them.
+
+    Raises:
+        ConfigError: The folder has none of the formats, the options are for another format, or there is no such split,
+            no references or no pictures.
     """
     if reference_files(folder):
         return _read_refer(folder, split or "val", split_by, images)
@@ -119,26 +144,25 @@ def read_pictures(
 
 
 def _from_reasonseg(example: ReasonSegExample) -> Picture:
-    said = _asked(example.texts[0], example.is_sentence)
+    turn = _benchmark_turn(example.texts[0], example.is_sentence)
     kind = example.kind or ("sentence" if example.is_sentence else "phrase")
     absent = not bool((example.truth == 1).any())
-    return Picture(example.name, example.rgb, [Example(Question(kind, (said,), absent), example.truth)])
+    return Picture(example.name, example.rgb, [Example(Question(kind, (turn,), absent), example.truth)])
 
 
-def _asked(text: str, is_sentence: bool) -> Said:
-    # The benchmark's own two sentences, with the space that its code puts in front.
-    question = f" {text} {MASK_REQUEST}" if is_sentence else f" What is {text} in this image? {MASK_REQUEST}"
-    return Said(text, "[SEG].", verbatim=question)
+def _benchmark_turn(text: str, is_sentence: bool) -> ExampleTurn:
+    form = SENTENCE_FORM if is_sentence else PHRASE_FORM
+    return ExampleTurn(text, "[SEG].", verbatim=form.format(text))
 
 
 def _read_refer(folder: Path, split: str, split_by: str | None, images: Path | None) -> Iterator[Picture]:
-    """What is wrong with the whole data set is raised here; pictures are read as they are asked for."""
+    """Faults of the whole data set are raised here; pictures are read one by one."""
     sentences = read_sentences(folder, split, split_by)
     coco = read_coco(folder / "instances.json")
     # So that `--data .` has a name and a parent.
     images = images or image_folder(folder.resolve().parent, folder.resolve().name)
     if not images.is_dir():
-        raise ConfigError(f"{images} is no folder; --images says where the pictures of {folder} are")
+        raise ConfigError(f"{images} is not a folder; --images says where the pictures of {folder} are")
     kind = None if is_generalised(folder) else folder.resolve().name
     return _refer_pictures(coco, sentences, images, kind)
 
@@ -146,45 +170,45 @@ def _read_refer(folder: Path, split: str, split_by: str | None, images: Path | N
 def _refer_pictures(
     coco: CocoFile, sentences: dict[int, list[Sentence]], images: Path, kind: str | None
 ) -> Iterator[Picture]:
-    for image_id, said in sentences.items():
+    for image_id, asked in sentences.items():
         try:
             name, rgb = picture_of(coco, image_id, images)
         except BadExample as error:
             log.warning("skipped: %s", error)
             continue
         masks = _masks_of(coco.of_image.get(image_id, []), rgb.shape[:2], name)
-        yield Picture(name, rgb, list(_from_refer(said, masks, rgb.shape[:2], name, kind)))
+        yield Picture(name, rgb, list(_from_refer(asked, masks, rgb.shape[:2], name, kind)))
 
 
 def _masks_of(annotations: list[dict], size: tuple[int, int], name: str) -> dict[int, NDArray[np.uint8]]:
-    """Annotation's id -> (H, W) of 0 and 1, without those that cannot be used."""
+    """Id of each usable annotation -> (H, W) of 0 and 1."""
     masks = {}
-    for told in annotations:
+    for annotation in annotations:
         try:
-            masks[int(told["id"])] = mask_of(told, size)
+            masks[int(annotation["id"])] = mask_of(annotation, size)
         except BadExample as error:
             log.warning("skipped: %s: %s", name, error)
     return masks
 
 
 def _from_refer(
-    said: list[Sentence], masks: dict[int, NDArray[np.uint8]], size: tuple[int, int], name: str, kind: str | None
+    sentences: list[Sentence], masks: dict[int, NDArray[np.uint8]], size: tuple[int, int], name: str, kind: str | None
 ) -> Iterator[Example]:
-    """One example for each sentence. kind: None where it is told by how many things a sentence means."""
+    """One example for each sentence. ``kind``: None where the number of things that a sentence means decides it."""
     # A split has thousands of masks: sentences that mean the same share one.
     truths: dict[tuple[int, ...], NDArray[np.uint8]] = {(): np.zeros(size, np.uint8)}
     objects = [mask > 0 for mask in masks.values() if mask.any()]
-    for text, ids in said:
+    for text, ids in sentences:
         if unknown := [one for one in ids if one not in masks]:
-            log.warning("skipped: %s: '%s' means annotation %d, which is not there", name, text, unknown[0])
+            log.warning("skipped: %s: '%s' means annotation %d, which does not exist", name, text, unknown[0])
             continue
         key = tuple(ids)
         if key not in truths:
             truths[key] = np.maximum.reduce([masks[one] for one in ids])
         counted = "absent" if not ids else "single" if len(ids) == 1 else "several"
         # The benchmark's code strips and lowers REFER's sentences.
-        asked = _asked(text.strip().lower(), is_sentence=False)
-        yield Example(Question(kind or counted, (asked,), absent=not ids), truths[key], objects)
+        turn = _benchmark_turn(text.strip().lower(), is_sentence=False)
+        yield Example(Question(kind or counted, (turn,), absent=not ids), truths[key], objects)
 
 
 def _read_scenes(folder: Path) -> Iterator[Picture]:
@@ -202,10 +226,10 @@ def _examples(record: SceneRecord, ids: NDArray[np.uint8]) -> Iterator[Example]:
     things = {o["id"]: o for o in record["objects"]}
     masks = {i: ids == i for i in things}
     for conversation in record["conversations"]:
-        turns = tuple(Said(t["command"], t["answer"], bool(t.get("explain"))) for t in conversation["turns"])
+        turns = tuple(ExampleTurn(t["command"], t["answer"], bool(t.get("explain"))) for t in conversation["turns"])
         targets = conversation["turns"][-1]["targets"]
         question = Question(
-            # A need that training never heard in any words asks for more than a new phrasing does.
+            # A need that was never trained in any words is harder than a new phrasing.
             kind=conversation["kind"] + ("_unseen" if conversation.get("held_out_content") else ""),
             turns=turns,
             absent=not targets,

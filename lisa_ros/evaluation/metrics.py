@@ -1,4 +1,4 @@
-"""gIoU and cIoU exactly as LISA computes them, and who was refused. numpy only."""
+"""gIoU and cIoU exactly as LISA computes them. numpy only."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ def giou(overlaps: list[Overlap]) -> float:
 
 
 def ciou(overlaps: list[Overlap]) -> float:
-    """All intersections over all unions: large objects count more. 0 without a pixel."""
+    """Sum of intersections over sum of unions: large objects count more. 0 without a pixel."""
     return sum(o.intersection for o in overlaps) / (sum(o.union for o in overlaps) + 1e-10)

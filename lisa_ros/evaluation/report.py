@@ -21,7 +21,7 @@ def _scores(overlaps: list[Overlap]) -> dict[str, float | int]:
 
 
 def _forced(outcomes: list[Outcome]) -> dict[str, float | int | None]:
-    """Scores with the answer given; null where that was not asked."""
+    """Scores with the true answer given; null where it was not measured."""
     overlaps = [o.forced for o in outcomes if o.forced is not None]
     return dict(_scores(overlaps)) if overlaps else {"gIoU": None, "cIoU": None, "n": 0}
 
@@ -50,12 +50,13 @@ def _seconds(values: Iterable[float]) -> dict[str, float | int]:
 
 
 def summarise(outcomes: list[Outcome]) -> dict:
-    """The numbers. gIoU and cIoU are over targets that are there; absent ones are counted under ``absent``.
+    """All figures, as written to JSON.
 
-    ``gIoU_with_absent`` is LISA's formula over everything (an empty answer for an absent target is 1). A target is
-    refused where the answer has no ``[SEG]``. ``N_acc`` and ``T_acc`` are gRefCOCO's: an absent target is right where
-    the mask has no pixel, whatever was said, and a present one where it has some. ``cut`` counts the answers that were
-    longer than MAX_ANSWER tokens.
+    gIoU and cIoU are over questions with a target in the picture; the others are counted under ``absent``.
+    ``gIoU_with_absent`` is LISA's formula over all questions (an empty answer for an absent target is 1). A target is
+    rejected (``refused``) where the answer has no region. ``N_acc`` and ``T_acc`` are gRefCOCO's: an absent target is
+    right where the mask has no pixel, whatever the text says, and a present one where it has some. ``cut`` counts the
+    answers that were cut off at ``MAX_ANSWER`` tokens; null where the engine does not say how long its answers are.
     """
     there = [o for o in outcomes if not o.question.absent]
     absent = [o for o in outcomes if o.question.absent]
@@ -81,7 +82,7 @@ def summarise(outcomes: list[Outcome]) -> dict:
             "named_right": round(float(np.mean([o.named for o in explained])), 4) if explained else 0.0,
             "n": len(explained),
         },
-        "cut": sum(o.cut for o in outcomes),
+        "cut": sum(o.cut for o in outcomes if o.cut) if any(o.cut is not None for o in outcomes) else None,
         "teacher_forced": _forced(there),
         "time_to_mask_s": _seconds(o.to_mask_s for o in outcomes if o.to_mask_s is not None and o.first),
         "next_command_s": _seconds(o.to_mask_s for o in outcomes if o.to_mask_s is not None and not o.first),
@@ -93,8 +94,8 @@ def summarise(outcomes: list[Outcome]) -> dict:
 
 
 def table(report: dict) -> str:
-    """The numbers for the terminal."""
-    rows: list[tuple[str, dict | None]] = [("all targets that are there", report)]
+    """The figures as a table for the terminal."""
+    rows: list[tuple[str, dict | None]] = [("all targets in the picture", report)]
     rows += [("  teacher-forced", report["teacher_forced"])] if report["teacher_forced"]["n"] else []
     for title in ("by_kind", "by_length", "by_size", "by_phrasing", "by_instance", "baselines"):
         rows += [(title.replace("_", " "), None)]
@@ -102,8 +103,8 @@ def table(report: dict) -> str:
     lines = [f"{'':32}{'gIoU':>8}{'cIoU':>8}{'n':>8}"]
     for name, scores in rows:
         lines.append(name if scores is None else f"{name:32}{scores['gIoU']:8.3f}{scores['cIoU']:8.3f}{scores['n']:8d}")
-    lines += [f"all targets, absent ones too: gIoU {report['gIoU_with_absent']:.3f}"]
-    refused = [("absent targets refused", report["absent"]), ("present targets refused", report["present"])]
+    lines += [f"all questions, absent targets included: gIoU {report['gIoU_with_absent']:.3f}"]
+    refused = [("absent targets rejected", report["absent"]), ("present targets rejected", report["present"])]
     refused[1:1] = [(f"  {kind}", one) for kind, one in report["absent_by_kind"].items()]
     lines += [f"{name:24}{one['refused']:.1%} of {one['n']}" for name, one in refused]
     lines += [f"absent without a mask (N-acc) {report['N_acc']:.1%}, present with one (T-acc) {report['T_acc']:.1%}"]
@@ -118,8 +119,7 @@ def table(report: dict) -> str:
 
 
 class Gallery:
-    """An HTML page of the best, the worst and random examples, chosen while they come: of any data set, no more
-    than these are in memory."""
+    """An HTML page of the worst, the best and random examples. Only these are kept in memory, for any data set."""
 
     def __init__(self, count: int = 12, seed: int = 0):
         self._count, self._rng, self._seen = count, random.Random(seed), 0
@@ -128,9 +128,9 @@ class Gallery:
         self._random: list[tuple[float, str]] = []
 
     def add(self, outcome: Outcome, rgb: NDArray[np.uint8], truth: NDArray[np.uint8], mask: NDArray[np.bool_]) -> None:
-        """rgb: (H, W, 3). truth: (H, W), 1 where the target is. mask: (H, W), what was found."""
+        """rgb: (H, W, 3) uint8. truth: (H, W), 1 where the target is. mask: (H, W) bool, the answer's."""
         self._seen += 1
-        # Reservoir sampling (Vitter, 1985): every example is as likely to be shown.
+        # Reservoir sampling (Vitter, 1985): every example is equally likely to be shown.
         place = self._rng.randrange(self._seen) if self._seen > self._count else self._seen - 1
         extremes = [(self._worst, 1), (self._best, -1)]
         score = outcome.free.iou
@@ -138,33 +138,33 @@ class Gallery:
         if not joins and place >= self._count:
             return
         shown = score, _figure(outcome, rgb, truth, mask)
-        for kept, sign in joins:
-            kept.append(shown)
-            kept.sort(key=lambda one: sign * one[0])
-            del kept[self._count :]
+        for extreme, sign in joins:
+            extreme.append(shown)
+            extreme.sort(key=lambda one: sign * one[0])
+            del extreme[self._count :]
         if place < self._count:
             self._random[place : place + 1] = [shown]
 
     def page(self) -> str:
-        """The page, self-contained."""
+        """The page as HTML, images included."""
         parts = ["<!doctype html><meta charset=utf-8><title>lisa evaluate</title>"]
         box = "figure{display:inline-block;width:330px;vertical-align:top;margin:6px}"
         parts.append(f"<style>body{{font:14px sans-serif}}{box}</style>")
-        parts.append("<p>Green: found and true. Red: found, not true. Blue: true, not found.</p>")
+        parts.append("<p>Green: in both. Red: in the answer only. Blue: in the truth only.</p>")
         for title, chosen in (("Worst", self._worst), ("Random", self._random), ("Best", self._best)):
             parts.append(f"<h2>{title}</h2>")
             parts += [figure for _, figure in chosen]
         return "\n".join(parts)
 
 
-def _figure(outcome: Outcome, rgb: NDArray[np.uint8], truth: NDArray[np.uint8], found: NDArray[np.bool_]) -> str:
+def _figure(outcome: Outcome, rgb: NDArray[np.uint8], truth: NDArray[np.uint8], mask: NDArray[np.bool_]) -> str:
     true = truth == 1
     image = rgb.astype(np.float32)
-    for where, colour in ((found & true, (0, 200, 0)), (found & ~true, (230, 0, 0)), (true & ~found, (0, 80, 255))):
+    for where, colour in ((mask & true, (0, 200, 0)), (mask & ~true, (230, 0, 0)), (true & ~mask, (0, 80, 255))):
         image[where] = 0.45 * image[where] + 0.55 * np.array(colour, np.float32)
     bgr = np.ascontiguousarray(image.astype(np.uint8)[..., ::-1])
     data = base64.b64encode(cv2.imencode(".jpg", bgr)[1].tobytes()).decode()
-    said = " / ".join(turn.command for turn in outcome.question.turns)
-    caption = f"{outcome.question.kind}, IoU {outcome.free.iou:.2f}: <b>{html.escape(said)}</b><br>"
+    commands = " / ".join(turn.command for turn in outcome.question.turns)
+    caption = f"{outcome.question.kind}, IoU {outcome.free.iou:.2f}: <b>{html.escape(commands)}</b><br>"
     caption += html.escape(outcome.answer)
     return f'<figure><img width=320 src="data:image/jpeg;base64,{data}"><figcaption>{caption}</figcaption></figure>'

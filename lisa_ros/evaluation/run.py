@@ -1,4 +1,4 @@
-"""A segmenter against examples: free generation, as a person meets it, and teacher-forced, as papers report it."""
+"""Ask an engine every example of a data set: freely, as a person would, and teacher-forced, as papers report it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,35 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from lisa_ros.engine.api import Conversation, Turn
-from lisa_ros.evaluation.examples import Example, Picture, Question
+from lisa_ros.engine.api import TEACHER_FORCED, Answer, Ask, Conversation
+from lisa_ros.engine.support import Encoded, SupportedEngine
+from lisa_ros.evaluation.examples import Example, ExampleTurn, Picture, Question
 from lisa_ros.evaluation.metrics import Overlap, overlap
-from lisa_ros.lisa.prompt import build_prompt, phrase_command
-from lisa_ros.lisa.segmenter import EncodedImage, Segmenter, upsample_logits
+from lisa_ros.perception.masks import union_image
 
 MAX_ANSWER = 96
-"""Tokens of an answer at most."""
+"""Tokens of one answer at most."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """How one example went, in numbers and words alone: a data set's masks would fill the memory.
+    """The result of one example, in numbers and words only: the masks of a whole data set would fill the memory.
 
-    size: of the true targets, as Example.size. found: the answer has a ``[SEG]``. drawn: its masks have a pixel.
-    to_mask_s: None without a mask. first: whether it was the first command on its frame, so that to_mask_s includes
-    encoding. cut: the answer was longer than MAX_ANSWER tokens, and what it might have found behind these is not there.
+    Args:
+        question: What was asked.
+        size: Of the true targets, as ``Example.size``.
+        answer: The answer's text.
+        found: The answer has a region.
+        drawn: Its masks have a pixel.
+        free: Overlap of the answer's masks with the truth.
+        forced: The same with the true answer given; None where it was not asked.
+        baselines: Overlap of each baseline.
+        to_mask_s: Seconds to the first mask; None without one, and in a conversation of several turns.
+        first: First question about its picture: ``to_mask_s`` includes encoding.
+        named: A region exists, and the text up to the first mention of it names every target's class.
+        cut: The answer was cut off at ``MAX_ANSWER`` tokens; None where the engine does not say how long it was.
     """
 
     question: Question
@@ -41,35 +50,36 @@ class Outcome:
     baselines: dict[str, Overlap]
     to_mask_s: float | None
     first: bool
-    cut: bool = False
-
-    @property
-    def named(self) -> bool:
-        """Whether something was found and every target's class is a word of what is said before the first ``[SEG]``."""
-        said = self.answer.lower().partition("[seg]")[0]
-        return self.found and all(re.search(rf"\b{re.escape(name)}(e?s)?\b", said) for name in self.question.names)
+    named: bool = False
+    cut: bool | None = None
 
 
 def evaluate(
-    segmenter: Segmenter,
+    engine: SupportedEngine,
     pictures: Iterable[Picture],
     *,
     forced: bool = True,
     seed: int = 0,
     on_outcome: Callable[[Outcome, Picture, Example, NDArray[np.bool_]], None] | None = None,
 ) -> list[Outcome]:
-    """Ask every example. seed: of the random-object baseline.
+    """Ask every example.
 
-    on_outcome: called after each with its picture, what is true and the mask found, (H, W) bool: the union of the
-    answer's.
+    Args:
+        engine: Is asked.
+        pictures: With their examples.
+        forced: Measure teacher-forced answers too, where the engine is capable of it.
+        seed: Of the random-object baseline.
+        on_outcome: Called after each example with its outcome, picture, truth and the union (H, W) bool of the
+            answer's masks.
     """
     rng, outcomes = random.Random(seed), []
+    forced = forced and TEACHER_FORCED in engine.info.capabilities
     for picture in pictures:
         begun = time.perf_counter()
-        encoded = segmenter.encode(picture.rgb)
+        encoded = engine.encode(picture.rgb)
         encode_s = time.perf_counter() - begun
         for number, example in enumerate(picture.examples):
-            outcome, mask = _ask(segmenter, encoded, example, encode_s if number == 0 else 0.0, forced, rng)
+            outcome, mask = _ask(engine, encoded, example, encode_s if number == 0 else 0.0, forced, rng)
             outcomes.append(outcome)
             if on_outcome is not None:
                 on_outcome(outcome, picture, example, mask)
@@ -77,64 +87,73 @@ def evaluate(
 
 
 def _ask(
-    segmenter: Segmenter,
-    encoded: EncodedImage,
+    engine: SupportedEngine,
+    encoded: Encoded,
     example: Example,
     encode_s: float,
     forced: bool,
     rng: random.Random,
 ) -> tuple[Outcome, NDArray[np.bool_]]:
     history, question = Conversation(), example.question
-    for said in question.turns:
-        command, verbatim = (said.verbatim, True) if said.verbatim is not None else (said.command, False)
-        result = segmenter.segment(
-            encoded, command, verbatim=verbatim, explain=said.explain, history=history, max_new_tokens=MAX_ANSWER
-        )
-    found = len(result.masks) > 0
-    mask = np.logical_or.reduce(result.masks) if found else np.zeros(encoded.size, bool)
+    for turn in question.turns:
+        begun = time.perf_counter()
+        answer = engine.ask(encoded, _ask_of(turn, history), details=True)
+        asked_s = time.perf_counter() - begun
+    found = len(answer.regions) > 0
+    mask = union_image([region.mask for region in answer.regions], example.truth.shape) > 0
     # Only a conversation of one turn shows what the first command on a frame costs.
     timed = found and len(question.turns) == 1
     baselines = {} if question.absent else _baselines(example, rng)
     outcome = Outcome(
         question,
         example.size,
-        result.answer,
+        answer.text,
         found,
         bool(mask.any()),
         overlap(mask, example.truth),
-        overlap(forced_mask(segmenter, encoded, example), example.truth) if forced and not question.absent else None,
+        overlap(forced_mask(engine, encoded, example), example.truth) if forced and not question.absent else None,
         {name: overlap(guess, example.truth) for name, guess in baselines.items()},
-        encode_s + result.timings.first_mask_s if timed else None,
+        encode_s + (answer.timings.first_mask_s or asked_s) if timed else None,
         encode_s > 0,
-        result.answer_ids[-1:] != [segmenter.tokenizer.eos_id],
+        found and names_all(text_to_region(answer), question.names),
+        _is_cut(answer),
     )
     return outcome, mask
 
 
-@torch.inference_mode()
-def forced_mask(segmenter: Segmenter, encoded: EncodedImage, example: Example) -> NDArray[np.bool_]:
-    """(H, W) bool: the union of the masks of the last answer, with the true answers put into the model's mouth."""
-    turns: list[Turn] = []
-    for said in example.question.turns:
-        question = said.verbatim
-        if question is None:
-            question = phrase_command(
-                said.command, segmenter.spec.questions, explain=said.explain, follow_up=bool(turns)
-            )
-        turns.append(Turn(question, said.answer))
-    how = segmenter.template
-    asked = build_prompt([*turns[:-1], Turn(turns[-1].question)], how, im_start_end=segmenter.spec.image_start_end)
-    whole = build_prompt(turns, how, im_start_end=segmenter.spec.image_start_end)
-    tokenizer, lisa = segmenter.tokenizer, segmenter.lisa
-    ids = torch.tensor([tokenizer.encode_prompt(whole.text)], device=segmenter.device)
-    hidden = lisa.read(lisa.embed_prompt(ids, encoded.tokens))  # (1, L, H)
-    at = lisa.seg_positions(ids, segmenter.seg_id, encoded.tokens.shape[1])[0]
-    at[: len(tokenizer.encode_prompt(asked.text)) + encoded.tokens.shape[1] - 2] = False  # earlier turns' masks
-    if encoded.embedding is None:
-        encoded.embedding = segmenter.embed(encoded.rgb)
-    low_res = lisa.decode_masks(encoded.embedding, lisa.seg_projector(hidden[0, at]))
-    logits = upsample_logits(low_res.float(), encoded.size, lisa.input_size)
-    return (logits > 0).any(0).cpu().numpy()
+def _ask_of(turn: ExampleTurn, history: Conversation | None = None) -> Ask:
+    return Ask(
+        turn.command if turn.verbatim is None else turn.verbatim,
+        explain=turn.explain,
+        verbatim=turn.verbatim is not None,
+        history=history,
+        max_new_tokens=MAX_ANSWER,
+    )
+
+
+def forced_mask(engine: SupportedEngine, encoded: Encoded, example: Example) -> NDArray[np.bool_]:
+    """Union (H, W) bool of the masks of the last answer, where every answer is the true one.
+
+    Raises CommandError where the engine has no teacher-forced answers.
+    """
+    turns = example.question.turns
+    return engine.teacher_forced(encoded, [_ask_of(turn) for turn in turns], [turn.answer for turn in turns])
+
+
+def text_to_region(answer: Answer) -> str:
+    """The answer's text up to the first mention of its first region, mention included; without one the whole text."""
+    spans = [region.span for region in answer.regions[:1] if region.span is not None]
+    return answer.text[: spans[0][1]] if spans else answer.text
+
+
+def names_all(text: str, names: Iterable[str]) -> bool:
+    """Whether every one of ``names`` is a word of ``text``, singular or plural, in any case."""
+    return all(re.search(rf"\b{re.escape(name)}(e?s)?\b", text.lower()) for name in names)
+
+
+def _is_cut(answer: Answer) -> bool | None:
+    ids = (answer.details or {}).get("answer_ids")
+    return None if ids is None else len(ids) >= MAX_ANSWER
 
 
 def _baselines(example: Example, rng: random.Random) -> dict[str, NDArray[np.bool_]]:

@@ -45,7 +45,7 @@ TEMPLATES: dict[str, Template] = {
         " </s>",
         "<s>[INST] ",
     ),
-    # For the small model in the box: every token of a prompt costs time, and it never needed to be told to be polite.
+    # For the bundled demo model: every token of a prompt costs time.
     "compact": Template("USER: ", " ASSISTANT:", "</s>", "USER: "),
 }
 
@@ -132,8 +132,8 @@ def check_words(command: str) -> None:
         if "\ud800" <= character <= "\udfff":  # what Python makes of bytes that are no UTF-8
             raise CommandError(f"the command is no text at position {position} (U+{ord(character):04X}); send UTF-8")
     if not any(character.isalnum() for character in command):
-        said = f"is {command.strip()!r}: it has no words" if command.strip() else "is empty"
-        raise CommandError(f"the command {said}; say what to find, for example 'the thing to drink from'")
+        problem = f"is {command.strip()!r}: it has no words" if command.strip() else "is empty"
+        raise CommandError(f"the command {problem}; say what to find, for example 'the thing to drink from'")
 
 
 _ASKS_FOR_A_MASK = re.compile(r"^(please |now |(can|could|will|would) you (please )?)?segment |segmentation mask", re.I)

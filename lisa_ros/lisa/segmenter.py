@@ -1,8 +1,8 @@
-"""A frame and a command in, an answer and masks out: LISA as a person uses it.
+"""A frame and a question in, an answer and masks out: LISA as an engine.
 
 segmenter = Segmenter.from_checkpoint("LISA-7B-v1")
 encoded = segmenter.encode(rgb)
-result = segmenter.segment(encoded, "the thing to drink from")
+answer = segmenter.ask(encoded, Ask("the thing to drink from"))
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,6 +32,7 @@ from lisa_ros.engine.api import (
     Region,
     Regions,
     ShouldStop,
+    Span,
     Stage,
     Timings,
     Token,
@@ -40,16 +40,21 @@ from lisa_ros.engine.api import (
     crop_mask,
 )
 from lisa_ros.engine.support import check_rgb
-from lisa_ros.errors import Cancelled, CheckpointError, CommandError, OutOfMemory
+from lisa_ros.errors import Cancelled, CheckpointError, CommandError, NumericalError, OutOfMemory
+from lisa_ros.lisa.answer_text import AnswerText
 from lisa_ros.lisa.draft import DraftBook
+from lisa_ros.lisa.grounding import Features, Grounding, SegGrounding
 from lisa_ros.lisa.model.cache import PrefixCache
 from lisa_ros.lisa.model.lisa import Lisa
+from lisa_ros.lisa.model.mask_decoder import upsample_logits
 from lisa_ros.lisa.model.quantize import Precision, pick_device
-from lisa_ros.lisa.preprocess import Size, for_clip, for_sam, resized_size
+from lisa_ros.lisa.model.sam import embedding_side
+from lisa_ros.lisa.preprocess import Size, for_clip, for_sam
 from lisa_ros.lisa.prompt import Prompt, build_prompt, check_words, phrase_command, template
-from lisa_ros.lisa.tokenizer import IMAGE_ID, Span, Tokenizer
-from lisa_ros.lisa.weights.checkpoint import ClipFolder, Spec, load_lisa, read_clip, read_spec, resolve_tower
-from lisa_ros.perception.masks import Segmentation, mask_score
+from lisa_ros.lisa.tokenizer import IMAGE_ID, Tokenizer
+from lisa_ros.lisa.weights.load import load_lisa
+from lisa_ros.lisa.weights.spec import ClipFolder, Spec, read_clip, read_spec, resolve_tower
+from lisa_ros.perception.masks import mask_score
 from lisa_ros.perception.specks import drop_specks
 
 SEG = "[SEG]"
@@ -57,15 +62,17 @@ SEG = "[SEG]"
 
 @dataclass(eq=False)
 class EncodedImage:
-    """One frame as the model sees it, made by :meth:`Segmenter.encode` and good for any number of commands.
+    """One frame as the model sees it, made by :meth:`Segmenter.encode` and good for any number of asks.
 
-    rgb: uint8 (H, W, 3). tokens: (1, K, hidden) image tokens. embedding: (1, C, h, w) for the mask decoder, made when
-    the first mask needs it. cache: keys and values of the last conversation about this frame.
+    Args:
+        rgb: uint8 (H, W, 3).
+        features: Image tokens, and the mask decoder's embedding once a mask needed it.
+        cache: Keys and values of the last conversation about this frame.
+        encode_s: Seconds that encoding took.
     """
 
     rgb: NDArray[np.uint8]
-    tokens: Tensor
-    embedding: Tensor | None
+    features: Features
     cache: PrefixCache
     encode_s: float
 
@@ -75,18 +82,37 @@ class EncodedImage:
         return self.rgb.shape[0], self.rgb.shape[1]
 
 
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """One token that a pass of the model settled: its id, the state (H,) and the logits (V,) that it came from."""
+
+    token: int
+    hidden: Tensor
+    logits: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Mark:
+    """A mask token of the answer: the state (H,) that predicted it, its probability, its place in the text."""
+
+    hidden: Tensor
+    probability: float
+    span: Span
+
+
 @dataclass
 class _Draft:
     """An answer while it grows. details: keep what :attr:`Answer.details` needs."""
 
-    on_event: Callable[[Event], None]
+    on_event: OnEvent
     begun: float
     details: bool
     max_masks: int
+    text: AnswerText
     ids: list[int] = field(default_factory=list)
     regions: list[Region] = field(default_factory=list)
     low_res: list[Tensor] = field(default_factory=list)  # each (S, 1, h, w)
-    logits: list[NDArray[np.float32]] = field(default_factory=list)  # each (H, W)
+    logits: list[NDArray[np.float32]] = field(default_factory=list)  # each (S, H, W)
     probabilities: list[float] = field(default_factory=list)
     embed_s: float = 0.0
     decode_s: float = 0.0
@@ -110,6 +136,7 @@ class Segmenter:
         if spec.image_start_end:
             self._required_token("<im_start>")
             self._required_token("<im_end>")
+        self.grounding: Grounding = SegGrounding(lisa, self.seg_id)
         self._drafts = DraftBook(tokenizer, self.template)
         self._prefix = self._read_system_text()
 
@@ -126,37 +153,57 @@ class Segmenter:
     ) -> Segmenter:
         """Load a checkpoint of the reference, or one of ours. Never touches the network.
 
-        vision_tower: folder or hub id of the CLIP tower, where config.json's own is not to be found. conversation: a
-        name of ``lisa_ros.lisa.prompt.TEMPLATES``. device: auto, cpu, cuda, cuda:N. precision: auto, fp32, bf16, fp16,
-        int8, nf4. progress: called with the share loaded, in [0, 1].
+        Args:
+            path: Folder of the checkpoint.
+            vision_tower: Folder or hub id of the CLIP tower, where config.json's own is not to be found.
+            conversation: A name of ``lisa_ros.lisa.prompt.TEMPLATES``; None takes the checkpoint's.
+            device: auto, cpu, cuda or cuda:N.
+            precision: One of ``engine.options.PRECISIONS``.
+            progress: Called with the share that is loaded, in [0, 1].
 
-        Raises CheckpointError, ConfigError, DeviceError, OutOfMemory.
+        Raises:
+            CheckpointError: The folder is missing, damaged or not LISA's.
+            ConfigError: An unknown template or precision.
+            DeviceError: The device does not exist.
+            OutOfMemory: The device has too little memory.
         """
         folder = Path(path).expanduser()
         on = pick_device(device)
-        how = Precision.pick(precision, on)
+        numbers = Precision.pick(precision, on)
         spec = read_spec(folder)
         tower = resolve_tower(vision_tower, spec, folder)
         clip = read_clip(tower) if tower is not None else None
         tokenizer = Tokenizer.from_folder(folder)
-        with _out_of_memory(f"loading {folder.name} as {how.name} on {on}"), torch.inference_mode():
-            lisa, spec = load_lisa(folder, clip, how, on, progress)
+        with _out_of_memory(f"loading {folder.name} as {numbers.name} on {on}"), torch.inference_mode():
+            lisa, spec = load_lisa(folder, clip, numbers, on, progress)
             if len(tokenizer) > lisa.llama.config.vocab_size:
                 raise CheckpointError(
                     f"{folder}: the tokenizer has {len(tokenizer)} tokens, the embedding only "
                     f"{lisa.llama.config.vocab_size} rows"
                 )
-            return cls(lisa, spec, tokenizer, clip, conversation or spec.conversation, how.name)
+            return cls(lisa, spec, tokenizer, clip, conversation or spec.conversation, numbers.name)
 
     @property
     def device(self) -> torch.device:
         return self.lisa.device
 
+    @property
+    def info(self) -> EngineInfo:
+        capabilities = frozenset({EXPLAIN, HISTORY, TEACHER_FORCED})
+        return EngineInfo(self.name, str(self.device), self.precision, capabilities)
+
     @torch.inference_mode()
     def encode(self, rgb: NDArray[np.uint8]) -> EncodedImage:
-        """Look at a frame once, for any number of commands. rgb: uint8 (H, W, 3). Raises ImageError, OutOfMemory.
+        """Look at a frame once, for any number of asks.
 
         The mask decoder's image embedding is left until a mask needs it, except where one encoder serves both.
+
+        Args:
+            rgb: uint8 (H, W, 3). Copied unless it is read-only.
+
+        Raises:
+            ImageError: Not such an array.
+            OutOfMemory: The device has too little memory.
         """
         check_rgb(rgb)
         begun = time.perf_counter()
@@ -165,12 +212,8 @@ class Segmenter:
             tokens = self.lisa.image_tokens(self._clip_pixels(rgb) if embedding is None else embedding)
         self._synchronize()
         cache = self._prefix.copy(len(self._prefix.tokens))
-        return EncodedImage(rgb.copy(), tokens, embedding, cache, time.perf_counter() - begun)
-
-    @property
-    def info(self) -> EngineInfo:
-        capabilities = frozenset({EXPLAIN, HISTORY, TEACHER_FORCED})
-        return EngineInfo(self.name, str(self.device), self.precision, capabilities)
+        own = rgb.copy() if rgb.flags.writeable else rgb  # what nobody can write need not be copied
+        return EncodedImage(own, Features(tokens, embedding), cache, time.perf_counter() - begun)
 
     def ask(
         self,
@@ -183,82 +226,108 @@ class Segmenter:
     ) -> Answer:
         """Answer a question about a frame: greedy, the same tokens with and without ``draft``.
 
-        Raises CommandError (empty, or longer than the model can read), Cancelled, OutOfMemory.
+        Args:
+            encoded: From :meth:`encode`.
+            ask: The question.
+            on_event: Called with Stage, Token and Regions as they come.
+            should_stop: Asked between tokens and before each long step.
+            details: Fill :attr:`Answer.details`.
+            draft: Let the model check a guess of its answer in one pass.
+
+        Raises:
+            CommandError: The command is empty, or longer than the model can read.
+            Cancelled: ``should_stop`` returned True.
+            OutOfMemory: The device has too little memory.
         """
         begun = time.perf_counter()
-        question = self._question(ask)
-        answer = _Draft(on_event or (lambda event: None), begun, details, ask.mask_limit)
-        stop = should_stop or (lambda: False)
+        question = self._question(ask, follow_up=ask.history is not None and bool(ask.history.turns))
+        answer = _Draft(on_event or _ignore, begun, details, ask.mask_limit, AnswerText(self.tokenizer))
+        stop = should_stop or _never
         with _out_of_memory("answering a command"), torch.inference_mode():
             ids, first_turn = self._prompt_ids(question, ask.history, ask.token_limit)
             answer.on_event(Stage("reading"))
-            for step in self._generate(encoded, ids, ask.token_limit, draft, stop):
-                self._take(encoded, answer, step, stop)
+            for steps in self._generate(encoded, ids, ask.token_limit, draft, stop):
+                self._take(encoded, answer, steps, stop)
             result = self._answer(encoded, answer)
         if ask.history is not None:
             del ask.history.turns[:first_turn]
             ask.history.append(Turn(question, result.text))
         return result
 
-    def segment(self, encoded: EncodedImage, command: str, *, draft: bool = True, **options: Any) -> Segmentation:
-        """:meth:`ask`, with every mask at the image's size."""
-        stop, event = options.pop("should_stop", None), options.pop("on_event", None)
-        answer = self.ask(encoded, Ask(command, **options), event, stop, details=True, draft=draft)
-        details = answer.details or {}
-        return Segmentation(
-            answer=answer.text,
-            answer_ids=details["answer_ids"],
-            masks=details["mask_logits"] > 0,
-            mask_logits=details["mask_logits"],
-            low_res_logits=details["low_res_logits"],
-            seg_probabilities=details["seg_probabilities"],
-            scores=np.array([region.score for region in answer.regions], np.float32),
-            timings=answer.timings,
-        )
+    @torch.inference_mode()
+    def teacher_forced(self, encoded: EncodedImage, asks: Sequence[Ask], answers: Sequence[str]) -> NDArray[np.bool_]:
+        """Union of the masks of the last answer, where the model is given the true answers.
+
+        Args:
+            encoded: From :meth:`encode`.
+            asks: One for each turn.
+            answers: The true answer to each, ``[SEG]`` included.
+
+        Returns:
+            (H, W) bool, after the same post-processing as a free answer's masks.
+        """
+        turns: list[Turn] = []
+        for ask, text in zip(asks, answers, strict=True):
+            turns.append(Turn(self._question(ask, follow_up=bool(turns)), text))
+        asked = self._prompt([*turns[:-1], Turn(turns[-1].question)])
+        # A data set's own texts are not a person's: their [SEG] are tokens, so no span is literal.
+        begin, ids = (len(self._expand(Prompt(asked.text))), self._expand(Prompt(self._prompt(turns).text)))
+        whole = torch.tensor([ids], device=self.device)  # (1, L)
+        with _out_of_memory("scoring an answer"):
+            hidden = self.lisa.read(self.grounding.embed(whole, encoded.features.tokens))  # (1, L, H)
+            predicts = self.grounding.predicts_mask(whole)[0]  # (L,)
+            predicts[: begin - 1] = False  # masks of earlier turns
+            self._ensure_embedding(encoded)
+            logits = self._upsampled(self.grounding.masks(hidden[0, predicts], encoded.features), encoded.size)
+        for one in logits:
+            self._drop_specks(one)
+        return np.logical_or.reduce(logits > 0, axis=0)
 
     # --- the prompt ---
 
-    def _question(self, ask: Ask) -> str:
+    def _question(self, ask: Ask, follow_up: bool) -> str:
+        """The text of a turn. follow_up: something was asked before."""
         if ask.verbatim:
             check_words(ask.text)
             return ask.text
-        follow_up = ask.history is not None and bool(ask.history.turns)
         return phrase_command(ask.text, self.spec.questions, explain=ask.explain, follow_up=follow_up)
 
+    def _prompt(self, turns: Sequence[Turn]) -> Prompt:
+        return build_prompt(turns, self.template, im_start_end=self.spec.image_start_end)
+
     def _prompt_ids(self, question: str, history: Conversation | None, max_new_tokens: int) -> tuple[list[int], int]:
-        """Ids of the prompt, image tokens as IMAGE_ID each, and how many old turns did not fit."""
+        """Expanded ids of the prompt, and how many old turns did not fit."""
         past = list(history.turns) if history is not None else []
         limit = self.lisa.llama.config.max_position_embeddings
         room = limit - min(max_new_tokens, limit // 4)
-        for forgotten in range(len(past) + 1):
-            turns = [*past[forgotten:], Turn(question)]
-            ids = self._expand(build_prompt(turns, self.template, im_start_end=self.spec.image_start_end))
+        for dropped in range(len(past) + 1):
+            ids = self._expand(self._prompt([*past[dropped:], Turn(question)]))
             if len(ids) <= room:
-                return ids, forgotten
+                return ids, dropped
         raise CommandError(
-            f"the command makes a prompt of {len(ids)} tokens; {self.name} reads at most {room}; say it shorter"
+            f"the command makes a prompt of {len(ids)} tokens; {self.name} reads at most {room}; write a shorter one"
         )
 
     def _expand(self, prompt: Prompt) -> list[int]:
+        """Ids with IMAGE_ID at the place of each image token."""
         ids = self.tokenizer.encode_prompt(prompt.text, prompt.literal)
         at = ids.index(IMAGE_ID)
         return ids[:at] + [IMAGE_ID] * self.lisa.vision_tower.num_tokens + ids[at + 1 :]
 
     def _read_system_text(self) -> PrefixCache:
         """Keys and values of all that stands before the image: the same for every frame, so computed once."""
-        ids = self._expand(build_prompt([Turn("x")], self.template, im_start_end=self.spec.image_start_end))
+        ids = self._expand(self._prompt([Turn("x")]))
         cache = self.lisa.new_cache()
-        before = ids[: ids.index(IMAGE_ID)]
         with torch.inference_mode():
-            self._read(before, None, cache)
+            self._read(ids[: ids.index(IMAGE_ID)], None, cache)
         return cache
 
     # --- the answer ---
 
     def _generate(
-        self, encoded: EncodedImage, prompt: list[int], max_new_tokens: int, draft: bool, stop: Callable[[], bool]
-    ) -> Iterator[list[tuple[int, Tensor, Tensor]]]:
-        """Greedy decoding. Yields, for every pass of the model, the tokens it settled: id, hidden state, logits.
+        self, encoded: EncodedImage, prompt: list[int], max_new_tokens: int, draft: bool, stop: ShouldStop
+    ) -> Iterator[list[_Step]]:
+        """Greedy decoding. Yields the tokens that each pass of the model settled.
 
         A draft of the likely answer rides along with each pass: the model's own choice at every position is compared
         with it, and what agrees is settled at once. Choices are the model's, so the text is greedy decoding's.
@@ -272,85 +341,86 @@ class Segmenter:
                 raise Cancelled("cancelled before the answer was complete")
             proposed = self._drafts.continuation(answer)[: limit - len(answer) - 1] if draft else []
             pending = (prompt + answer)[len(cache.tokens) :] + proposed
-            hidden = self._read(pending, encoded.tokens, cache)[-len(proposed) - 1 :]  # (P + 1, H)
-            logits = self.lisa.predict(hidden, encoded.tokens[0])  # (P + 1, V)
-            settled = []
-            for position, token in enumerate(logits.argmax(-1).tolist()):
+            hidden = self._read(pending, encoded.features.tokens, cache)[-len(proposed) - 1 :]  # (P + 1, H)
+            logits = self.grounding.logits(hidden, encoded.features)  # (P + 1, V)
+            steps = []
+            highest, tokens = logits.max(-1)  # of a NaN the maximum is NaN
+            self._check_finite(bool(highest.isfinite().all()), "logits")
+            for position, token in enumerate(tokens.tolist()):
                 answer.append(token)
-                settled.append((token, hidden[position], logits[position]))
+                steps.append(_Step(token, hidden[position], logits[position]))
                 if token == self.tokenizer.eos_id or position == len(proposed) or token != proposed[position]:
                     break
             cache.truncate(len(prompt) + len(answer) - 1)
-            yield settled
+            yield steps
             if answer[-1] == self.tokenizer.eos_id:
                 self._drafts.learn(answer)
                 return
 
     def _read(self, ids: Sequence[int], image_tokens: Tensor | None, cache: PrefixCache) -> Tensor:
         """(len(ids), H) hidden states of ids that follow what the cache holds."""
-        embedded = self.lisa.llama.embed_tokens(torch.tensor([max(i, 0) for i in ids], device=self.device))[None]
-        if IMAGE_ID in ids:
+        wanted = ids.count(IMAGE_ID)
+        tokens = None
+        if wanted:
             if image_tokens is None:
                 raise ValueError("a prompt with an image needs its tokens")
-            at, already = ids.index(IMAGE_ID), cache.tokens.count(IMAGE_ID)
-            tokens = image_tokens[:, already:].to(embedded.dtype)
-            embedded[:, at : at + tokens.shape[1]] = tokens
+            tokens = image_tokens[:, -wanted:]  # the first ones may be in the cache
+        embedded = self.grounding.embed(torch.tensor([ids], device=self.device), tokens)  # (1, len(ids), H)
         hidden = self.lisa.read(embedded, cache)[0]
         cache.tokens.extend(ids)
         return hidden
 
-    def _take(
-        self,
-        encoded: EncodedImage,
-        answer: _Draft,
-        settled: list[tuple[int, Tensor, Tensor]],
-        stop: Callable[[], bool],
-    ) -> None:
-        """Add one pass's tokens to the answer; decode the masks of its ``[SEG]`` at once."""
+    def _take(self, encoded: EncodedImage, answer: _Draft, steps: list[_Step], stop: ShouldStop) -> None:
+        """Add one pass's tokens to the answer; decode the masks that they stand for at once."""
         if not answer.ids:
             answer.on_event(Stage("generating"))
-        chosen: list[tuple[Tensor, Tensor, Span]] = []
-        for token, hidden, logits in settled:
-            answer.ids.append(token)
-            if token == self.seg_id and len(answer.regions) + len(chosen) < answer.max_masks:
-                end = len(self.tokenizer.answer_text(answer.ids))
-                chosen.append((hidden, logits, (end - len(SEG), end)))
-        answer.on_event(Token(self.tokenizer.answer_text(answer.ids)))
-        if not chosen:
+        marks: list[_Mark] = []
+        for step in steps:
+            answer.ids.append(step.token)
+            answer.text.push(step.token)
+            if self.grounding.is_mask(step.token) and len(answer.regions) + len(marks) < answer.max_masks:
+                end = len(answer.text.text)
+                probability = float(step.logits.float().softmax(-1)[step.token])
+                marks.append(_Mark(step.hidden, probability, (end - len(self.tokenizer.decode([step.token])), end)))
+        answer.on_event(Token(answer.text.text))
+        if not marks:
             return
         if stop():
             raise Cancelled("cancelled before the mask was decoded")
         answer.on_event(Stage("decoding"))
-        if encoded.embedding is None:
-            begun = time.perf_counter()
-            encoded.embedding = self.embed(encoded.rgb)
-            self._synchronize()
-            answer.embed_s += time.perf_counter() - begun
-            if stop():
-                raise Cancelled("cancelled before the mask was decoded")
+        answer.embed_s += self._ensure_embedding(encoded)
+        if stop():
+            raise Cancelled("cancelled before the mask was decoded")
         begun = time.perf_counter()
-        regions = self._decode(encoded, answer, chosen)
+        regions = self._decode(encoded, answer, marks)
         answer.decode_s += time.perf_counter() - begun
         answer.first_mask_s = answer.first_mask_s or time.perf_counter() - answer.begun
         answer.regions += regions
         answer.on_event(Regions(regions))
 
-    def _decode(self, encoded: EncodedImage, answer: _Draft, chosen: list[tuple[Tensor, Tensor, Span]]) -> list[Region]:
-        embeddings = self.lisa.seg_projector(torch.stack([hidden for hidden, _, _ in chosen]))  # (S, C)
-        low_res = self.lisa.decode_masks(encoded.embedding, embeddings).float()  # (S, 1, h, w)
-        full = upsample_logits(low_res, encoded.size, self.lisa.input_size).cpu().numpy()  # (S, H, W)
-        probabilities = torch.stack([logits for _, logits, _ in chosen]).float().softmax(-1)[:, self.seg_id].tolist()
+    def _decode(self, encoded: EncodedImage, answer: _Draft, marks: list[_Mark]) -> list[Region]:
+        low_res = self.grounding.masks(torch.stack([mark.hidden for mark in marks]), encoded.features)  # (S, 1, h, w)
+        self._check_finite(bool(low_res.isfinite().all()), "masks")
+        full = self._upsampled(low_res, encoded.size)
         if answer.details:
             answer.low_res.append(low_res)
-            answer.logits += list(full.copy())
-            answer.probabilities += probabilities
+            answer.logits.append(full.copy())
+            answer.probabilities += [mark.probability for mark in marks]
         regions = []
-        for logits, probability, (_, _, span) in zip(full, probabilities, chosen, strict=True):
-            if self.spec.smallest_part:
-                drop_specks(logits, self.spec.smallest_part)
-            score = mask_score(probability, logits)
-            regions.append(Region(crop_mask(logits > 0, score=score), score, span=span))
+        for logits, mark in zip(full, marks, strict=True):
+            self._drop_specks(logits)
+            score = mask_score(mark.probability, logits)
+            regions.append(Region(crop_mask(logits > 0, score=score), score, span=mark.span))
         return regions
+
+    def _upsampled(self, low_res: Tensor, size: Size) -> NDArray[np.float32]:
+        """Mask logits (S, 1, h, w) at the image's size, (S, H, W)."""
+        logits: NDArray[np.float32] = upsample_logits(low_res, size, self.lisa.input_size).cpu().numpy()
+        return logits
+
+    def _drop_specks(self, logits: NDArray[np.float32]) -> None:
+        if self.spec.smallest_part:
+            drop_specks(logits, self.spec.smallest_part)
 
     def _answer(self, encoded: EncodedImage, answer: _Draft) -> Answer:
         total = time.perf_counter() - answer.begun
@@ -362,20 +432,27 @@ class Segmenter:
             total_s=total,
         )
         details = self._details(encoded, answer) if answer.details else None
-        return Answer(self.tokenizer.answer_text(answer.ids), tuple(answer.regions), (), timings, details)
+        return Answer(answer.text.text, tuple(answer.regions), (), timings, details)
 
     def _details(self, encoded: EncodedImage, answer: _Draft) -> dict[str, Any]:
-        height, width = encoded.size
-        grid = 4 * self.lisa.sam.config.prompt_encoder_config.image_embedding_size
-        low_res = (
-            torch.cat(answer.low_res).cpu().numpy() if answer.low_res else np.zeros((0, 1, grid, grid), np.float32)
-        )
+        side = 4 * embedding_side(self.lisa.sam)
+        low_res = torch.cat(answer.low_res).cpu() if answer.low_res else torch.zeros(0, 1, side, side)
+        logits = np.concatenate(answer.logits) if answer.logits else np.zeros((0, *encoded.size), np.float32)
         return {
             "answer_ids": answer.ids,
-            "mask_logits": np.stack(answer.logits) if answer.logits else np.zeros((0, height, width), np.float32),
-            "low_res_logits": low_res,
+            "mask_logits": logits,
+            "low_res_logits": low_res.numpy(),
             "seg_probabilities": np.array(answer.probabilities, np.float32),
         }
+
+    def _check_finite(self, finite: bool, what: str) -> None:
+        """Raise NumericalError: an answer made of NaN would read as "not found"."""
+        if not finite:
+            others = ", ".join(name for name in ("bf16", "fp32") if name != self.precision)
+            raise NumericalError(
+                f"the model's {what} are not finite (precision {self.precision}): numbers overflowed or the weights "
+                f"are broken; use precision {others}, or another checkpoint ('lisa inspect' looks for NaN)"
+            )
 
     # --- the towers ---
 
@@ -386,6 +463,15 @@ class Segmenter:
     def embed(self, rgb: NDArray[np.uint8]) -> Tensor:
         """Frame (H, W, 3) uint8 to the image embedding (1, C, h, w) that masks are decoded from."""
         return self.lisa.embed_image(self._to_device(for_sam(rgb, self.lisa.input_size)))
+
+    def _ensure_embedding(self, encoded: EncodedImage) -> float:
+        """Make the mask decoder's embedding where it is missing. Returns the seconds that it took."""
+        if encoded.features.embedding is not None:
+            return 0.0
+        begun = time.perf_counter()
+        encoded.features.embedding = self.embed(encoded.rgb)
+        self._synchronize()
+        return time.perf_counter() - begun
 
     def _to_device(self, pixels: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(pixels)[None].to(device=self.device, dtype=self.lisa.dtype)
@@ -403,21 +489,17 @@ class Segmenter:
         return token
 
 
-def upsample_logits(low_res: Tensor, size: Size, input_size: int) -> Tensor:
-    """Mask logits back in camera pixels: (S, 1, h, w) float32 on the padded square to (S, H, W) float32.
+def _ignore(event: Event) -> None:
+    del event
 
-    Twice bilinear (to the square, then from its unpadded part to the camera), as SAM does. size: (height, width).
-    """
-    if low_res.shape[0] == 0:
-        return low_res.new_zeros(0, *size)
-    square = F.interpolate(low_res, (input_size, input_size), mode="bilinear", align_corners=False)
-    height, width = resized_size(size, input_size)
-    return F.interpolate(square[..., :height, :width], size, mode="bilinear", align_corners=False)[:, 0]
+
+def _never() -> bool:
+    return False
 
 
 @contextmanager
 def _out_of_memory(doing: str) -> Iterator[None]:
-    """Turn the several ways in which memory runs out into OutOfMemory, with the way out."""
+    """Turn the several ways in which memory runs out into OutOfMemory, with what to try."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:

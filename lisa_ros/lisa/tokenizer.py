@@ -19,13 +19,13 @@ from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
+from lisa_ros.engine.api import Span
 from lisa_ros.errors import CheckpointError
+from lisa_ros.lisa.weights.substitute import substitute
 
 IMAGE = "<image>"
 IMAGE_ID = -200
 """Stands in the ids where the image tokens go, as in LLaVA."""
-
-Span = tuple[int, int]
 
 
 class Tokenizer:
@@ -57,7 +57,7 @@ class Tokenizer:
         try:
             pieces = SentencePieceProcessor(model_file=str(model))
         except (OSError, RuntimeError) as error:
-            raise CheckpointError(f"{model} is not a sentencepiece model: {error}") from error
+            raise CheckpointError(substitute(model) or f"{model} is not a sentencepiece model: {error}") from error
         return cls(pieces, _added_tokens(folder, pieces.get_piece_size()))
 
     def __len__(self) -> int:
@@ -105,9 +105,15 @@ class Tokenizer:
 
     def answer_text(self, ids: Iterable[int]) -> str:
         """Text of an answer as a person would write it: no ``</s>``, no space between ``[SEG]`` and a full stop."""
-        text = self.decode(i for i in ids if i not in (self.bos_id, self.eos_id))
-        text = re.sub(r" {2,}", " ", text)
-        return re.sub(r"(?<=\]) (?=[.,;:!?])", "", text).strip()
+        return tidy(self.decode(i for i in ids if i not in (self.bos_id, self.eos_id)))
+
+    def is_added(self, token: int) -> bool:
+        """Whether an id is an added token such as ``[SEG]``; ``<s>``, ``</s>`` and ``<unk>`` are not."""
+        return token in self._texts and token not in self._control.values()
+
+    def begins_word(self, token: int) -> bool:
+        """Whether the piece of an id begins with the word-begin mark."""
+        return token < self._pieces.get_piece_size() and self._pieces.id_to_piece(token).startswith("\u2581")
 
     def _segments(self, text: str, literal: Sequence[Span]) -> list[tuple[str, int | None]]:
         parts: list[tuple[str, int | None]] = []
@@ -152,12 +158,18 @@ class Tokenizer:
         return text + self._pieces.decode(run)
 
 
+def tidy(text: str) -> str:
+    """Decoded text as a person would write it: single blanks, none between ``[SEG]`` and a full stop."""
+    text = re.sub(r" {2,}", " ", text)
+    return re.sub(r"(?<=\]) (?=[.,;:!?])", "", text).strip()
+
+
 def _added_tokens(folder: Path, pieces: int) -> dict[str, int]:
     """Tokens beyond the sentencepiece model: added_tokens.json, or the newer table in tokenizer_config.json."""
     try:
         if (folder / "added_tokens.json").is_file():
-            return _checked(json.loads((folder / "added_tokens.json").read_text("utf-8")))
-        config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+            return _checked(json.loads((folder / "added_tokens.json").read_text("utf-8-sig")))
+        config = json.loads((folder / "tokenizer_config.json").read_text("utf-8-sig"))
         table = {int(i): str(token["content"]) for i, token in config.get("added_tokens_decoder", {}).items()}
     except FileNotFoundError:
         return {}

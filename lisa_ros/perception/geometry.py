@@ -128,8 +128,44 @@ def depth_image(
     return np.ndarray((height, width), kind, buffer=data, strides=(step, kind.itemsize))
 
 
-def metres(depth: NDArray) -> NDArray[np.float32]:
-    """A copy of raw depth (uint16 millimetres or float metres) as float32 metres, NaN where nothing was measured."""
+NOTHING_MM = 65535
+"""The largest number of 16 bits: "too far" or "nothing", as infinity is with float depth (REP-117)."""
+
+FARTHEST_M = 1000.0
+"""Beyond what any depth camera measures: a value that stands for nothing, such as the largest float."""
+
+CLAMP_M, CLAMP_SHARE = 4.0, 0.01
+"""From so far on, a value that so much of the image shares and nothing exceeds may be a clamp."""
+
+
+def clamp_of(depth: NDArray) -> float | None:
+    """The value, in raw units, at which a depth image (H, W) is cut off; None where it is not.
+
+    Some drivers report everything beyond their range as the end of the range: a round number of metres or of bits that
+    many pixels share exactly, with nothing beyond. That is no measurement.
+    """
+    to_m = 0.001 if depth.dtype.kind == "u" else 1.0
+    usable = depth[(depth > 0) & (depth < (NOTHING_MM if depth.dtype.kind == "u" else FARTHEST_M))]
+    if not usable.size:
+        return None
+    farthest = usable.max()
+    limit_m = float(farthest) * to_m
+    is_round = abs(limit_m - round(limit_m)) < 1e-6 or round(limit_m * 1000) + 1 in (4096, 8192, 16384, 32768)
+    shared = np.count_nonzero(usable == farthest)
+    return float(farthest) if limit_m >= CLAMP_M and is_round and shared >= CLAMP_SHARE * depth.size else None
+
+
+def metres(depth: NDArray, clamp: float | None = None) -> NDArray[np.float32]:
+    """A copy of raw depth as float32 metres, NaN where nothing was measured.
+
+    Args:
+        depth: uint16 millimetres (0 and 65535 are nothing) or float metres (0, negative, NaN, infinite and beyond any
+            camera's reach are nothing; so is 65.535, which is 65535 millimetres).
+        clamp: A raw value that stands for "beyond the range", see :func:`clamp_of`.
+
+    Raises:
+        ImageError: Depth of another type.
+    """
     if depth.dtype.kind == "u" and depth.dtype.itemsize == 2:
         result = depth.astype(np.float32)
         result *= np.float32(0.001)
@@ -137,16 +173,20 @@ def metres(depth: NDArray) -> NDArray[np.float32]:
         result = depth.astype(np.float32)
     else:
         raise ImageError(f"depth of type {depth.dtype}; it is uint16 millimetres or float metres")
-    result[~((result > 0) & (result < np.inf))] = np.nan
+    measured = (result > 0) & (result < FARTHEST_M) & (result != np.float32(NOTHING_MM * 0.001))
+    if clamp is not None:
+        measured &= depth != clamp
+    result[~measured] = np.nan
     return result
 
 
-def locate(crop: MaskCrop, depth: NDArray, camera: Camera, *, edge_px: int = 3) -> Object3D:
+def locate(crop: MaskCrop, depth: NDArray, camera: Camera, *, edge_px: int = 3, clamp: float | None = None) -> Object3D:
     """What a mask covers, in metres.
 
     depth: (H, W) uint16 millimetres or float metres, of the camera's size; only the mask's window is read.
     edge_px: so wide a rim of the mask is believed only where its depth continues what lies further inside: there
-    cameras mix foreground and background, and masks bleed. Raises ImageError for depth of another size.
+    cameras mix foreground and background, and masks bleed. clamp: raw value of depth that stands for "beyond the
+    range" (:func:`clamp_of`). Raises ImageError for depth of another size.
     """
     if depth.shape != (camera.height, camera.width):
         raise ImageError(
@@ -158,7 +198,7 @@ def locate(crop: MaskCrop, depth: NDArray, camera: Camera, *, edge_px: int = 3) 
     mask = np.zeros((bottom - top, right - left), np.uint8)
     y, x = crop.y - top, crop.x - left
     mask[y : y + crop.height, x : x + crop.width] = crop.pixels > 0
-    z = metres(depth[top:bottom, left:right])
+    z = metres(depth[top:bottom, left:right], clamp)
     view = Camera(right - left, bottom - top, camera.fx, camera.fy, camera.cx - left, camera.cy - top)
     known = int(np.count_nonzero(mask.view(bool) & np.isfinite(z)))
     inner = without_rim(mask, edge_px).view(bool)

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from lisa_ros.errors import ImageError
+from lisa_ros.perception.photo import rgb_of
 
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
@@ -28,7 +30,8 @@ MIN_SIDE = 8  # pixels: below, a tower's patch is larger than anything one could
 class Layout(NamedTuple):
     """How an encoding lies in memory.
 
-    channels: bytes a pixel in a row. rows: rows of data for two rows of pixels. even: which sides must be even.
+    channels: bytes a pixel in a row. rows: rows of data for two rows of pixels. even: which sides must be even. padded:
+    whether rows may have padding; the half rows of i420's colours have no place for it.
     convert: (rows, width, channels) uint8 or uint16 -> RGB, into the given (H, W, 3) uint8.
     """
 
@@ -38,6 +41,7 @@ class Layout(NamedTuple):
     rows: int = 2
     even_height: bool = False
     even_width: bool = False
+    padded: bool = True
 
 
 def _through(code: int) -> Callable[[NDArray[Any], Pixels], None]:
@@ -53,9 +57,13 @@ def _copy(pixels: NDArray[Any], out: Pixels) -> None:
     np.copyto(out, pixels)
 
 
-def _scale_16_to_8(pixels: NDArray[Any], out: Pixels) -> None:
-    """The whole range of 16 bits onto 8, as cv_bridge does it: v * 255 / 65535, rounded."""
-    cv2.cvtColor(cv2.convertScaleAbs(pixels, alpha=255.0 / 65535.0), cv2.COLOR_GRAY2RGB, dst=out)
+def _from_16_bits(convert: Callable[[NDArray[Any], Pixels], None]) -> Callable[[NDArray[Any], Pixels], None]:
+    """``convert`` after the whole range of 16 bits was mapped onto 8: v * 255 / 65535, as cv_bridge does."""
+
+    def scaled(pixels: NDArray[Any], out: Pixels) -> None:
+        convert(cv2.convertScaleAbs(pixels, alpha=255.0 / 65535.0), out)
+
+    return scaled
 
 
 # OpenCV names a Bayer pattern by its second row and second column, ROS by its first: rggb there is BG here.
@@ -65,18 +73,38 @@ LAYOUTS: dict[str, Layout] = {
     "rgba8": Layout(4, _through(cv2.COLOR_RGBA2RGB)),
     "bgra8": Layout(4, _through(cv2.COLOR_BGRA2RGB)),
     "mono8": Layout(1, _through(cv2.COLOR_GRAY2RGB)),
-    "mono16": Layout(2, _scale_16_to_8, np.uint16),
+    "mono16": Layout(2, _from_16_bits(_through(cv2.COLOR_GRAY2RGB)), np.uint16),
+    "rgb16": Layout(6, _from_16_bits(_copy), np.uint16),
+    "bgr16": Layout(6, _from_16_bits(_through(cv2.COLOR_BGR2RGB)), np.uint16),
+    "rgba16": Layout(8, _from_16_bits(_through(cv2.COLOR_RGBA2RGB)), np.uint16),
+    "bgra16": Layout(8, _from_16_bits(_through(cv2.COLOR_BGRA2RGB)), np.uint16),
     "bayer_rggb8": Layout(1, _through(cv2.COLOR_BayerBG2RGB)),
     "bayer_bggr8": Layout(1, _through(cv2.COLOR_BayerRG2RGB)),
     "bayer_gbrg8": Layout(1, _through(cv2.COLOR_BayerGR2RGB)),
     "bayer_grbg8": Layout(1, _through(cv2.COLOR_BayerGB2RGB)),
+    "bayer_rggb16": Layout(2, _from_16_bits(_through(cv2.COLOR_BayerBG2RGB)), np.uint16),
+    "bayer_bggr16": Layout(2, _from_16_bits(_through(cv2.COLOR_BayerRG2RGB)), np.uint16),
+    "bayer_gbrg16": Layout(2, _from_16_bits(_through(cv2.COLOR_BayerGR2RGB)), np.uint16),
+    "bayer_grbg16": Layout(2, _from_16_bits(_through(cv2.COLOR_BayerGB2RGB)), np.uint16),
     "yuv422": Layout(2, _through(cv2.COLOR_YUV2RGB_UYVY), even_width=True),
     "uyvy": Layout(2, _through(cv2.COLOR_YUV2RGB_UYVY), even_width=True),
     "yuv422_yuy2": Layout(2, _through(cv2.COLOR_YUV2RGB_YUY2), even_width=True),
     "yuyv": Layout(2, _through(cv2.COLOR_YUV2RGB_YUY2), even_width=True),
     "nv12": Layout(1, _through(cv2.COLOR_YUV2RGB_NV12), rows=3, even_height=True, even_width=True),
     "nv21": Layout(1, _through(cv2.COLOR_YUV2RGB_NV21), rows=3, even_height=True, even_width=True),
+    "i420": Layout(1, _through(cv2.COLOR_YUV2RGB_I420), rows=3, even_height=True, even_width=True, padded=False),
 }
+
+BAYER_PATTERNS = tuple(name for name in LAYOUTS if name.startswith("bayer"))
+
+_UNNAMED = {
+    "8UC1": "mono8",
+    "8UC3": "bgr8 or rgb8",
+    "8UC4": "bgra8 or rgba8",
+    "16UC1": "mono16",
+    "16UC3": "bgr16 or rgb16",
+}
+"""Encodings that say how many channels there are, not what they mean -> what to publish instead."""
 
 
 def check_size(height: int, width: int, max_pixels: int) -> None:
@@ -96,6 +124,10 @@ def check_image(image: Any, max_pixels: int) -> Layout:
     """Raise ImageError unless ``image`` says what it holds and holds it. Looks at no pixel, so it costs nothing."""
     layout = LAYOUTS.get(image.encoding)
     if layout is None:
+        if image.encoding in _UNNAMED:
+            raise ImageError(
+                f"encoding {image.encoding!r} does not say what its channels are; publish {_UNNAMED[image.encoding]}"
+            )
         raise ImageError(
             f"encoding {image.encoding!r} is not a colour image that is known; publish one of {', '.join(LAYOUTS)}"
         )
@@ -110,6 +142,8 @@ def check_image(image: Any, max_pixels: int) -> Layout:
             f"step {step} is wrong: a row of {width} pixels in {image.encoding} has {row} bytes; set step to {row}, or "
             "to more where rows are padded"
         )
+    if step != row and not layout.padded:
+        raise ImageError(f"step {step} is wrong: rows of {image.encoding} have no padding; set step to {row}")
     rows = height * layout.rows // 2
     expected, least = step * rows, step * (rows - 1) + row  # some drivers leave out the last row's padding
     if not least <= len(image.data) <= expected:
@@ -154,8 +188,9 @@ def _view(image: Any, layout: Layout) -> NDArray[Any]:
 def decode_compressed(image: Any, max_pixels: int, out: Callable[[Size], Pixels] | None = None) -> Pixels:
     """RGB pixels of a sensor_msgs/CompressedImage holding JPEG or PNG: (H, W, 3) uint8. Raises ImageError.
 
-    By Pillow: OpenCV 5 spends seconds on a PNG of 200 bytes whose chunks lie about their length. Orientation tags are
-    ignored, since masks are in the camera's own pixels.
+    A format that begins with a Bayer encoding, as image_transport writes it ("bayer_rggb8; png compressed"), is
+    demosaiced. By Pillow: OpenCV 5 spends seconds on a PNG of 200 bytes whose chunks lie about their length.
+    Orientation tags are ignored, since masks are in the camera's own pixels.
     """
     what = f"the compressed image (format {image.format!r}, {len(image.data)} bytes)"
     try:
@@ -166,14 +201,33 @@ def decode_compressed(image: Any, max_pixels: int, out: Callable[[Size], Pixels]
         raise ImageError(f"{what} is neither JPEG nor PNG; publish one of them, or a raw image") from error
     size = (picture.height, picture.width)
     check_size(*size, max_pixels)  # known from the header, before a decompression bomb goes off
-    if picture.mode not in ("L", "RGB", "RGBA", "P", "YCbCr"):
-        raise ImageError(f"{what} has pixels of the kind {picture.mode!r}; publish 8-bit grey or colour")
     try:
-        pixels = np.asarray(picture.convert("RGB"))
+        pixels = _bayer(picture, image.format) if "bayer" in image.format else rgb_of(picture)
+    except ImageError as error:
+        raise ImageError(f"{what}: {error}") from error
     except Exception as error:
         raise ImageError(f"{what} is damaged or cut off; publish it whole") from error
     if out is None:
         return pixels
     rgb = out(size)
     np.copyto(rgb, pixels)
+    return rgb
+
+
+def _bayer(picture: Image.Image, message_format: str) -> Pixels:
+    """RGB pixels of a grey picture that holds a Bayer pattern. Raises ImageError."""
+    encoding = message_format.partition(";")[0].strip()
+    layout = LAYOUTS.get(encoding)
+    raw = np.asarray(picture)
+    if layout is None or not encoding.startswith("bayer"):
+        raise ImageError(f"the format names no Bayer pattern that is known; use one of {', '.join(BAYER_PATTERNS)}")
+    if raw.ndim != 2:
+        raise ImageError(f"{encoding} has one channel, the picture is {picture.mode}; publish the raw pattern")
+    if layout.dtype == np.uint8 and raw.dtype != np.uint8:
+        raise ImageError(f"{encoding} has 8 bits, the picture is {picture.mode}; name the 16-bit pattern")
+    rgb = np.empty((*raw.shape, 3), np.uint8)
+    pixels: NDArray[Any] = raw.astype(layout.dtype) * (
+        257 if raw.dtype == np.uint8 and layout.dtype == np.uint16 else 1
+    )
+    layout.convert(pixels, rgb)
     return rgb

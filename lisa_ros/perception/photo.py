@@ -1,4 +1,4 @@
-"""Picture files of any kind, read as a person sees them."""
+"""Picture files of many formats, read as a person sees them."""
 
 from __future__ import annotations
 
@@ -17,35 +17,54 @@ STDIN = "-"
 
 
 def read_photo(source: str) -> NDArray[np.uint8]:
-    """A picture file (``-``: standard input) as uint8 (H, W, 3) RGB.
+    """Read a picture.
 
-    The camera's orientation (EXIF) is applied. Transparent pixels show white. 16 bits of grey are scaled from their
-    whole range, as the node does it with mono16. Of an animation the first frame. Raises ImageError.
+    The camera's orientation (EXIF) is applied. Transparent pixels become white. Grey pictures of 16 bits are scaled
+    from their whole range, as the node scales mono16. Of an animation the first frame is read.
+
+    Args:
+        source: Path of a file, or ``-`` for standard input.
+
+    Returns:
+        uint8 (H, W, 3), RGB.
+
+    Raises:
+        ImageError: The file is missing, unreadable, damaged or too large.
     """
     try:
         with warnings.catch_warnings():
-            # Pillow's warning about large pictures: it refuses by itself those that are too large.
+            # Pillow warns of large pictures, and refuses by itself those that are too large.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(sys.stdin.buffer.read()) if source == STDIN else Path(source)) as image:
-                return _rgb(ImageOps.exif_transpose(image))
+                return rgb_of(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
-        raise ImageError(f"there is no file {source}") from error
+        raise ImageError(f"there is no file {source}; check the name") from error
     except IsADirectoryError as error:
         raise ImageError(f"{source} is a folder; name one picture in it") from error
     except PermissionError as error:
-        raise ImageError(f"{source} may not be read by this user") from error
+        raise ImageError(f"{source} cannot be read by this user; change its permissions") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{source} has too many pixels ({error}); shrink it first") from error
     except (OSError, SyntaxError, ValueError) as error:
-        reason = "it is not a picture of a known format" if isinstance(error, Image.UnidentifiedImageError) else error
-        raise ImageError(f"{source} cannot be read: {reason}; JPEG, PNG, WebP, TIFF and BMP work") from error
+        reason = "its format is not known" if isinstance(error, Image.UnidentifiedImageError) else error
+        heic = Path(source).suffix.lower() in (".heic", ".heif")
+        remedy = "convert HEIC to JPEG or PNG first" if heic else "JPEG, PNG, WebP, TIFF and BMP work"
+        raise ImageError(f"{source} cannot be read: {reason}; {remedy}") from error
 
 
-def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels of a Pillow image of any mode, (H, W, 3) uint8 RGB: the one rule for files, data sets and messages.
+
+    Transparent pixels become white; grey of 16 bits is scaled from its whole range, as the node scales mono16.
+
+    Raises:
+        ImageError: Floating-point pixels, or whole numbers beyond 16 bits.
+        OSError: The image is cut off or damaged (Pillow's own error).
+    """
     if image.mode.startswith("I"):
         return _from_16_bits(np.asarray(image))
     if image.mode == "F":
-        raise ImageError("the picture has floating-point pixels; convert it to 8 or 16 bits a channel first")
+        raise ImageError("the picture has floating-point pixels; convert it to 8 or 16 bits per channel first")
     if image.mode.upper() in ("LA", "PA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lisa_ros.atomic import replacing
+from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import CheckpointError, ConfigError, OutOfMemory
 from lisa_ros.evaluation.examples import Picture, read_pictures
 from lisa_ros.evaluation.metrics import Overlap, ciou, giou, overlap
@@ -29,15 +30,9 @@ from lisa_ros.lisa.model.quantize import Precision
 from lisa_ros.lisa.prompt import template
 from lisa_ros.lisa.segmenter import SEG, Segmenter
 from lisa_ros.lisa.tokenizer import Tokenizer
-from lisa_ros.lisa.weights.checkpoint import (
-    ClipFolder,
-    Spec,
-    load_lisa,
-    read_clip,
-    read_spec,
-    reference_name,
-    resolve_tower,
-)
+from lisa_ros.lisa.weights.load import load_lisa
+from lisa_ros.lisa.weights.names import reference_name
+from lisa_ros.lisa.weights.spec import ClipFolder, Spec, read_clip, read_spec, resolve_tower
 from lisa_ros.training.batch import Batch, Batcher
 from lisa_ros.training.compose import compose
 from lisa_ros.training.datasets.mixture import Mixture, open_mixture
@@ -231,14 +226,15 @@ class Finetuning:
             segmenter = Segmenter(
                 self.lisa, self.spec, self.tokenizer, self.clip, self.conversation, self.precision.name
             )
+            engine = SupportedEngine(segmenter)
             share = islice(
                 _validation_pictures(validation), self.accelerator.process_index, None, self.accelerator.num_processes
             )
             overlaps = []
             for picture in share:
                 if present := [one for one in picture.examples if not one.question.absent]:
-                    encoded = segmenter.encode(picture.rgb)
-                    overlaps += [overlap(forced_mask(segmenter, encoded, one), one.truth) for one in present]
+                    encoded = engine.encode(picture.rgb)
+                    overlaps += [overlap(forced_mask(engine, encoded, one), one.truth) for one in present]
         return overlaps
 
 

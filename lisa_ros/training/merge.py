@@ -1,8 +1,7 @@
-"""``lisa merge``: trained weights and LoRA folded into their model, as a checkpoint that loads like any other."""
+"""Merge trained weights and LoRA into their model; the result is a checkpoint that loads like any other."""
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
 from collections.abc import Mapping
@@ -12,44 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lisa_ros.errors import CheckpointError, ConfigError
+from lisa_ros.errors import CheckpointError
 from lisa_ros.json_file import read_json_object
-from lisa_ros.lisa.weights.checkpoint import PEFT_PREFIX, Spec, read_spec, resolve_tower
+from lisa_ros.lisa.weights.names import PEFT_PREFIX
+from lisa_ros.lisa.weights.spec import Spec, read_spec, resolve_tower
 from lisa_ros.lisa.weights.tensors import find_files, iterate_tensors, read_shapes
 from lisa_ros.training.sharded import ShardWriter
 from lisa_ros.training.snapshot import TRAINED, newest_snapshot, read_trained
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+"""Number formats that a merged checkpoint can be stored in."""
+
 _LORA = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Fold the LoRA weights of a run of `lisa train`, or of a checkpoint in which the reference or peft left them "
-        "apart, into the model."
-    )
-    parser.add_argument("source", type=Path, help="folder of a run, or of a checkpoint with LoRA weights in it")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; must not exist")
-    parser.add_argument(
-        "--weights", choices=("best", "last"), default=None, help="of a run; best where it was validated, else last"
-    )
-    parser.add_argument("--start", type=Path, default=None, help="where the model is that the run started from")
-    parser.add_argument(
-        "--dtype", choices=tuple(_DTYPES), default=None, help="store all weights so; as they are if left out"
-    )
-    parser.add_argument("--lora-alpha", type=float, default=16.0, help="of a checkpoint, which does not say it")
-
-
-def main(args: argparse.Namespace) -> int:
-    if args.out.exists():
-        raise ConfigError(f"{args.out} exists; choose another folder, or remove it")
-    dtype = _DTYPES[args.dtype] if args.dtype else None
-    if (args.source / "state").is_dir() or (args.source / "best").is_dir():
-        merge_run(args.source, args.out, weights=args.weights, start=args.start, dtype=dtype)
-    else:
-        merge_checkpoint(args.source, args.out, alpha=args.lora_alpha, dtype=dtype)
-    print(f"written: {args.out}")
-    return 0
 
 
 def merge_run(

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lisa_ros.lisa.model.lisa import Lisa
-from lisa_ros.lisa.segmenter import upsample_logits
+from lisa_ros.lisa.model.lisa import Lisa, image_columns, predicting
+from lisa_ros.lisa.model.mask_decoder import upsample_logits
 from lisa_ros.training.batch import Batch
 from lisa_ros.training.losses import IGNORE, answer_loss, mask_losses
 
@@ -44,44 +44,42 @@ class Objective(nn.Module):
                 embeddings = lisa.embed_image(batch.pixels.to(frozen))  # (B, C, h, w)
             tower_input = embeddings if batch.tower_pixels is None else batch.tower_pixels.to(frozen)
             tokens = lisa.image_tokens(tower_input)  # (B, K, H)
-        count = tokens.shape[1]
-        embedded = lisa.embed_prompt(batch.ids, tokens[list(batch.image_of)])  # (N, L, H)
-        hidden = lisa.read(embedded.to(frozen))
-        ce = self.weights.ce * self._answers(hidden, batch, tokens[list(batch.image_of)])
-        bce, dice = mask_losses(self._masks(hidden, embeddings, batch, count), [mask.float() for mask in batch.masks])
+        tokens = tokens[list(batch.image_of)]  # (N, K, H)
+        columns = image_columns(batch.ids, tokens.shape[1])  # (N, L)
+        ids, labels = batch.ids.gather(1, columns), batch.labels.gather(1, columns)
+        hidden = lisa.read(lisa.embed(ids, tokens).to(frozen))  # (N, L, H)
+        ce = self.weights.ce * self._answers(hidden, labels, tokens)
+        predicts = predicting(ids, self.seg_token_id)  # (N, L)
+        bce, dice = mask_losses(
+            self._masks(hidden, predicts, embeddings, batch), [mask.float() for mask in batch.masks]
+        )
         bce, dice = self.weights.bce * bce, self.weights.dice * dice
         return {"loss": ce + bce + dice, "ce": ce, "bce": bce, "dice": dice}
 
-    def _answers(self, hidden: Tensor, batch: Batch, tokens: Tensor) -> Tensor:
-        """Cross-entropy of the answers. The head sees only the positions that are trained: its logits are the largest
-        tensor of all."""
-        labels = torch.stack(
-            [
-                torch.cat([row[:at], row.new_full((tokens.shape[1] - 1,), IGNORE), row[at:]])
-                for row, at in zip(batch.labels, _image_places(batch.ids), strict=True)
-            ]
-        )  # (N, L)
+    def _answers(self, hidden: Tensor, labels: Tensor, tokens: Tensor) -> Tensor:
+        """Cross-entropy of the answers, labels (N, L).
+
+        The head reads only the positions that are trained: its logits are the largest tensor of all.
+        """
         trained = labels[:, 1:] != IGNORE
         rows = zip(hidden[:, :-1], trained, tokens, strict=True)
         logits = torch.cat([self.lisa.predict(states[at], image) for states, at, image in rows])  # (M, V)
         # answer_loss looks one ahead, so the ids stand one later than their logits.
         return answer_loss(F.pad(logits, (0, 0, 0, 1))[None], F.pad(labels[:, 1:][trained], (1, 0), value=IGNORE)[None])
 
-    def _masks(self, hidden: Tensor, embeddings: Tensor | None, batch: Batch, count: int) -> list[Tensor]:
-        """Mask logits of each image at its own size: (S, H, W) float32. embeddings: None where no image has a mask."""
+    def _masks(self, hidden: Tensor, predicts: Tensor, embeddings: Tensor | None, batch: Batch) -> list[Tensor]:
+        """Mask logits of each image at its own size: (S, H, W) float32.
+
+        Args:
+            predicts: (N, L) bool, the positions that predict ``[SEG]``.
+            embeddings: (B, C, h, w); None where no image has a mask.
+        """
         if embeddings is None:
             return [mask.float() for mask in batch.masks]
-        predicts = self.lisa.seg_positions(batch.ids, self.seg_token_id, count)  # (N, L)
-        seg_embeddings = self.lisa.seg_projector(hidden[predicts])  # (all S, C)
         image_of = torch.tensor(batch.image_of, device=predicts.device)
-        of_image = [int(predicts[image_of == number].sum()) for number in range(len(batch.masks))]
         logits = []
-        for number, (prompts, size) in enumerate(zip(seg_embeddings.split(of_image), batch.sizes, strict=True)):
-            low_res = self.lisa.decode_masks(embeddings[number : number + 1], prompts)
+        for number, size in enumerate(batch.sizes):
+            rows = image_of == number
+            low_res = self.lisa.ground(hidden[rows][predicts[rows]], embeddings[number : number + 1])
             logits.append(upsample_logits(low_res.float(), size, self.lisa.input_size))
         return logits
-
-
-def _image_places(ids: Tensor) -> list[int]:
-    """Where each row has its image."""
-    return (ids < 0).int().argmax(dim=1).tolist()

@@ -71,7 +71,7 @@ def presence_loss(lisa: Lisa, packed: Packed, hidden: Tensor) -> Tensor:
         return hidden.sum() * 0.0
     rows, at, there = zip(*packed.presence, strict=True)
     states = states_at(hidden, rows, at)
-    scores = [lisa.presence(states[mine], packed.images[row][1]) for row, mine in by_row(rows)]
+    scores = [lisa.presence.match(states[mine], packed.images[row][1]) for row, mine in by_row(rows)]
     return F.binary_cross_entropy_with_logits(torch.cat(scores).float(), torch.tensor(there, dtype=torch.float32))
 
 

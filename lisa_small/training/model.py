@@ -10,10 +10,12 @@ from torch import nn
 from transformers import LlamaConfig, LlamaModel, SamConfig, SamModel, SamVisionConfig
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig
 
-from lisa_ros.lisa.model.lisa import Lisa, Presence
+from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.sam import new_sam
 from lisa_ros.lisa.prompt import QuestionForms
-from lisa_small.network.conv import ConvImageEncoder, SharedTower
+from lisa_small.network.conv import ConvImageEncoder
+from lisa_small.network.presence import Presence
+from lisa_small.network.tower import SharedTower, tower_of
 from lisa_small.scenes.colours import COLOURS
 
 PLACE_SCALE = 0.4
@@ -113,9 +115,9 @@ def build_lisa(sizes: Sizes, vocabulary: int, sam: SamModel, encoder: ConvImageE
         sam=sam,
         presence=Presence(sizes.hidden, vocabulary),
     )
-    nn.init.zeros_(lisa.vision_tower.merge.weight)  # the words come first, what else a cell shows is added to them
-    nn.init.zeros_(lisa.vision_tower.merge.bias)
-    _, words = lisa.vision_tower.reader
+    nn.init.zeros_(tower_of(lisa).merge.weight)  # the words come first, what else a cell shows is added to them
+    nn.init.zeros_(tower_of(lisa).merge.bias)
+    _, words = tower_of(lisa).reader
     nn.init.normal_(words.weight)
     nn.init.normal_(lisa.llama.embed_tokens.weight, std=0.08)
     nn.init.normal_(lisa.lm_head.weight, std=0.02)

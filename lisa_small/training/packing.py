@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from lisa_ros.lisa.model.lisa import Lisa
+from lisa_ros.lisa.tokenizer import IMAGE_ID
 from lisa_small.network.things import core
+from lisa_small.network.tower import tower_of
 from lisa_small.scenes.colours import COLOURS
 from lisa_small.training.augment import letterbox_ids, middle
 from lisa_small.training.dialogue import Speech, Suffix
@@ -126,12 +128,12 @@ def pack(
     """
     before, after = speech.prefix()
     head = len(before) + num_cells + len(after)  # the position where every conversation begins
-    embed = lisa.llama.embed_tokens
     rows, positions, groups, segs, answers, presence = [], [], [], [], [], []
     nouns, asked, meant = [], [], []
     for row, ((cells, tokens), conversations) in enumerate(zip(images, suffixes, strict=True)):
-        text = torch.tensor([i for suffix in conversations for i in suffix.ids])
-        rows.append(torch.cat([embed(torch.tensor(before)), tokens, embed(torch.tensor(after)), embed(text)]))
+        text = [i for suffix in conversations for i in suffix.ids]
+        ids = torch.tensor([[*before, *[IMAGE_ID] * len(cells), *after, *text]])
+        rows.append(lisa.embed(ids, tokens[None])[0])
         place = [torch.arange(len(before)), len(before) + cells, torch.arange(head - len(after), head)]
         group = [torch.zeros(len(before) + len(cells) + len(after), dtype=torch.long)]
         at = len(group[0])
@@ -202,7 +204,7 @@ def states_at(hidden: Tensor, rows: Sequence[int] | Tensor, at: Sequence[int] | 
 
 def word_tokens(lisa: Lisa, cells: Cells, index: Tensor) -> Tensor:
     """Image tokens (n, H) of the cells ``index`` (n,) in a picture made of words: what covers each is said."""
-    tower = lisa.vision_tower
+    tower = tower_of(lisa)
     return lisa.image_projector(tower.spoken(cells.whole_share(tower.grid)[index], index))
 
 

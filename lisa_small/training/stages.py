@@ -29,14 +29,16 @@ from lisa_ros.errors import ConfigError
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.prompt import template
 from lisa_ros.lisa.tokenizer import Tokenizer
-from lisa_ros.lisa.weights.checkpoint import read_spec, save_checkpoint
+from lisa_ros.lisa.weights.load import save_checkpoint
 from lisa_ros.lisa.weights.origin import sha256
+from lisa_ros.lisa.weights.spec import read_spec
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
 from lisa_ros.training.report import Report
 from lisa_ros.training.schedule import ParameterGroup
 from lisa_ros.training.settings import build, check_positive
 from lisa_small import model_folder
 from lisa_small.network.conv import ConvImageEncoder
+from lisa_small.network.tower import tower_of
 from lisa_small.training.augment import camera, letterbox, repaint_background
 from lisa_small.training.dialogue import Speech
 from lisa_small.training.language import LanguageConfig, Library, Picture, exactness, seg_truth, train_language
@@ -412,7 +414,7 @@ class Run:
     def lisa(self, vision: VisionModel, vocabulary: int) -> Lisa:
         torch.manual_seed(self.recipe.seed)
         lisa = build_lisa(self.recipe.sizes, vocabulary, vision.sam, vision.encoder, len(self.classes))
-        recognition, _ = lisa.vision_tower.reader
+        recognition, _ = tower_of(lisa).reader
         recognition.load_state_dict(vision.recognition.state_dict())
         return lisa
 
@@ -429,7 +431,7 @@ class Run:
         if rounds[0][0] > 0:
             path = self.folder / "speech.pt"
             _load_language(lisa, torch.load(path, weights_only=True)["lisa"], path)
-        tower = lisa.vision_tower
+        tower = tower_of(lisa)
         _, words = tower.reader
         held_out = self.library(self.split[1])
 
@@ -560,7 +562,7 @@ class Run:
                 parts = {"prompt": float(prompt.detach()), "bce": float(bce.detach()), "dice": float(dice.detach())}
                 return prompt + config.draw_weight * (2 * bce + 0.5 * dice), parts
 
-            tower = [p for name, p in lisa.vision_tower.named_parameters() if "recognition" not in name]
+            tower = [p for name, p in tower_of(lisa).named_parameters() if "recognition" not in name]
             groups = _language_groups(lisa, tower, config.weight_decay)
             groups += _groups(list(lisa.sam.mask_decoder.parameters()), 0.3, config.weight_decay)
             report, folder = self._traces("sight", done)
@@ -580,7 +582,7 @@ class Run:
     @torch.no_grad()
     def _covered(self, lisa: Lisa, embedding: Tensor) -> Tensor:
         """(n,) image tokens on which something is seen. What recognises it is frozen, so this is found once."""
-        shares = lisa.vision_tower.shares(embedding[None].float())[0, :, : len(self.classes)]
+        shares = tower_of(lisa).shares(embedding[None].float())[0, :, : len(self.classes)]
         return (shares.sum(1) > COVERED).nonzero()[:, 0]
 
     def _draw(

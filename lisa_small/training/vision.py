@@ -25,13 +25,15 @@ from transformers import SamModel
 from lisa_ros.atomic import replacing
 from lisa_ros.errors import ConfigError
 from lisa_ros.lisa.model.mask_decoder import decode_and_look
+from lisa_ros.lisa.model.sam import image_positions
 from lisa_ros.training.loop import Pace, Pass, TrainingLoop, make_accelerator
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
 from lisa_ros.training.report import Report
 from lisa_ros.training.schedule import ParameterGroup, adamw, cosine
 from lisa_ros.training.settings import check_positive, check_shares
 from lisa_ros.training.snapshot import Snapshots
-from lisa_small.network.conv import ConvImageEncoder, Recognition
+from lisa_small.network.conv import ConvImageEncoder
+from lisa_small.network.tower import Recognition
 from lisa_small.scenes.colours import COLOURS
 from lisa_small.training.augment import (
     Sample,
@@ -169,15 +171,9 @@ class VisionModel(nn.Module):
 
     def decode_and_look(self, embedding: Tensor, prompts: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The same with each layer's scores of tokens (N, n, T, G), as ``decode_and_look`` of the mask decoder."""
-        dense = self.sam.prompt_encoder.no_mask_embed.weight[:, :, None, None]
-        positions = self.positions(embedding.shape[-1])
-        return decode_and_look(self.sam.mask_decoder, embedding + dense, positions, prompts)
-
-    def positions(self, side: int) -> Tensor:
-        """(1, C, side, side): SAM's encoding of a grid's cell centres, for any side."""
-        centres = (torch.arange(side) + 0.5) / side
-        grid = torch.stack(torch.meshgrid(centres, centres, indexing="ij")[::-1], dim=-1)  # (g, g, 2) x, y
-        return self.place(grid).permute(2, 0, 1)[None]
+        with torch.no_grad(), half_precision("fp32"):
+            positions = image_positions(self.sam, embedding.shape[-1])
+        return decode_and_look(self.sam, embedding, positions, prompts)
 
 
 @dataclass

@@ -19,7 +19,9 @@ from torch import Tensor
 from lisa_ros.errors import ConfigError
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.quantize import Precision
-from lisa_ros.lisa.weights.checkpoint import load_lisa, read_spec
+from lisa_ros.lisa.weights.load import load_lisa
+from lisa_ros.lisa.weights.spec import read_spec
+from lisa_small.network.tower import tower_of
 from lisa_small.training.language import Library, seg_truth
 from lisa_small.training.packing import pack, read_packed, states_at, word_tokens
 from lisa_small.training.vision import VisionModel
@@ -47,7 +49,7 @@ def load_finished(folder: Path, lisa: Lisa) -> None:
         finished, _ = load_lisa(folder, None, Precision.pick("fp32", torch.device("cpu")), torch.device("cpu"))
         state = dict(finished.state_dict())
         merge = "vision_tower.merge.weight"
-        state[merge] = _resized_kernel(state[merge], lisa.vision_tower.side)
+        state[merge] = _resized_kernel(state[merge], tower_of(lisa).side)
         own = lisa.state_dict()
         mlps = [name for name in own if name.startswith("llama.layers.") and ".mlp." in name and name in state]
         state |= {name: _widened(name, state[name], own[name]) for name in mlps}
@@ -83,7 +85,7 @@ def _widened(name: str, weight: Tensor, like: Tensor) -> Tensor:
 @torch.no_grad()
 def recover_recognition(lisa: Lisa, vision: VisionModel) -> None:
     """Set what ``vision`` recognises in cells to what ``lisa`` does, and whether a class is there to its best cell."""
-    recognition, _ = lisa.vision_tower.reader
+    recognition, _ = tower_of(lisa).reader
     vision.recognition.load_state_dict(recognition.state_dict())
     cell = vision.recognition.cell_class
     vision.presence.weight.copy_(cell.weight[1:] - cell.weight[:1])

@@ -1,4 +1,4 @@
-"""``lisa bag``: recordings in, annotated recordings out."""
+"""``lisa bag``: annotated recordings."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from lisa_ros.bag import messages
 from lisa_ros.bag.annotation import split
 from lisa_ros.bag.recording import RELIABLE, Frame, write_recording
 from lisa_ros.cli import bag as bag_cli
+from lisa_ros.engine.support import SupportedEngine
 
 COUNT = 25
 TEST = Path(__file__).resolve().parents[1]
@@ -32,15 +33,15 @@ TEST = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
     """Images, and something that is not an image."""
-    said = [messages.string(f"word {number}") for number in range(COUNT)]
-    return record(tmp_path_factory.mktemp("bag") / "in", {"/camera": [raw(n) for n in range(COUNT)], "/speech": said})
+    words = [messages.string(f"word {number}") for number in range(COUNT)]
+    return record(tmp_path_factory.mktemp("bag") / "in", {"/camera": [raw(n) for n in range(COUNT)], "/speech": words})
 
 
 @pytest.fixture
 def bright(monkeypatch):
-    model = Bright()
-    monkeypatch.setattr(bag_cli, "load", lambda arguments: model)
-    return model
+    engine = Bright()
+    monkeypatch.setattr(bag_cli, "load", lambda arguments: SupportedEngine(engine))
+    return engine
 
 
 def annotate(source, out, *options, command="the box"):
@@ -90,7 +91,12 @@ def test_every_frame_gets_its_mask_under_its_own_stamp(recording, tmp_path, brig
     result = found["/lisa/result"][1][1]
     assert (result.command, result.answer, result.status) == ("the box", "It is the box, [SEG].", result.SUCCESS)
     assert stamp(result) == stamp(raw(RATE_HZ))
-    assert result.masks[0].area == truth(RATE_HZ).sum()
+    (mask,) = result.masks
+    assert (mask.area, mask.phrase) == (truth(RATE_HZ).sum(), "a box")
+    mentions = zip(mask.text_begin, mask.text_end, strict=True)
+    assert [result.answer[begin:end] for begin, end in mentions] == ["[SEG]", "box"]
+    assert (result.camera, result.absent) == ("", [])
+    assert {t.masks[0].mask.phrase for _, t in found["/lisa/tracked"]} == {"a box"}
     assert found["/lisa/answer"][0][1].data == "It is the box, [SEG]."
     assert {t.masks[0].state for _, t in found["/lisa/tracked"]} == {1}
     overlay = found["/lisa/overlay/compressed"][3][1]
@@ -121,7 +127,7 @@ def test_a_folder_has_the_metadata_that_ros2_bag_reads(recording, tmp_path, brig
     assert digests[messages.SEGMENTATION] == messages.typestore().hash_rihs01(messages.SEGMENTATION)
 
 
-def test_our_definitions_are_those_that_ros_builds():
+def test_message_definitions_are_those_that_ros_builds():
     """By the hash of the type, which every reader and every DDS peer compares."""
     index = pytest.importorskip("ament_index_python", reason="needs the built messages: make build")
     built = Path(index.get_package_share_directory("lisa_ros")) / "msg"
@@ -149,6 +155,30 @@ def test_compressed_images_are_read_too(tmp_path, bright):
     assert [iou(mask == 1, truth(n)) > 0.8 for n, mask in enumerate(labels)] == [True] * 3
 
 
+def test_targets_that_are_not_there_are_listed(recording, tmp_path, bright, capsys):
+    out = tmp_path / "out.mcap"
+    assert annotate(recording, out, "--target", "box", "--target", "nothing", "--every", 0, command="") == 0
+    ((_, result),) = read(out)["/lisa/result"]
+    assert bright.commands == ["box", "nothing"]
+    assert (result.command, result.absent) == ("box, nothing", ["nothing"])
+    assert "without the command" not in capsys.readouterr().err
+    assert annotate(recording, tmp_path / "both.mcap", "--target", "box", "--every", 0) == 0
+    assert "bright is asked for each --target alone, without the command" in capsys.readouterr().err
+    assert (result.status, len(result.masks)) == (result.SUCCESS, 1)
+
+
+def test_another_engine_begins_anew(recording, tmp_path, bright, monkeypatch, capsys):
+    """Options of the engine are part of what an unfinished run is compared by."""
+    out = tmp_path / "out.mcap"
+    monkeypatch.setattr(bright, "ask", lambda *given, **options: 1 / 0)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            annotate(recording, out, "--model", "some:engine", "--option", "size=3")
+    for options in (("--model", "some:engine"), ("--model", "another:engine", "--option", "size=3")):
+        assert annotate(recording, out, *options) == 1
+        assert "with other options" in capsys.readouterr().err
+
+
 def test_what_is_not_there_is_not_found(recording, tmp_path, bright):
     annotate(recording, tmp_path / "out.mcap", command="nothing at all")
     found = read(tmp_path / "out.mcap")
@@ -171,10 +201,10 @@ def test_frames_that_cannot_be_used_are_named_and_skipped(tmp_path, bright, caps
     found = read(tmp_path / "out.mcap")
     assert [time_ns for time_ns, _ in found["/lisa/labels"]] == [recorded_ns(1), recorded_ns(10)]
     assert len(found["/camera"]) == 11
-    said = capsys.readouterr().out
-    assert "frame 0 at 0.00 s of /camera is skipped: encoding 'bayer_rggb12'" in said
-    assert "frame 2 at 0.20 s of /camera is skipped: step 5 is wrong" in said
-    assert "9 frames were skipped in all" in said
+    printed = capsys.readouterr().out
+    assert "frame 0 at 0.00 s of /camera is skipped: encoding 'bayer_rggb12'" in printed
+    assert "frame 2 at 0.20 s of /camera is skipped: step 5 is wrong" in printed
+    assert "9 frames were skipped in total" in printed
 
 
 def test_a_recording_without_a_usable_frame_is_an_error(tmp_path, bright, capsys):
@@ -184,13 +214,13 @@ def test_a_recording_without_a_usable_frame_is_an_error(tmp_path, bright, capsys
     assert not (tmp_path / "out.mcap").exists()
 
 
-def test_depth_beside_colour_leaves_no_doubt(tmp_path, bright):
+def test_a_depth_topic_is_not_taken_for_the_image_topic(tmp_path, bright):
     depth = messages.image(header(0), np.zeros((*SIZE, 2), np.uint8), "16UC1")
     source = record(tmp_path / "in", {"/depth": [depth], "/colour": [raw(0)]})
     assert annotate(source, tmp_path / "out.mcap") == 0
 
 
-def test_two_cameras_are_a_choice(tmp_path, bright, capsys):
+def test_two_cameras_need_a_choice(tmp_path, bright, capsys):
     source = record(tmp_path / "in", {"/left": [raw(0)], "/right": [raw(0), raw(1)]})
     assert annotate(source, tmp_path / "out.mcap") == 1
     assert "--topic: /left (Image, 1 frames), /right (Image, 2 frames)" in capsys.readouterr().err
@@ -200,7 +230,7 @@ def test_two_cameras_are_a_choice(tmp_path, bright, capsys):
     assert len(read(tmp_path / "out.mcap")["/lisa/labels"]) == 2
 
 
-def test_errors_say_the_value_and_the_way_out(recording, tmp_path, bright, capsys):
+def test_errors_name_the_value_and_how_to_fix_it(recording, tmp_path, bright, capsys):
     broken, empty, text = tmp_path / "broken.mcap", tmp_path / "empty", tmp_path / "text.txt"
     whole = next(recording.glob("*.mcap")).read_bytes()
     broken.write_bytes(whole[: len(whole) // 2])
@@ -210,12 +240,12 @@ def test_errors_say_the_value_and_the_way_out(recording, tmp_path, bright, capsy
     out = tmp_path / "out.mcap"
     for source, options, says in (
         (tmp_path / "none.mcap", [], "there is no recording"),
-        (broken, [], "is it whole?"),
+        (broken, [], "is it complete?"),
         (text, [], "'.txt'"),
         (empty, [], "metadata.yaml"),
         (silent, [], "has no images; its topics are: /speech"),
         (recording, ["--every", "-1"], "--every -1"),
-        (recording, ["--name", "lisa"], "--name 'lisa' is no ROS name"),
+        (recording, ["--name", "lisa"], "--name 'lisa' is not a ROS name"),
         (recording, ["--out", tmp_path / "no" / "out.mcap"], "there is no folder"),
         (recording, ["--out", tmp_path / "out.bag"], "'.bag' is not written"),
         (recording, ["--out", recording], "never overwritten"),
@@ -224,6 +254,7 @@ def test_errors_say_the_value_and_the_way_out(recording, tmp_path, bright, capsy
         assert says in (error := capsys.readouterr().err)
         assert error.count("\n") == 1
     assert annotate(recording, out, command="  ") == 1
+    assert "no command; say what to find" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -257,7 +288,7 @@ def test_a_definition_in_a_recording_is_not_compiled(tmp_path, bright):
     assert copied.msgdef.data.endswith("}{")
 
 
-def test_topics_that_are_taken_need_another_name(recording, tmp_path, bright, capsys):
+def test_topics_that_exist_already_need_another_name(recording, tmp_path, bright, capsys):
     first = tmp_path / "first.mcap"
     annotate(recording, first)
     assert annotate(first, tmp_path / "second.mcap", "--topic", "/camera") == 1
@@ -272,20 +303,23 @@ sys.path[:0] = {paths!r}
 from recordings import Bright
 from lisa_ros import cli
 from lisa_ros.cli import bag as bag_cli
+from lisa_ros.engine.support import SupportedEngine
 
 class Slow(Bright):
-    def segment(self, *given, **options):
+    def ask(self, *given, **options):
         if len(self.commands) == 2:
             print("third", flush=True)
             time.sleep(600)
-        return super().segment(*given, **options)
+        return super().ask(*given, **options)
 
-bag_cli.load = lambda arguments: Slow()
+bag_cli.load = lambda arguments: SupportedEngine(Slow())
 sys.exit(cli.main({arguments!r}))
 """
 
 
-def test_a_run_that_was_killed_goes_on_and_ends_as_an_unbroken_one(recording, tmp_path, bright, capsys):
+def test_a_run_that_was_killed_continues_and_writes_the_same_bytes_as_an_unbroken_one(
+    recording, tmp_path, bright, capsys
+):
     out, unbroken = tmp_path / "out.mcap", tmp_path / "unbroken" / "out.mcap"
     unbroken.parent.mkdir()
     options = ["--every", "0.7"]
@@ -297,28 +331,28 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_an_unbroken_one(recording, tm
     process.wait()
     assert not out.exists()
     assert annotate(recording, out, "--every", "0.5") == 1
-    assert "unfinished work of other options" in capsys.readouterr().err
+    assert "with other options; use the same ones to continue it" in capsys.readouterr().err
     assert annotate(recording, out, *options) == 0
-    assert f"goes on at frame 14 of {COUNT}" in capsys.readouterr().out
+    assert f"continues at frame 14 of {COUNT}" in capsys.readouterr().out
     assert len(bright.commands) == 2  # of four: two were answered before
     assert annotate(recording, unbroken, *options) == 0
     assert out.read_bytes() == unbroken.read_bytes()
     assert not list(tmp_path.glob(".unfinished*"))
 
 
-def test_what_is_written_is_compressed_fast(tmp_path):
+def test_recordings_are_written_with_fast_compression(tmp_path):
     compressors = []
     write_recording(tmp_path / "out", tmp_path, lambda writer: compressors.append(writer._writer.storage.compressor))
     assert [compressor.keywords for compressor in compressors] == [{"level": 1}]
 
 
-def test_work_that_is_not_wanted_any_more_is_dropped(recording, tmp_path, bright, monkeypatch):
+def test_restart_removes_unfinished_work(recording, tmp_path, bright, monkeypatch):
     out = tmp_path / "out.mcap"
-    monkeypatch.setattr(bright, "segment", lambda *given, **options: 1 / 0)
+    monkeypatch.setattr(bright, "ask", lambda *given, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         annotate(recording, out)
     monkeypatch.undo()
-    monkeypatch.setattr(bag_cli, "load", lambda arguments: bright)
+    monkeypatch.setattr(bag_cli, "load", lambda arguments: SupportedEngine(bright))
     assert annotate(recording, out, "--restart", command="another") == 0
     assert set(bright.commands) == {"another"}
 
@@ -329,16 +363,30 @@ def test_parts_begin_every_so_many_seconds():
     assert [len(list(part)) for part in split(frames, 0)] == [12]
 
 
-def test_the_model_in_the_box_annotates_the_demo(repository, tmp_path, capsys):
+def test_the_demo_model_annotates_the_demo_picture(repository, tmp_path, capsys):
     from lisa_small import model_folder
 
     if not (model_folder() / "config.json").is_file():
-        pytest.skip("there is no model in the box")
+        pytest.skip("the demo model is not installed")
     table = cv2.cvtColor(cv2.imread(str(repository / "demo" / "scene.jpg")), cv2.COLOR_BGR2RGB)
     source = record(tmp_path / "in", {"/camera": [messages.image(header(n), table, "rgb8") for n in range(4)]})
     assert annotate(source, tmp_path / "out.mcap", "--device", "cpu", command="something to tighten this screw") == 0
-    said = capsys.readouterr().out
-    assert "frame 0 at 0.00 s: It is the screwdriver, [SEG]. (1 mask)" in said
-    assert "times real time" in said
+    printed = capsys.readouterr()
+    assert "frame 0 at 0.00 s: It is the screwdriver, [SEG]. (1 mask)" in printed.out
+    assert "times real time" in printed.out
+    assert printed.err.count("the bundled demo model knows only rendered tables") == 1
     masks = [pixels(labels) > 0 for _, labels in read(tmp_path / "out.mcap")["/lisa/labels"]]
     assert [iou(mask, masks[0]) > 0.95 for mask in masks] == [True] * 4
+
+
+def test_an_engine_in_one_file_annotates_a_recording(repository, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(repository / "examples")
+    rgb = np.full((*SIZE, 3), 120, np.uint8)
+    rgb[truth(0)] = (220, 20, 20)
+    source = record(tmp_path / "in", {"/camera": [messages.image(header(n), rgb, "rgb8") for n in range(3)]})
+    options = ("--model", "colour_engine:load", "--target", "red", "--target", "blue", "--option", "smallest=0.01")
+    assert annotate(source, tmp_path / "out.mcap", *options, command="") == 0
+    found = read(tmp_path / "out.mcap")
+    ((_, result),) = found["/lisa/result"]
+    assert (result.model, result.absent, result.masks[0].phrase) == ("colours", ["blue"], "red thing")
+    assert iou(pixels(found["/lisa/labels"][2][1]) == 1, truth(0)) > 0.9

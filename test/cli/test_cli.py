@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import lisa_ros
 from lisa_ros import __version__, cli
 from lisa_ros.cli import main
 from lisa_ros.cli.segment import _Stream
 from lisa_ros.engine.api import crop_mask
+from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import ImageError
-from lisa_ros.lisa.segmenter import EncodedImage, Segmenter
 from lisa_ros.perception.overlay import draw_overlay
 from lisa_ros.perception.photo import read_photo
 
@@ -39,23 +40,24 @@ _LOADED = pytest.StashKey[dict]()
 
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Loading and looking are real, and done once for all tests."""
-    load, encode = Segmenter.from_checkpoint, Segmenter.encode
-    kept = request.session.stash.setdefault(_LOADED, {})
+    """Loading and encoding are real, and done once for all tests."""
+    load, encode = lisa_ros.load_engine, SupportedEngine.encode
+    cache = request.session.stash.setdefault(_LOADED, {})
 
-    def from_checkpoint(path: Path, *, progress: object, **options: object) -> Segmenter:
-        key = (str(path), *sorted(options.items()))
-        if key not in kept:
-            kept[key] = load(path, progress=progress, **options)
-        return kept[key]
+    def load_once(model: str, device: str, precision: str, options: dict, progress: object) -> SupportedEngine:
+        key = (model, device, precision, *sorted(options.items()))
+        if key not in cache:
+            cache[key] = load(model, device, precision, options, progress)
+        return cache[key]
 
-    def encode_once(self: Segmenter, rgb: np.ndarray) -> EncodedImage:
-        if rgb.tobytes() not in kept:
-            kept[rgb.tobytes()] = encode(self, rgb)
-        return kept[rgb.tobytes()]
+    def encode_once(self: SupportedEngine, rgb: np.ndarray) -> object:
+        key = (id(self), rgb.tobytes())
+        if key not in cache:
+            cache[key] = encode(self, rgb)
+        return cache[key]
 
-    monkeypatch.setattr(Segmenter, "from_checkpoint", from_checkpoint)
-    monkeypatch.setattr(Segmenter, "encode", encode_once)
+    monkeypatch.setattr(lisa_ros, "load_engine", load_once, raising=False)
+    monkeypatch.setattr(SupportedEngine, "encode", encode_once)
 
 
 def segment(*arguments: object) -> int:
@@ -93,8 +95,8 @@ def test_help_names_every_template_and_precision(capsys: pytest.CaptureFixture[s
 
     with pytest.raises(SystemExit):
         main(["segment", "--help"])
-    told = capsys.readouterr().out
-    assert [name for name in (*PRECISIONS, *TEMPLATES) if name not in told] == []
+    text = capsys.readouterr().out
+    assert [name for name in (*PRECISIONS, *TEMPLATES) if name not in text] == []
 
 
 def test_a_missing_dependency_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,15 +111,15 @@ def test_a_missing_dependency_is_named(monkeypatch: pytest.MonkeyPatch, capsys: 
 # --- segmenting ---
 
 
-def test_a_command_is_answered_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    overlay, mask, document = tmp_path / "overlay.jpg", tmp_path / "mask.png", tmp_path / "told.json"
+def test_a_command_is_answered_on_the_terminal_and_in_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overlay, mask, document = tmp_path / "overlay.jpg", tmp_path / "mask.png", tmp_path / "answers.json"
     assert segment(PHOTO, FOUND, "--verbatim", "--out", overlay, "--mask", mask, "--json", document) == 0
     printed = capsys.readouterr().out
-    told = json.loads(document.read_text())
-    (answer,) = told["answers"]
+    report = json.loads(document.read_text())
+    (answer,) = report["answers"]
     assert answer["answer"] in printed
     assert f"score {answer['masks'][0]['score']:.2f}" in printed
-    assert (told["width"], told["height"], told["precision"]) == (600, 150, "fp32")
+    assert (report["width"], report["height"], report["precision"]) == (600, 150, "fp32")
     pixels = np.asarray(Image.open(mask))
     assert pixels.shape == (150, 600)
     assert set(np.unique(pixels)) == {0, 255}
@@ -125,26 +127,26 @@ def test_a_command_is_answered_and_written(tmp_path: Path, capsys: pytest.Captur
     golden = np.unpackbits(bits["masks_bits"])[: np.prod(bits["masks_shape"])].reshape(bits["masks_shape"])
     assert np.mean((pixels > 0) == golden.any(0)) > 0.999
     assert Image.open(overlay).size == (600, 150)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["mask.png", "overlay.jpg", "told.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["answers.json", "mask.png", "overlay.jpg"]
 
 
-def test_not_there_is_an_exit_code_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_thing_that_is_not_there_has_its_own_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     photo, command = _absent()
     assert segment(photo, command, "--verbatim") == 3
     assert "not found" in capsys.readouterr().out
 
 
-def test_several_commands_share_one_look_at_the_picture(
+def test_several_commands_share_one_encoded_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    looks = []
-    encode = Segmenter.encode
-    monkeypatch.setattr(Segmenter, "encode", lambda self, rgb: looks.append(rgb.shape) or encode(self, rgb))
+    encoded = []
+    encode = SupportedEngine.encode
+    monkeypatch.setattr(SupportedEngine, "encode", lambda self, rgb: encoded.append(rgb.shape) or encode(self, rgb))
     assert segment(PHOTO, FOUND, "the cup", "--out", tmp_path / "overlay.png", "--json", "-") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert looks == [(150, 600, 3)]
-    assert [answer["command"] for answer in told["answers"]] == [FOUND, "the cup"]
-    assert told["answers"][1]["timings"]["encode_s"] == 0
+    report = json.loads(capsys.readouterr().out)
+    assert encoded == [(150, 600, 3)]
+    assert [answer["command"] for answer in report["answers"]] == [FOUND, "the cup"]
+    assert report["answers"][1]["timings"]["encode_s"] == 0
     assert sorted(file.name for file in tmp_path.iterdir()) == ["overlay-1.png", "overlay-2.png"]
 
 
@@ -152,17 +154,152 @@ def test_an_interactive_session_is_one_conversation(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     histories = []
-    ask = Segmenter.segment
+    real = SupportedEngine.ask
 
-    def spy(self, encoded, command, *, history, **options):
-        histories.append(len(history.turns))
-        return ask(self, encoded, command, history=history, **options)
+    def spy(self, encoded, ask, **options):
+        histories.append(len(ask.history.turns))
+        return real(self, encoded, ask, **options)
 
-    monkeypatch.setattr(Segmenter, "segment", spy)
+    monkeypatch.setattr(SupportedEngine, "ask", spy)
     monkeypatch.setattr(sys, "stdin", io.StringIO("Where is the drink?\n\nno, the other one\n" + "x " * 5000 + "\n"))
     segment(PHOTO, "--interactive")
     assert histories == [0, 1, 2]
-    assert "say it shorter" in capsys.readouterr().out
+    assert "write a shorter one" in capsys.readouterr().out
+
+
+# --- any engine ---
+
+
+@pytest.fixture
+def blocks(tmp_path: Path) -> Path:
+    """A red and a blue block on grey."""
+    pixels = np.full((60, 100, 3), 128, np.uint8)
+    pixels[10:30, 20:50], pixels[35:55, 60:90] = (220, 20, 20), (20, 40, 220)
+    Image.fromarray(pixels).save(tmp_path / "blocks.png")
+    return tmp_path / "blocks.png"
+
+
+def answers_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, list[dict]]:
+    """Exit code and answers of the colour engine."""
+    code = main(["segment", *map(str, arguments), "--model", "colour_engine:load", "--json", "-"])
+    return code, json.loads(capsys.readouterr().out)["answers"]
+
+
+@pytest.fixture
+def colour_engine(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(repository / "examples")
+
+
+@pytest.mark.usefixtures("colour_engine")
+def test_an_engine_in_one_file_answers(blocks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, (answer,) = answers_of(capsys, blocks, "the red one and the blue one")
+    assert (code, answer["found"], answer["absent"]) == (0, True, [])
+    assert [mask["phrase"] for mask in answer["masks"]] == ["red thing", "blue thing"]
+    ((begin, end),) = answer["masks"][1]["spans"]
+    assert answer["answer"][begin:end] == "blue thing"
+    assert answer["masks"][0]["box_px"] == {"x": 20, "y": 10, "width": 30, "height": 20}
+    assert answer["masks"][0]["seg_probability"] is None
+    assert answer["timings"]["total_s"] > 0
+
+
+@pytest.mark.usefixtures("colour_engine")
+def test_targets_replace_the_command_and_absent_ones_are_listed(
+    blocks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, (answer,) = answers_of(capsys, blocks, "--target", "red", "--target", "green")
+    assert (code, answer["found"], answer["absent"]) == (3, True, ["green"])
+    assert answer["answer"] == "This is the red thing.\nThere is no green thing."
+    assert main(["segment", str(blocks), "--target", "red", "--target", "green", "--model", "colour_engine:load"]) == 3
+    printed = capsys.readouterr().out
+    assert "mask 1 (red thing): score" in printed
+    assert "not there: green" in printed
+
+
+@pytest.mark.usefixtures("colour_engine")
+def test_a_command_beside_targets_is_said_to_be_left_out(blocks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["segment", str(blocks), "the blue one", "--target", "red", "--model", "colour_engine:load"]) == 0
+    assert "colours is asked for each --target alone" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("colour_engine")
+def test_options_reach_the_engine(blocks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, (answer,) = answers_of(capsys, blocks, "red", "--option", "smallest=0.2")
+    assert (code, answer["answer"]) == (3, "There is no red thing.")
+    assert main(["segment", str(blocks), "red", "--model", "colour_engine:load", "--option", "smallest=two"]) == 1
+    assert "option smallest is 'two'" in capsys.readouterr().err
+    assert main(["segment", str(blocks), "red", "--model", "colour_engine:load", "--vision-tower", "clip"]) == 1
+    assert "engine 'colours' has no option 'vision_tower'; its options: smallest" in capsys.readouterr().err
+
+
+POINTING = """
+from lisa_ros.engine.api import POINTS, Answer, EngineInfo, Region, crop_mask
+import numpy as np
+
+
+class Pointing:
+    info = EngineInfo("pointing", capabilities=frozenset({POINTS}))
+
+    def encode(self, rgb):
+        return rgb.shape[:2]
+
+    def ask(self, encoded, ask, on_event=None, should_stop=None, details=False):
+        mask = np.zeros(encoded, bool)
+        for (x, y), label in zip(ask.points, ask.point_labels):
+            mask[int(y), int(x)] = label
+        if ask.box:
+            x, y, width, height = map(int, ask.box)
+            mask[y : y + height, x : x + width] = True
+        return Answer("", [Region(crop_mask(mask), 1.0)])
+
+
+def load(*, model, device, precision, options, progress):
+    return Pointing()
+"""
+
+
+def test_points_and_a_box_reach_an_engine_that_takes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pointing_engine.py").write_text(POINTING)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = ("--model", "pointing_engine:load", "--json", "-")
+    assert main(["segment", str(PHOTO), "--point", "3,4", "--point", "9,4,1", "--point", "30,40,0", *model]) == 0
+    (mask,) = json.loads(capsys.readouterr().out)["answers"][0]["masks"]
+    assert (mask["area_px"], mask["box_px"]) == (2, {"x": 3, "y": 4, "width": 7, "height": 1})
+    assert main(["segment", str(PHOTO), "--box", "5,6,7,8", *model]) == 0
+    (mask,) = json.loads(capsys.readouterr().out)["answers"][0]["masks"]
+    assert mask["box_px"] == {"x": 5, "y": 6, "width": 7, "height": 8}
+
+
+@pytest.mark.parametrize("wrong", [("--point", "3"), ("--point", "3,4,2"), ("--point", "a,b"), ("--box", "1,2,3")])
+def test_a_malformed_point_or_box_is_wrong_usage(wrong: tuple, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        segment(PHOTO, *wrong)
+    assert f"'{wrong[1]}'" in capsys.readouterr().err
+
+
+def test_without_a_model_one_line_says_what_the_demo_model_knows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["segment", str(PHOTO), "the cup", "--device", "cpu"]) in (0, 3)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the bundled demo model knows only rendered tables" in line
+    assert "'lisa fetch xinlai/LISA-7B-v1'" in line
+    segment(PHOTO, "the cup")
+    assert capsys.readouterr().err == ""
+
+
+def test_an_engine_without_torch_is_served_without_torch(repository: Path, blocks: Path) -> None:
+    check = (
+        "import sys\nfrom lisa_ros.cli import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "assert not {'torch', 'transformers', 'rclpy'} & set(sys.modules), sorted(sys.modules)"
+    )
+    command = [sys.executable, "-c", check, "segment", str(blocks), "the red one", "--model", "colour_engine:load"]
+    environment = os.environ | {"PYTHONPATH": f"{repository}:{repository / 'examples'}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# --- input, output, mistakes ---
 
 
 def test_a_picture_comes_from_standard_input_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +315,7 @@ def test_a_picture_comes_from_standard_input_too(monkeypatch: pytest.MonkeyPatch
     [
         (("missing.jpg", "x"), "there is no file missing.jpg"),
         ((GOLDEN, "x"), "is a folder"),
-        ((GOLDEN / "cases.json", "x"), "is not a picture"),
+        ((GOLDEN / "cases.json", "x"), "its format is not known; JPEG"),
         ((PHOTO,), "no command"),
         ((PHOTO, " "), "a command is empty"),
         ((PHOTO, "x", "--out", "nowhere/overlay.png"), "there is no folder nowhere"),
@@ -191,7 +328,16 @@ def test_a_picture_comes_from_standard_input_too(monkeypatch: pytest.MonkeyPatch
         ((PHOTO, "x", "--precision", "int3"), "precision 'int3' is not known; choose one of"),
         ((PHOTO, "x", "--device", "cuda:9"), "device 'cuda:9' does not exist"),
         ((PHOTO, "x", "--conversation", "y"), "conversation 'y' is not known; choose one of"),
-        ((PHOTO, "x " * 5000), "say it shorter"),
+        ((PHOTO, "x", "--option", "conversation"), "option 'conversation' is not name=value"),
+        ((PHOTO, "x", "--option", "size=3"), "engine 'lisa' has no option 'size'; its options: conversation, family"),
+        ((PHOTO, "x", "--conversation", "v1", "--option", "conversation=v1"), "is given by --option and by --conv"),
+        ((PHOTO, "x", "--model", "nowhere.engines:load"), "engine 'nowhere.engines:load' cannot be imported"),
+        ((PHOTO, "x", "--model", "grpc://robot"), "no engine serves 'grpc://robot'; installed engines: lisa"),
+        ((PHOTO, "x", "--point", "3,4"), "takes no points; it supports explain, history"),
+        ((PHOTO, "--box", "3,4,5,6"), "takes neither points nor a box; it supports"),
+        ((PHOTO, "--target", " "), "a target is ' '; each must be a name"),
+        ((PHOTO, "--target", "cup", "--interactive"), "leave out --target"),
+        ((PHOTO, "x " * 5000), "write a shorter one"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_1(
@@ -218,7 +364,7 @@ def test_a_folder_that_may_not_be_written_to_is_named_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
-    monkeypatch.setattr(Segmenter, "from_checkpoint", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(lisa_ros, "load_engine", lambda *_, **__: pytest.fail("the model was loaded"))
     assert segment(PHOTO, "x", "--json", tmp_path / "a.json") == 1
     assert f"{tmp_path} may not be written to" in capsys.readouterr().err
 
@@ -249,7 +395,8 @@ def test_a_growing_answer_is_shown_once() -> None:
 
     shown: list[str] = []
     stream = _Stream(shown.append)
-    for event in (Stage("reading"), Token("It is"), Token("It is \N{REPLACEMENT CHARACTER}"), Token("It is ☕, [SEG]")):
+    texts = ("It is", "It is \N{REPLACEMENT CHARACTER}", "It is ☕, [SEG]", "It is ☕, [SEG]. ")
+    for event in (Stage("reading"), *map(Token, texts)):
         stream(event)
     stream.finish("It is ☕, [SEG].")
     assert "".join(shown) == "It is ☕, [SEG].\n"

@@ -1,35 +1,35 @@
-"""From outcomes to numbers: who was refused, what counts, what a baseline is."""
+"""Evaluation: what is counted, baselines, any engine, the report and its page."""
 
 import json
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from training_data import write_scenes
 
-from lisa_ros import cli
+import lisa_ros
+from lisa_ros import cli, load_engine
+from lisa_ros.engine.api import Answer, EngineInfo, Region, crop_mask
+from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.evaluation import run
-from lisa_ros.evaluation.examples import Example, Picture, Question, Said, read_pictures
+from lisa_ros.evaluation.examples import Example, ExampleTurn, Picture, Question, read_pictures
 from lisa_ros.evaluation.metrics import overlap
 from lisa_ros.evaluation.report import Gallery, summarise, table
 from lisa_ros.evaluation.run import Outcome
-from lisa_ros.lisa.prompt import template
-from lisa_ros.lisa.segmenter import Segmenter
-from lisa_small import model_folder
 
 
 def outcome(truth, mask, *, kind="name", command="the cup", answer="It is the cup, [SEG].", found=True, explain=False):
-    question = Question(kind, (Said(command, answer, explain),), not truth.any(), names=("cup",))
+    question = Question(kind, (ExampleTurn(command, answer, explain),), not truth.any(), names=("cup",))
     true = truth.astype(np.uint8)
     free = overlap(mask, true)
     baselines = {} if question.absent else {"empty": overlap(np.zeros_like(mask), true)}
     forced = None if question.absent else free
     timed = 0.1 if found else None
     size = Example(question, true).size
-    return Outcome(question, size, answer, found, bool(mask.any()), free, forced, baselines, timed, True)
+    named = found and "cup" in answer
+    return Outcome(question, size, answer, found, bool(mask.any()), free, forced, baselines, timed, True, named, False)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_present_targets_are_scored_and_absent_ones_counted(outcomes):
     json.dumps(report)
     assert (report["N_acc"], report["T_acc"]) == (0.5, pytest.approx(2 / 3, abs=1e-3))
     assert {name: size["n"] for name, size in report["by_size"].items()} == {"large": 3}
-    assert "absent targets refused  50.0% of 2" in table(report)
+    assert "absent targets rejected 50.0% of 2" in table(report)
     assert "N-acc) 50.0%" in table(report) and "T-acc) 66.7%" in table(report)
 
 
@@ -77,29 +77,92 @@ def test_sizes_are_under_one_and_under_four_percent_of_the_picture(side, size):
 
 
 @pytest.mark.parametrize(
-    ("names", "answer", "found", "named"),
+    ("names", "text", "named"),
     [
-        (("cup",), "It is the cup, [SEG]. It holds tea.", True, True),
-        (("cup",), "They are the cups, [SEG].", True, True),
-        (("hat",), "It is the cup that is there, [SEG].", True, False),
-        (("pot",), "It is the teapot, [SEG].", True, False),
-        (("cup",), "It is the mug, [SEG]. It is no cup.", True, False),
-        (("fork", "knife"), "It is the fork, [SEG].", True, False),
-        (("fork", "knife"), "They are the fork and the knife, [SEG].", True, True),
-        (("cup",), "It is the cup that is not here.", False, False),
+        (("cup",), "It is the cup, [SEG]. It holds tea.", True),
+        (("cup",), "They are the cups, [SEG].", True),
+        (("hat",), "It is the cup that is there, [SEG].", False),
+        (("pot",), "It is the teapot, [SEG].", False),
+        (("cup",), "It is the mug, [SEG]. It is no cup.", False),
+        (("fork", "knife"), "It is the fork, [SEG].", False),
+        (("fork", "knife"), "They are the fork and the knife, [SEG].", True),
     ],
 )
-def test_an_explanation_is_right_where_every_target_is_named_as_found(names, answer, found, named):
-    blank = np.zeros((4, 4), bool)
-    assert replace(outcome(blank, blank, answer=answer, found=found), question=_named(names)).named == named
+def test_an_answer_names_the_target_where_every_class_stands_before_the_first_mask(names, text, named):
+    begin = text.index("[SEG]")
+    answer = Answer(text, [Region(crop_mask(np.ones((4, 4), bool)), span=(begin, begin + 5))])
+    assert run.names_all(run.text_to_region(answer), names) == named
 
 
-def _named(names):
-    return Question("name", (Said("it", "", explain=True),), False, names=names)
+def test_a_mention_that_is_the_name_itself_counts_as_naming():
+    """Engines whose spans are the words for a thing, not a mask token behind them."""
+    answer = Answer("A cup and a plate.", [Region(crop_mask(np.ones((4, 4), bool)), span=(2, 5))])
+    assert run.text_to_region(answer) == "A cup"
+    assert run.text_to_region(Answer("A cup.", [Region(crop_mask(np.ones((4, 4), bool)))])) == "A cup."
+
+
+class Talker:
+    """An engine with one region, or none, and nothing else that LISA has: no mask token, no history, no details."""
+
+    info = EngineInfo("talker")
+
+    def __init__(self, mask, text="Here is the cup."):
+        self.regions, self.text, self.asks = [] if mask is None else [Region(crop_mask(mask), 0.5)], text, []
+
+    def encode(self, rgb):
+        return rgb
+
+    def ask(self, encoded, ask, on_event=None, should_stop=None, details=False):
+        self.asks.append(ask)
+        return Answer(self.text, self.regions)
+
+
+def test_any_engine_is_evaluated_without_knowing_its_tokens():
+    truth = np.zeros((10, 10), bool)
+    truth[2:6, 2:6] = True
+    turns = (ExampleTurn("the cup", "It is the cup, [SEG]."), ExampleTurn("why?", "It is, [SEG].", verbatim=" why? "))
+    question = Question("name", turns, False, names=("cup",))
+    picture = Picture("0", np.zeros((10, 10, 3), np.uint8), [Example(question, truth.astype(np.uint8))])
+    engine = Talker(truth)
+    (outcome,) = run.evaluate(SupportedEngine(engine), [picture])
+    assert (outcome.found, outcome.drawn, outcome.named) == (True, True, True)
+    assert outcome.free.iou > 0.99
+    assert (outcome.forced, outcome.cut, outcome.to_mask_s) == (None, None, None)
+    assert [(ask.text, ask.verbatim) for ask in engine.asks] == [("the cup", False), (" why? ", True)]
+    report = summarise([outcome])
+    assert report["cut"] is None
+    assert report["teacher_forced"]["n"] == 0
+    assert "cut off" not in table(report)
+
+
+def test_a_region_without_a_pixel_is_found_and_not_drawn():
+    picture = Picture("0", np.zeros((10, 10, 3), np.uint8), [_example(np.ones((10, 10)))])
+    (empty,) = run.evaluate(SupportedEngine(Talker(np.zeros((10, 10), bool))), [picture])
+    (none,) = run.evaluate(SupportedEngine(Talker(None)), [picture])
+    assert (empty.found, empty.drawn) == (True, False)
+    assert (none.found, none.drawn, none.named, none.to_mask_s) == (False, False, False, None)
+    assert empty.to_mask_s > 0  # measured where the engine gives no timings
+
+
+def test_an_engine_in_one_file_is_evaluated_from_the_command_line(repository, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(repository / "examples")
+    rgb = np.full((60, 80, 3), 120, np.uint8)
+    rgb[10:30, 20:50] = (220, 20, 20)
+    cv2.imwrite(str(tmp_path / "a.png"), rgb[..., ::-1])
+    corners = [[20, 10], [49, 10], [49, 29], [20, 29]]
+    label = {"text": ["the red thing"], "is_sentence": False, "shapes": [{"label": "target", "points": corners}]}
+    (tmp_path / "a.json").write_text(json.dumps(label))
+    report = tmp_path / "report.json"
+    arguments = ["--data", str(tmp_path), "--model", "colour_engine:load", "--json", str(report)]
+    assert cli.main(["evaluate", *arguments]) == 0
+    scores = json.loads(report.read_text())
+    assert (scores["model"], scores["device"], scores["n"]) == ("colours", "cpu", 1)
+    assert scores["gIoU"] > 0.99
+    assert scores["teacher_forced"] == {"gIoU": None, "cIoU": None, "n": 0}
 
 
 def _example(truth, answer="", objects=()):
-    return Example(Question("name", (Said("the cup", answer),), False), truth.astype(np.uint8), list(objects))
+    return Example(Question("name", (ExampleTurn("the cup", answer),), False), truth.astype(np.uint8), list(objects))
 
 
 def test_the_four_baselines_are_what_they_are_called():
@@ -123,30 +186,58 @@ def test_answers_that_are_cut_off_are_counted(outcomes):
 def test_an_answer_longer_than_the_limit_is_cut(monkeypatch):
     monkeypatch.setattr(run, "MAX_ANSWER", 2)
     picture = Picture("0", np.zeros((48, 64, 3), np.uint8), [_example(np.ones((48, 64)))])
-    segmenter = Segmenter.from_checkpoint(model_folder(), device="cpu", precision="fp32")
-    (cut,) = run.evaluate(segmenter, [picture], forced=False)
+    engine = load_engine(device="cpu", precision="fp32")
+    (cut,) = run.evaluate(engine, [picture], forced=False)
     monkeypatch.undo()
-    (whole,) = run.evaluate(segmenter, [picture], forced=False)
+    (whole,) = run.evaluate(engine, [picture], forced=False)
     assert cut.cut and not whole.cut
 
 
-def test_a_score_that_was_not_asked_is_none(outcomes):
+def test_a_score_that_was_not_measured_is_null(outcomes):
     report = summarise([replace(one, forced=None) for one in outcomes])
     assert report["teacher_forced"] == {"gIoU": None, "cIoU": None, "n": 0}
     assert "teacher-forced" not in table(report)
 
 
-def test_the_given_answer_stands_in_the_talk_that_was_asked_for(monkeypatch):
-    """--conversation holds for both scores, not for free generation alone."""
-    seen = []
-    build = run.build_prompt
-    monkeypatch.setattr(run, "build_prompt", lambda turns, how, **rest: seen.append(how) or build(turns, how, **rest))
-    golden = Path(__file__).parents[1] / "golden"
-    segmenter = Segmenter.from_checkpoint(golden / "ckpt", conversation="v1", device="cpu", precision="fp32")
-    frame = segmenter.encode(np.zeros((32, 32, 3), np.uint8))
-    truth = np.ones((32, 32), np.uint8)
-    run.forced_mask(segmenter, frame, _example(truth, "It is the cup, [SEG]."))
-    assert seen and all(how is template("v1") for how in seen)
+def _true_answer(name):
+    return Question(name, (ExampleTurn("the cup", "It is the cup, [SEG]."),), False)
+
+
+@pytest.fixture(scope="module")
+def frame_of(repository):
+    """A golden picture encoded by the golden checkpoint, asked in a conversation template."""
+    rgb = cv2.cvtColor(cv2.imread(str(repository / "test/golden/wide.png")), cv2.COLOR_BGR2RGB)
+
+    def frame(conversation):
+        folder = repository / "test/golden/ckpt"
+        engine = load_engine(folder, "cpu", "fp32", {"conversation": conversation})
+        return engine, engine.encode(rgb), rgb.shape[:2]
+
+    return frame
+
+
+def test_a_teacher_forced_answer_uses_the_conversation_that_the_engine_was_loaded_with(frame_of):
+    """The option holds for both scores, not only for free generation."""
+    masks = []
+    for conversation in ("llava_v1", "compact"):
+        engine, encoded, size = frame_of(conversation)
+        example = Example(_true_answer("name"), np.ones(size, np.uint8))
+        masks.append(run.forced_mask(engine, encoded, example))
+    assert masks[0].shape == masks[1].shape == size
+    assert not np.array_equal(*masks)
+
+
+def test_specks_are_removed_from_teacher_forced_masks_as_from_free_ones(frame_of):
+    engine, encoded, size = frame_of("llava_v1")
+    example = Example(_true_answer("name"), np.ones(size, np.uint8))
+    engine.engine.spec = replace(engine.engine.spec, smallest_part=0.0)
+    raw = run.forced_mask(engine, encoded, example)
+    engine.engine.spec = replace(engine.engine.spec, smallest_part=1.0)
+    clean = run.forced_mask(engine, encoded, example)
+    parts = [cv2.connectedComponents(mask.astype(np.uint8))[0] - 1 for mask in (raw, clean)]
+    assert parts[0] > 1, "the golden mask has one part: nothing is tested"
+    assert parts[1] == 1
+    assert not (clean & ~raw).any()
 
 
 def test_an_evaluation_without_targets_still_reports(outcomes):
@@ -164,8 +255,8 @@ def gallery_of(outcomes, count=12):
 
 
 def test_the_page_shows_commands_as_text(outcomes):
-    said = replace(outcomes[0].question, turns=(Said("<b>the cup</b>", ""),))
-    html = gallery_of([replace(outcomes[0], question=said), *outcomes[1:]])
+    question = replace(outcomes[0].question, turns=(ExampleTurn("<b>the cup</b>", ""),))
+    html = gallery_of([replace(outcomes[0], question=question), *outcomes[1:]])
     assert "&lt;b&gt;the cup" in html
     assert html.count("<figure>") == 15
     worst, best = (html.split(f"<h2>{title}</h2>")[1] for title in ("Worst", "Best"))
@@ -222,6 +313,7 @@ def test_scenes_and_reasonseg_folders_are_read_alike(tmp_path):
         (("--data", "scenes", "--json", "nowhere/a.json"), "there is no folder nowhere"),
         (("--data", "scenes", "--html", "scenes"), "scenes is a folder"),
         (("--data", "scenes", "--json", "a", "--html", "./a"), "--json and --html name one file"),
+        (("--data", "scenes", "--option", "x"), "option 'x' is not name=value"),
     ],
 )
 def test_what_would_fail_later_fails_before_the_model_is_loaded(tmp_path, monkeypatch, capsys, arguments, message):
@@ -230,7 +322,7 @@ def test_what_would_fail_later_fails_before_the_model_is_loaded(tmp_path, monkey
     silent = write_scenes(tmp_path / "silent", 2) / "scenes.jsonl"
     lines = [json.loads(line) | {"conversations": []} for line in silent.read_text().splitlines()]
     silent.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    monkeypatch.setattr(Segmenter, "from_checkpoint", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(lisa_ros, "load_engine", lambda *_, **__: pytest.fail("the model was loaded"), raising=False)
     assert cli.main(["evaluate", *arguments]) == 1
     assert message in capsys.readouterr().err
 

@@ -16,7 +16,7 @@ from lisa_ros.evaluation.examples import read_pictures
 
 
 def two_pictures(path: Path, name: str = "refcoco", split_by: str = "unc") -> Path:
-    """The folder of ``refer`` with a second picture, of whose cup two sentences of val tell; it comes first in refs."""
+    """The folder of ``refer`` with a second picture; two sentences of val mean its cup, and it comes first in refs."""
     folder = refer(path, name, split_by) / name
     content = json.loads((folder / "instances.json").read_text())
     content["images"].append(content["images"][0] | {"id": 2, "file_name": "two.jpg"})
@@ -82,7 +82,7 @@ def test_grefcoco_asks_for_several_and_for_what_is_not_there(tmp_path: Path) -> 
     [
         ({"split": "testC"}, "no split 'testC'; there is train, val"),
         ({"split_by": "google"}, "split by 'google'; there is unc"),
-        ({"images": Path("nowhere")}, "nowhere is no folder; --images"),
+        ({"images": Path("nowhere")}, "nowhere is not a folder; --images"),
     ],
 )
 def test_what_is_not_there_is_named(tmp_path: Path, options: dict, message: str) -> None:
@@ -128,22 +128,22 @@ def test_evaluate_from_the_command_line(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     arguments = ["--data", str(two_pictures(tmp_path)), "--split", "val", "--json", str(report), "--device", "cpu"]
     assert cli.main(["evaluate", *arguments]) == 0
-    told = json.loads(report.read_text())
-    assert told["pictures"] == 2
-    assert told["n"] == told["teacher_forced"]["n"] == 3
-    assert set(told["by_kind"]) == {"refcoco"}
-    assert told["absent"]["n"] == 0
-    assert set(told["baselines"]) == {"empty", "all objects", "random object", "largest object"}
+    scores = json.loads(report.read_text())
+    assert scores["pictures"] == 2
+    assert scores["n"] == scores["teacher_forced"]["n"] == 3
+    assert set(scores["by_kind"]) == {"refcoco"}
+    assert scores["absent"]["n"] == 0
+    assert set(scores["baselines"]) == {"empty", "all objects", "random object", "largest object"}
 
 
 def test_absent_targets_count_for_n_acc_and_present_ones_for_t_acc(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     arguments = ["--data", str(gref(tmp_path)), "--no-teacher-forced", "--json", str(report), "--device", "cpu"]
     assert cli.main(["evaluate", *arguments]) == 0
-    told = json.loads(report.read_text())
-    assert set(told["by_kind"]) == {"several", "single"}
-    assert set(told["absent_by_kind"]) == {"absent"}
-    assert (told["n"], told["absent"]["n"]) == (2, 1)
+    scores = json.loads(report.read_text())
+    assert set(scores["by_kind"]) == {"several", "single"}
+    assert set(scores["absent_by_kind"]) == {"absent"}
+    assert (scores["n"], scores["absent"]["n"]) == (2, 1)
     # An answer without a mask has no pixel of one; one with a mask may still have none.
-    assert told["absent"]["refused"] <= told["N_acc"]
-    assert told["T_acc"] <= 1 - told["present"]["refused"]
+    assert scores["absent"]["refused"] <= scores["N_acc"]
+    assert scores["T_acc"] <= 1 - scores["present"]["refused"]

@@ -15,13 +15,14 @@ import torch
 from huggingface_hub import constants
 from loopback_hub import LoopbackHub
 from safetensors.torch import load_file
+from whole_answer import segment
 
 from lisa_ros.errors import CheckpointError
 from lisa_ros.lisa.weights import fetch as fetch_module
-from lisa_ros.lisa.weights.checkpoint import read_spec, resolve_tower
 from lisa_ros.lisa.weights.convert import convert
 from lisa_ros.lisa.weights.fetch import fetch
 from lisa_ros.lisa.weights.origin import HubRepository, sha256
+from lisa_ros.lisa.weights.spec import read_spec, resolve_tower
 from lisa_ros.lisa.weights.tensors import find_files
 from lisa_small import model_folder
 
@@ -128,7 +129,7 @@ def test_the_result_loads_and_answers_without_the_source(checkpoint: Path) -> No
     assert resolve_tower(None, read_spec(out), out) == out / "clip-tiny"
     segmenter = Segmenter.from_checkpoint(out, device="cpu", precision="fp32")
     encoded = segmenter.encode(read_photo(str(GOLDEN / "wide.png")))
-    assert segmenter.segment(encoded, "Where is the drink?").answer_ids
+    assert segment(segmenter, encoded, "Where is the drink?").answer_ids
 
 
 def test_the_record_names_origin_and_checksums(checkpoint: Path) -> None:

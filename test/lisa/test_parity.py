@@ -1,73 +1,49 @@
-"""The same numbers as the reference: prompts, token ids, answers, pixels, logits, masks."""
+"""The same numbers as the reference: prompts, token ids, answers, pixels, logits, masks.
+
+Golden C is complete; golden A has its language model and a SAM drawn from seeds (test/golden/README.md). The full ones
+are compared too where they lie beside the checkout.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from goldens import FULL, GOLDEN, GOLDEN_A, Case, iou, read_cases, read_rgb, thinned, unpacked_masks
+from safetensors.torch import load_file, save_file
 
-from lisa_ros.engine.api import Turn
+from lisa_ros import load_engine
+from lisa_ros.engine.api import Answer, Ask, Turn
+from lisa_ros.engine.support import SupportedEngine
+from lisa_ros.lisa.grounding import Features
+from lisa_ros.lisa.model.lisa import image_columns
 from lisa_ros.lisa.preprocess import ClipPreprocessing, for_clip, for_sam, resized_size
 from lisa_ros.lisa.prompt import TEMPLATES, build_prompt, template
-from lisa_ros.lisa.segmenter import EncodedImage, Segmenter
 from lisa_ros.lisa.tokenizer import IMAGE_ID, Tokenizer
 
-COMPACT = Path(__file__).parents[1] / "golden"
-FULL = Path(__file__).resolve().parents[3] / "shared" / "goldens"
-FOLDERS = [COMPACT, *(FULL / case for case in "AC" if (FULL / case).is_dir())]
+EVERY_CASE = [pytest.param(case, id=case.name) for folder in (GOLDEN, GOLDEN_A, *FULL) for case in read_cases(folder)]
+every_case = pytest.mark.parametrize("case", EVERY_CASE)
+
+EngineOf = Callable[[Path], SupportedEngine]
 
 
-@dataclass(frozen=True)
-class Case:
-    """One question that the reference answered."""
+@pytest.fixture(scope="module")
+def engine_of(checkpoint_a: Path) -> EngineOf:
+    """The engine of a golden folder; the last one is held."""
 
-    folder: Path
-    facts: dict[str, Any]
-    conversation: str
-    start_end: bool
+    @lru_cache(maxsize=1)
+    def load(folder: Path) -> SupportedEngine:
+        checkpoint = checkpoint_a if folder == GOLDEN_A else folder / "ckpt"
+        return load_engine(checkpoint, device="cpu", precision="fp32")
 
-    @property
-    def rgb(self) -> np.ndarray:
-        return np.asarray(Image.open(self.folder / self.facts["image"]).convert("RGB"))
-
-    @property
-    def arrays(self) -> dict[str, np.ndarray]:
-        return dict(np.load(self.folder / f"{self.facts['id']}.npz"))
-
-    @property
-    def masks(self) -> np.ndarray:
-        shape = self.arrays["masks_shape"]
-        return np.unpackbits(self.arrays["masks_bits"])[: np.prod(shape)].reshape(shape).astype(bool)
-
-
-def _cases() -> list[Any]:
-    found = []
-    for folder in FOLDERS:
-        told = json.loads((folder / "cases.json").read_text())
-        for facts in told["chat_cases"]:
-            case = Case(folder, facts, told["conv_type"], told["use_mm_start_end"])
-            found.append(pytest.param(case, id=f"{folder.name}-{facts['id']}"))
-    return found
-
-
-@lru_cache(maxsize=1)
-def segmenter(folder: Path) -> Segmenter:
-    return Segmenter.from_checkpoint(folder / "ckpt", device="cpu", precision="fp32")
-
-
-@lru_cache(maxsize=1)
-def encoded(folder: Path, image: str) -> EncodedImage:
-    return segmenter(folder).encode(np.asarray(Image.open(folder / image).convert("RGB")))
-
-
-every_case = pytest.mark.parametrize("case", _cases())
+    return load
 
 
 @every_case
@@ -87,83 +63,139 @@ def test_decoded_text_is_identical(case: Case) -> None:
     assert tokenizer.answer_text(case.facts["generated_ids"]) == case.facts["expected_answer"]
 
 
-@every_case
-@pytest.mark.parametrize("draft", [True, False], ids=["draft", "token_by_token"])
-def test_answers_and_masks_equal_the_reference(case: Case, draft: bool) -> None:
-    frame = encoded(case.folder, case.facts["image"])
-    result = segmenter(case.folder).segment(frame, case.facts["user_prompt"], verbatim=True, draft=draft)
-    assert result.answer == case.facts["expected_answer"]
-    assert result.answer_ids == case.facts["generated_ids"]
-    assert len(result.masks) == case.facts["num_seg"]
-    assert result.masks.shape == result.mask_logits.shape == (case.facts["num_seg"], *case.facts["original_size"])
-    if not case.facts["num_seg"]:
+def assert_same_answer(answer: Answer, case: Case) -> None:
+    """Words and ids are identical; logits within 1e-4, probabilities within 1e-5."""
+    count, details = case.facts["num_seg"], answer.details or {}
+    assert answer.text == case.facts["expected_answer"]
+    assert details["answer_ids"] == case.facts["generated_ids"]
+    assert details["mask_logits"].shape == (count, *case.facts["original_size"])
+    if not count:
         return
-    np.testing.assert_allclose(result.low_res_logits, case.arrays["low_res_masks"], rtol=0, atol=1e-4)
-    for ours, theirs in zip(result.masks, case.masks, strict=True):
-        assert np.sum(ours & theirs) / np.sum(ours | theirs) > 0.999
+    if "seg_probabilities" in case.facts:
+        np.testing.assert_allclose(details["seg_probabilities"], case.facts["seg_probabilities"], rtol=0, atol=1e-5)
+    expected = case.low_res_logits
+    np.testing.assert_allclose(thinned(details["low_res_logits"], expected), expected, rtol=0, atol=1e-4)
+    for ours, theirs in zip(details["mask_logits"] > 0, case.masks, strict=True):
+        assert iou(ours, theirs) > 0.999
 
 
-def test_other_checkpoint_formats_answer_the_same(tmp_path: Path) -> None:
-    """The compact golden as two pickled shards, without a safetensors file in sight."""
-    from safetensors.torch import load_file
+@every_case
+def test_answers_and_masks_equal_the_references(case: Case, engine_of: EngineOf) -> None:
+    engine = engine_of(case.folder)
+    ask = Ask(case.facts["user_prompt"], verbatim=True)
+    assert_same_answer(engine.ask(engine.encode(case.rgb), ask, details=True), case)
 
-    source, target = COMPACT / "ckpt", tmp_path / "ckpt"
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in read_cases(GOLDEN)])
+def test_the_answer_is_the_same_without_drafts(case: Case, engine_of: EngineOf) -> None:
+    engine: Any = engine_of(case.folder).engine
+    ask = Ask(case.facts["user_prompt"], verbatim=True)
+    assert_same_answer(engine.ask(engine.encode(case.rgb), ask, details=True, draft=False), case)
+
+
+# --- the files of a checkpoint ---
+
+
+def sharded(tensors: dict[str, torch.Tensor], target: Path, extension: str) -> None:
+    """Two shards with an index, as transformers writes them."""
+    stem = "model" if extension == "safetensors" else "pytorch_model"
+    names = sorted(tensors)
+    shards = {
+        f"{stem}-00001-of-00002.{extension}": names[::2],
+        f"{stem}-00002-of-00002.{extension}": names[1::2],
+    }
+    for shard, members in shards.items():
+        part = {name: tensors[name] for name in members}
+        if extension == "safetensors":
+            save_file(part, target / shard)
+        else:
+            torch.save(part, target / shard)
+    index = {"weight_map": {name: shard for shard, members in shards.items() for name in members}}
+    (target / f"{stem}.{extension}.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("extension", ["bin", "safetensors"])
+def test_shards_of_either_format_answer_as_the_reference(tmp_path: Path, extension: str) -> None:
+    """Golden C in two shards, its CLIP tower somewhere else."""
+    target = tmp_path / "ckpt"
     target.mkdir()
-    for file in source.glob("*"):
+    for file in (GOLDEN / "ckpt").glob("*"):
         if file.suffix != ".safetensors":
             (target / file.name).write_bytes(file.read_bytes())
-    tensors = load_file(source / "model.safetensors")
-    names = sorted(tensors)
-    shards = {"pytorch_model-00001-of-00002.bin": names[::2], "pytorch_model-00002-of-00002.bin": names[1::2]}
-    for shard, members in shards.items():
-        torch.save({name: tensors[name] for name in members}, target / shard)
-    index = {"weight_map": {name: shard for shard, members in shards.items() for name in members}}
-    (target / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    ours = Segmenter.from_checkpoint(target, vision_tower=COMPACT / "clip-tiny", device="cpu", precision="fp32")
-    rgb = np.asarray(Image.open(COMPACT / "wide.png").convert("RGB"))
-    command = "Where is the drink? Please output segmentation mask."
-    result = ours.segment(ours.encode(rgb), command, verbatim=True)
-    expected = np.load(COMPACT / "wide_0.npz")["low_res_masks"]
-    np.testing.assert_allclose(result.low_res_logits, expected, rtol=0, atol=1e-4)
+    sharded(load_file(GOLDEN / "ckpt" / "model.safetensors"), target, extension)
+    options = {"vision_tower": str(GOLDEN / "clip-tiny")}
+    engine = load_engine(target, device="cpu", precision="fp32", options=options)
+    case = next(read_cases(GOLDEN))
+    ask = Ask(case.facts["user_prompt"], verbatim=True)
+    assert_same_answer(engine.ask(engine.encode(case.rgb), ask, details=True), case)
 
 
-def test_teacher_forced_masks_equal_the_reference(goldens: Path) -> None:
-    """The path of training: four padded conversations of one image at once."""
-    for folder, image in [(goldens / "A", "coffee"), (goldens / "C", "wide")]:
-        arrays, ours = np.load(folder / f"tf_{image}.npz"), segmenter(folder)
-        lisa = ours.lisa
-        ids = torch.from_numpy(arrays["input_ids"]).long()
-        frame = encoded(folder, f"images/{image}.png")
-        with torch.inference_mode():
-            tokens = frame.tokens.expand(len(ids), -1, -1)
-            hidden = lisa.read(lisa.embed_prompt(ids, tokens))
-            predicts = lisa.seg_positions(ids, ours.tokenizer.id_of("[SEG]"), tokens.shape[1])
-            embeddings = lisa.seg_projector(hidden[predicts])
-            low_res = lisa.decode_masks(ours.embed(frame.rgb), embeddings)
-        np.testing.assert_allclose(embeddings.numpy(), arrays["pred_embeddings"], rtol=0, atol=2e-5)
-        np.testing.assert_allclose(low_res.numpy(), arrays["low_res_masks"], rtol=0, atol=1e-4)
+# --- answers that are given ---
 
 
-def test_pixels_are_identical(goldens: Path) -> None:
-    from zlib import crc32
+TEACHER_FORCED = json.loads((GOLDEN / "cases.json").read_text("utf-8"))["teacher_forced"]
+every_picture = pytest.mark.parametrize("facts", [pytest.param(facts, id=facts["image"]) for facts in TEACHER_FORCED])
 
-    facts = json.loads((goldens / "misc" / "preprocess.json").read_text())
-    for height, width, *expected in facts["preprocess_shape"]:
+
+@every_picture
+def test_teacher_forced_masks_equal_the_references(facts: dict[str, Any], engine_of: EngineOf) -> None:
+    """The path of training: four padded conversations of one picture at once."""
+    arrays, ours = np.load(GOLDEN / facts["npz"]), engine_of(GOLDEN).engine
+    lisa = ours.lisa
+    ids = torch.from_numpy(arrays["input_ids"]).long()
+    frame = ours.encode(read_rgb(GOLDEN / facts["image"]))
+    with torch.inference_mode():
+        tokens = frame.features.tokens.expand(len(ids), -1, -1)
+        ids = ids.gather(1, image_columns(ids, tokens.shape[1]))
+        hidden = lisa.read(ours.grounding.embed(ids, tokens))
+        predicts = ours.grounding.predicts_mask(ids)
+        embeddings = lisa.seg_projector(hidden[predicts])
+        features = Features(frame.features.tokens, ours.embed(frame.rgb))
+        low_res = ours.grounding.masks(hidden[predicts], features).numpy()
+    expected = arrays["low_res_masks"]
+    np.testing.assert_allclose(embeddings.numpy(), arrays["pred_embeddings"], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(thinned(low_res, expected), expected, rtol=0, atol=1e-4)
+
+
+@every_picture
+def test_the_masks_of_a_given_answer_equal_the_references(facts: dict[str, Any], engine_of: EngineOf) -> None:
+    engine = engine_of(GOLDEN)
+    rgb = read_rgb(GOLDEN / facts["image"])
+    frame = engine.encode(rgb)
+    masks = list(unpacked_masks(np.load(GOLDEN / facts["npz"])))
+    for conversation, count in zip(facts["conversations"], facts["n_seg_per_conv"], strict=True):
+        question, _, answer = conversation.partition("<im_end>\n")[2].partition(" ASSISTANT: ")
+        union = engine.teacher_forced(frame, [Ask(question, verbatim=True)], [answer.removesuffix("</s>")])
+        expected, masks = np.array(masks[:count]).reshape(-1, *rgb.shape[:2]), masks[count:]
+        assert union.shape == rgb.shape[:2]
+        assert (union ^ np.any(expected, axis=0)).sum() <= 0.001 * np.sum(expected)
+
+
+# --- pixels and prompts ---
+
+
+PIXELS = json.loads((GOLDEN / "misc" / "preprocess.json").read_text("utf-8"))
+PICTURES = [GOLDEN / "wide.png", GOLDEN / "tall.png", GOLDEN_A / "cat.png"]
+PICTURES += [file for folder in FULL for file in sorted((folder / "images").glob("*.png"))]
+
+
+@pytest.mark.parametrize("file", [pytest.param(file, id=f"{file.parent.name}-{file.stem}") for file in PICTURES])
+def test_pixels_are_identical(file: Path) -> None:
+    facts, rgb = PIXELS["images"][file.stem], read_rgb(file)
+    assert list(rgb.shape[:2]) == facts["size"]
+    assert crc32(for_sam(rgb, 1024).tobytes()) == facts["sam_tensor_crc32"]
+    assert crc32(for_clip(rgb, ClipPreprocessing()).tobytes()) == facts["clip224_crc32"]
+
+
+def test_sizes_after_resizing_are_identical() -> None:
+    assert len(PIXELS["preprocess_shape"]) == 17
+    for height, width, *expected in PIXELS["preprocess_shape"]:
         assert resized_size((height, width), 1024) == tuple(expected)
-    compared = 0
-    for name, told in facts["images"].items():
-        files = [folder / "images" / f"{name}.png" for folder in (goldens / "A", goldens / "C")]
-        for file in (file for file in files if file.is_file()):
-            rgb = np.asarray(Image.open(file).convert("RGB"))
-            assert crc32(for_sam(rgb, 1024).tobytes()) == told["sam_tensor_crc32"]
-            assert crc32(for_clip(rgb, ClipPreprocessing()).tobytes()) == told["clip224_crc32"]
-            compared += 1
-    assert compared == 5
 
 
 @pytest.mark.parametrize("name", sorted(set(TEMPLATES) - {"compact"}))
-def test_conversation_templates_are_identical(goldens: Path, name: str) -> None:
-    told = json.loads((goldens / "misc" / "prompts.json").read_text())[name]
+def test_conversation_templates_are_identical(name: str) -> None:
+    recorded = json.loads((GOLDEN / "misc" / "prompts.json").read_text("utf-8"))[name]
     forms = {
         "chat": [Turn("q1")],
         "answered": [Turn("q1", "a1")],
@@ -172,4 +204,17 @@ def test_conversation_templates_are_identical(goldens: Path, name: str) -> None:
     }
     for form, turns in forms.items():
         ours = build_prompt(turns, template(name), im_start_end=False).text
-        assert ours.replace("<image>\n", "") == told[form]
+        assert ours.replace("<image>\n", "") == recorded[form]
+
+
+def test_the_text_of_llava_llama_2_is_the_references() -> None:
+    """Written out, since models of Llama 2 read nothing else well."""
+    system = (
+        "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
+        "provides, and assist the user with a variety of tasks using natural language."
+    )
+    turns = [Turn("q1", "a1"), Turn("q2")]
+    expected = (
+        f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n<im_start><image><im_end>\nq1 [/INST] a1 </s><s>[INST] q2 [/INST]"
+    )
+    assert build_prompt(turns, template("llava_llama_2"), im_start_end=True).text == expected

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from whole_answer import segment
 
 from lisa_ros.engine.api import Conversation, Event, Regions, Stage, Token, Turn
 from lisa_ros.errors import Cancelled, CheckpointError, CommandError, ConfigError, DeviceError, ImageError, OutOfMemory
@@ -51,26 +52,26 @@ def count_positions(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> li
 
 
 def test_the_usual_answer_needs_no_decode_step(segmenter, wide, monkeypatch) -> None:
-    segmenter.segment(segmenter.encode(wide), DRINK, verbatim=True)
+    segment(segmenter, segmenter.encode(wide), DRINK, verbatim=True)
     passes = count_positions(segmenter, monkeypatch)
-    result = segmenter.segment(segmenter.encode(wide), DRINK, verbatim=True)
+    result = segment(segmenter, segmenter.encode(wide), DRINK, verbatim=True)
     assert result.answer == "Sure, [SEG]."
     assert len(passes) == 1
     passes.clear()
-    segmenter.segment(segmenter.encode(wide), DRINK, verbatim=True, draft=False)
+    segment(segmenter, segmenter.encode(wide), DRINK, verbatim=True, draft=False)
     assert len(passes) == len(result.answer_ids)
 
 
 def test_the_second_command_on_a_frame_reads_only_its_own_words(segmenter, wide, monkeypatch) -> None:
     frame = segmenter.encode(wide)
-    first = segmenter.segment(frame, DRINK, verbatim=True)
-    embedding = frame.embedding
+    first = segment(segmenter, frame, DRINK, verbatim=True)
+    embedding = frame.features.embedding
     passes = count_positions(segmenter, monkeypatch)
     monkeypatch.setattr(segmenter, "embed", lambda rgb: pytest.fail("the frame was encoded twice"))
-    other = segmenter.segment(frame, NO_MASK, verbatim=True)
+    other = segment(segmenter, frame, NO_MASK, verbatim=True)
     assert passes[0] < 40 < segmenter.lisa.vision_tower.num_tokens
-    again = segmenter.segment(frame, DRINK, verbatim=True)
-    assert frame.embedding is embedding
+    again = segment(segmenter, frame, DRINK, verbatim=True)
+    assert frame.features.embedding is embedding
     assert other.answer_ids != first.answer_ids
     assert again.answer_ids == first.answer_ids
     np.testing.assert_allclose(again.low_res_logits, first.low_res_logits, atol=1e-4)
@@ -78,8 +79,8 @@ def test_the_second_command_on_a_frame_reads_only_its_own_words(segmenter, wide,
 
 def test_no_mask_needs_no_image_encoder(segmenter, tall) -> None:
     frame = segmenter.encode(tall)
-    result = segmenter.segment(frame, NO_MASK, verbatim=True)
-    assert frame.embedding is None
+    result = segment(segmenter, frame, NO_MASK, verbatim=True)
+    assert frame.features.embedding is None
     assert result.masks.shape == (0, *tall.shape[:2])
     assert result.low_res_logits.shape == (0, 1, 256, 256)
     assert not result.found
@@ -87,7 +88,7 @@ def test_no_mask_needs_no_image_encoder(segmenter, tall) -> None:
 
 def test_the_mask_comes_before_the_explanation(segmenter, tall) -> None:
     events: list[Event] = []
-    result = segmenter.segment(segmenter.encode(tall), SMILE, verbatim=True, on_event=events.append)
+    result = segment(segmenter, segmenter.encode(tall), SMILE, verbatim=True, on_event=events.append)
     masks = next(i for i, event in enumerate(events) if isinstance(event, Regions))
     texts = [event.text for event in events if isinstance(event, Token)]
     assert not any(event.text == result.answer for event in events[:masks] if isinstance(event, Token))
@@ -98,7 +99,7 @@ def test_the_mask_comes_before_the_explanation(segmenter, tall) -> None:
 
 def test_a_score_lies_between_zero_and_one_and_crops_match_the_masks(segmenter, wide) -> None:
     events: list[Event] = []
-    result = segmenter.segment(segmenter.encode(wide), DRINK, verbatim=True, on_event=events.append)
+    result = segment(segmenter, segmenter.encode(wide), DRINK, verbatim=True, on_event=events.append)
     (regions,) = [event.regions for event in events if isinstance(event, Regions)]
     assert regions[0].mask.area == result.masks[0].sum()
     assert regions[0].score == pytest.approx(result.scores[0])
@@ -107,10 +108,10 @@ def test_a_score_lies_between_zero_and_one_and_crops_match_the_masks(segmenter, 
 
 def test_history_is_read_and_the_new_turn_appended(segmenter, wide, monkeypatch) -> None:
     frame, talk = segmenter.encode(wide), Conversation()
-    segmenter.segment(frame, DRINK, verbatim=True, history=talk)
+    segment(segmenter, frame, DRINK, verbatim=True, history=talk)
     assert talk.turns == [Turn(DRINK, "Sure, [SEG].")]
     passes = count_positions(segmenter, monkeypatch)
-    segmenter.segment(frame, "And what goes with it?", history=talk)
+    segment(segmenter, frame, "And what goes with it?", history=talk)
     assert passes[0] < 60, "the first turn was read again"
     assert len(talk.turns) == 2
     held = frame.cache.tokens
@@ -120,54 +121,54 @@ def test_history_is_read_and_the_new_turn_appended(segmenter, wide, monkeypatch)
 
 def test_history_moves_to_a_newer_frame(segmenter, wide, tall) -> None:
     talk = Conversation()
-    segmenter.segment(segmenter.encode(wide), DRINK, verbatim=True, history=talk)
-    result = segmenter.segment(segmenter.encode(tall), "and now?", history=talk, max_new_tokens=8)
+    segment(segmenter, segmenter.encode(wide), DRINK, verbatim=True, history=talk)
+    result = segment(segmenter, segmenter.encode(tall), "and now?", history=talk, max_new_tokens=8)
     assert len(talk.turns) == 2
     assert len(result.answer_ids) <= 8
 
 
 def test_a_history_too_long_for_the_model_loses_its_oldest_turns(segmenter, wide) -> None:
     talk = Conversation(max_turns=50, turns=[Turn(f"question {i} " + "word " * 120, "Yes.") for i in range(50)])
-    segmenter.segment(segmenter.encode(wide), DRINK, verbatim=True, history=talk)
+    segment(segmenter, segmenter.encode(wide), DRINK, verbatim=True, history=talk)
     assert talk.turns[-1].question == DRINK
     assert 1 < len(talk.turns) < 50
 
 
 def test_a_command_longer_than_the_model_reads_is_refused(segmenter, wide) -> None:
     with pytest.raises(CommandError, match="reads at most"):
-        segmenter.segment(segmenter.encode(wide), "word " * 20_000, verbatim=True)
+        segment(segmenter, segmenter.encode(wide), "word " * 20_000, verbatim=True)
 
 
 @pytest.mark.parametrize("polls", range(4))
 def test_cancelling_stops_between_tokens_and_leaves_the_frame_usable(segmenter, tall, polls: int) -> None:
     frame, left = segmenter.encode(tall), iter([False] * polls + [True] * 100)
     with pytest.raises(Cancelled):
-        segmenter.segment(frame, SMILE, verbatim=True, draft=False, should_stop=lambda: next(left))
-    expected = segmenter.segment(segmenter.encode(tall), SMILE, verbatim=True)
-    assert segmenter.segment(frame, SMILE, verbatim=True).answer_ids == expected.answer_ids
+        segment(segmenter, frame, SMILE, verbatim=True, draft=False, should_stop=lambda: next(left))
+    expected = segment(segmenter, segmenter.encode(tall), SMILE, verbatim=True)
+    assert segment(segmenter, frame, SMILE, verbatim=True).answer_ids == expected.answer_ids
 
 
 def test_an_error_in_the_middle_of_a_pass_leaves_the_frame_usable(segmenter, wide, monkeypatch) -> None:
     frame = segmenter.encode(wide)
-    expected = segmenter.segment(segmenter.encode(wide), DRINK, verbatim=True).answer_ids
+    expected = segment(segmenter, segmenter.encode(wide), DRINK, verbatim=True).answer_ids
     with monkeypatch.context() as patched:
         last = segmenter.lisa.llama.layers[-1]
         patched.setattr(last, "forward", lambda *args, **kwargs: (_ for _ in ()).throw(MemoryError()))
         with pytest.raises(OutOfMemory, match="answering a command"):
-            segmenter.segment(frame, DRINK, verbatim=True)
-    assert segmenter.segment(frame, DRINK, verbatim=True).answer_ids == expected
+            segment(segmenter, frame, DRINK, verbatim=True)
+    assert segment(segmenter, frame, DRINK, verbatim=True).answer_ids == expected
 
 
 @pytest.mark.parametrize("command", ["", "   "])
 def test_an_empty_command_is_refused_even_verbatim(segmenter, wide, command: str) -> None:
     with pytest.raises(CommandError):
-        segmenter.segment(segmenter.encode(wide), command, verbatim=True)
+        segment(segmenter, segmenter.encode(wide), command, verbatim=True)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 700, 3), (700, 2, 3), (37, 53, 3)])
 def test_odd_image_sizes_give_masks_of_their_size(segmenter, shape) -> None:
     rgb = np.full(shape, 127, np.uint8)
-    result = segmenter.segment(segmenter.encode(rgb), DRINK, verbatim=True, max_new_tokens=16)
+    result = segment(segmenter, segmenter.encode(rgb), DRINK, verbatim=True, max_new_tokens=16)
     assert result.masks.shape[1:] == shape[:2]
 
 
@@ -211,7 +212,7 @@ def test_a_long_run_of_seg_tokens_is_bounded(segmenter, wide, monkeypatch) -> No
 
     monkeypatch.setattr(segmenter.lisa, "lm_head", OnlySeg())
     monkeypatch.setattr("lisa_ros.engine.api.MASKS_PER_ANSWER", 3)
-    result = segmenter.segment(segmenter.encode(wide), DRINK, verbatim=True, max_new_tokens=10)
+    result = segment(segmenter, segmenter.encode(wide), DRINK, verbatim=True, max_new_tokens=10)
     assert len(result.masks) == 3
     assert len(result.answer_ids) == 10
 

@@ -14,6 +14,7 @@ from lisa_ros.errors import ImageError
 from lisa_ros.perception.geometry import (
     Camera,
     Object3D,
+    clamp_of,
     depth_image,
     fit_box,
     grasp_candidate,
@@ -47,9 +48,47 @@ def assert_sides(thing: Object3D, size: tuple[float, float, float]) -> None:
 
 
 def test_millimetres_become_metres_and_zero_is_nothing() -> None:
-    z = metres(np.array([[0, 1, 1500, 65535]], np.uint16))
+    z = metres(np.array([[0, 1, 1500, 65534]], np.uint16))
     assert z.dtype == np.float32
-    np.testing.assert_allclose(z, [[np.nan, 0.001, 1.5, 65.535]], rtol=1e-6)
+    np.testing.assert_allclose(z, [[np.nan, 0.001, 1.5, 65.534]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(np.array([[65535]], np.uint16), id="the largest of 16 bits"),
+        pytest.param(np.array([[65.535]], np.float32), id="the same in metres"),
+        pytest.param(np.array([[np.finfo(np.float32).max]], np.float32), id="the largest float"),
+        pytest.param(np.array([[1e5]], np.float32), id="farther than any camera sees"),
+    ],
+)
+def test_values_that_stand_for_nothing_are_no_measurement(raw) -> None:
+    assert np.isnan(metres(raw)).all()
+
+
+@pytest.mark.parametrize(
+    ("far", "dtype", "clamp"),
+    [
+        pytest.param(10_000, np.uint16, 10_000.0, id="ten metres"),
+        pytest.param(8191, np.uint16, 8191.0, id="13 bits"),
+        pytest.param(6.0, np.float32, 6.0, id="six metres, float"),
+        pytest.param(9_973, np.uint16, None, id="no round number"),
+        pytest.param(2_000, np.uint16, None, id="a wall at two metres"),
+    ],
+)
+def test_a_range_that_is_cut_off_is_noticed(far, dtype, clamp) -> None:
+    depth = np.random.default_rng(0).uniform(0.2, 0.9, (48, 64)) * far
+    depth = depth.astype(dtype)
+    depth[:, 40:] = far
+    assert clamp_of(depth) == clamp
+    assert np.isnan(metres(depth, clamp_of(depth))[:, 40:]).all() == (clamp is not None)
+    assert np.isfinite(metres(depth, clamp_of(depth))[:, :40]).all()
+
+
+def test_a_single_far_pixel_is_no_clamp() -> None:
+    depth = np.full((48, 64), 900, np.uint16)
+    depth[3, 4] = 10_000
+    assert clamp_of(depth) is None
 
 
 def test_every_invalid_metre_of_rep_117_is_nothing() -> None:

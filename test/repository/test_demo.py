@@ -15,6 +15,8 @@ from PIL import Image
 
 from lisa_ros.perception.overlay import COLOURS
 
+pytestmark = pytest.mark.weights  # the demo asks the bundled model
+
 pytest.importorskip("rclpy", reason="needs a ROS 2 with rclpy: make build, or source a ROS installation")
 
 

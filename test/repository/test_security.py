@@ -20,7 +20,8 @@ from benchmarks.random_checkpoint import SIZES, write_checkpoint
 from lisa_ros.errors import CheckpointError, CommandError, ImageError
 from lisa_ros.lisa.model.quantize import Precision
 from lisa_ros.lisa.prompt import QuestionForms, phrase_command
-from lisa_ros.lisa.weights.checkpoint import load_lisa, read_clip
+from lisa_ros.lisa.weights.load import load_lisa
+from lisa_ros.lisa.weights.spec import read_clip
 from lisa_ros.lisa.weights.tensors import find_files, iterate_tensors, read_shapes
 from lisa_ros.perception.geometry import depth_image
 from lisa_ros.perception.image_codec import check_image, decode, decode_compressed

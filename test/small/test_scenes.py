@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from needs import missing
 from PIL import Image
 
 from lisa_ros import cli
@@ -21,14 +22,13 @@ from lisa_small.scenes import SPLITS
 from lisa_small.scenes.cli import prepare
 
 try:
-    pytest.importorskip("mujoco", reason="MuJoCo draws the scenes: pip install mujoco", exc_type=ImportError)
     from lisa_small.scenes import assets, dataset, layout, reasonseg, render
     from lisa_small.scenes.commands import conversations_for
     from lisa_small.scenes.world import CLASSES, WORLD
 
     STUDIO = render.Studio()
 except (LisaError, ImportError, AttributeError, OSError) as error:
-    pytest.skip(f"no OpenGL without a screen: {error}", allow_module_level=True)
+    missing("opengl", f"scenes cannot be drawn (pip install mujoco, apt install libegl1 libegl-mesa0): {error}")
 
 SIZE = (160, 120)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lisa_small.network.conv import SharedTower
 from lisa_small.network.things import SMALLEST, Thing, core, tell_apart
+from lisa_small.network.tower import SharedTower
 
 
 def test_what_hangs_together_is_one_thing():

@@ -3,6 +3,7 @@
 import torch
 
 from lisa_ros.lisa.model.mask_decoder import decode_and_look
+from lisa_ros.lisa.model.sam import image_positions
 from lisa_small.training.model import build_sam
 
 
@@ -11,11 +12,12 @@ def test_many_prompts_of_many_images_equal_one_by_one():
     sam = build_sam(32, 64, 8, 48)
     embeddings, prompts = torch.randn(2, 32, 8, 8), torch.randn(2, 3, 32)
     positions = sam.get_image_wide_positional_embeddings()
+    assert torch.equal(positions, image_positions(sam, 8))
     dense = sam.prompt_encoder.no_mask_embed.weight[:, :, None, None]
     with torch.no_grad():
         for parameter in sam.mask_decoder.parameters():  # biases start at zero, where mistakes hide
             parameter.add_(0.1 * torch.randn_like(parameter))
-        ours, looks = decode_and_look(sam.mask_decoder, embeddings + dense, positions, prompts)
+        ours, looks = decode_and_look(sam, embeddings, positions, prompts)
         theirs = sam.mask_decoder(
             image_embeddings=embeddings,
             image_positional_embeddings=positions.expand(2, -1, -1, -1),

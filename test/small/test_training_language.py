@@ -9,9 +9,11 @@ import pytest
 import torch
 from training_data import CLASSES, conversations_for, sentences, write_scenes
 
+from lisa_ros.lisa.model.lisa import image_columns, predicting
 from lisa_ros.lisa.prompt import template
 from lisa_ros.lisa.tokenizer import Tokenizer
-from lisa_small.network.conv import ConvImageEncoder, SharedTower
+from lisa_small.network.conv import ConvImageEncoder
+from lisa_small.network.tower import SharedTower
 from lisa_small.training.dialogue import COLOURED, NAMED, VERDICT, Speech
 from lisa_small.training.language import LanguageConfig, Library, exactness, seg_truth
 from lisa_small.training.model import QUESTIONS, Sizes, build_lisa, build_sam
@@ -104,7 +106,7 @@ def test_packed_conversations_equal_single_ones(speech, tmp_path):
 
 
 def test_packed_with_all_cells_is_what_the_segmenter_reads(speech):
-    """Positions, mask and order agree with embed_prompt and read, which inference uses."""
+    """Positions, mask and order agree with embed and read, which inference uses."""
     torch.manual_seed(0)
     sizes = Sizes(
         image_size=64, channels=16, decoder_mlp=16, grid=4, mm_hidden=16, hidden=32, intermediate=48, layers=2, heads=4
@@ -118,9 +120,10 @@ def test_packed_with_all_cells_is_what_the_segmenter_reads(speech):
     with torch.no_grad():
         packed = pack(lisa, speech, [(torch.arange(16), tokens)], [[suffix]], 16)
         ours = read_packed(lisa, packed)[-1][0]
-        theirs = lisa.read(lisa.embed_prompt(ids, tokens[None]))[0]
+        expanded = ids.gather(1, image_columns(ids, 16))
+        theirs = lisa.read(lisa.embed(expanded, tokens[None]))[0]
     assert torch.allclose(ours, theirs, atol=1e-5)
-    where = lisa.seg_positions(ids, speech.tokenizer.id_of("[SEG]"), 16)[0].nonzero().flatten().tolist()
+    where = predicting(expanded, speech.tokenizer.id_of("[SEG]"))[0].nonzero().flatten().tolist()
     assert [at for _, at, _ in packed.segs] == where
 
 
@@ -174,7 +177,7 @@ def test_presence_is_the_best_match_and_changes_what_is_said(speech):
         lisa.presence.threshold.fill_(0.3)
         query = lisa.presence.query(states)
         best = torch.stack([max(q @ token for token in tokens) for q in query]) / 32**0.5 - 0.3
-        assert torch.allclose(lisa.presence(states, tokens), best, atol=1e-5)
+        assert torch.allclose(lisa.presence.match(states, tokens), best, atol=1e-5)
         assert torch.equal(lisa.predict(states, tokens), lisa.lm_head(states))  # it has learned nothing yet
         lisa.presence.tokens[7] = 2.0
         added = lisa.predict(states, tokens) - lisa.lm_head(states)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from whole_answer import segment
 
 from lisa_ros.lisa.segmenter import Segmenter
 from lisa_small import model_folder
@@ -26,7 +27,7 @@ def test_it_fits_the_box_and_says_what_it_is():
 @pytest.mark.parametrize("size", [(480, 640), (240, 320), (97, 331), (1080, 1920)])
 def test_it_answers_about_pictures_of_any_size(segmenter, size):
     rgb = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
-    result = segmenter.segment(segmenter.encode(rgb), "the hammer", max_new_tokens=24)
+    result = segment(segmenter, segmenter.encode(rgb), "the hammer", max_new_tokens=24)
     assert result.masks.shape[1:] == size
     assert result.answer
 
@@ -34,5 +35,5 @@ def test_it_answers_about_pictures_of_any_size(segmenter, size):
 @pytest.mark.parametrize("command", ["ὀξυγόνον", "bring 🥤", "a" * 600, "zyzzyva quux frob", "[SEG] [SEG]"])
 def test_words_it_has_never_seen_do_not_break_it(segmenter, command):
     rgb = np.full((240, 320, 3), 127, np.uint8)
-    result = segmenter.segment(segmenter.encode(rgb), command, max_new_tokens=24)
+    result = segment(segmenter, segmenter.encode(rgb), command, max_new_tokens=24)
     assert np.isfinite(result.mask_logits).all()

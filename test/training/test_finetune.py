@@ -24,7 +24,9 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from whole_answer import segment
 
+from lisa_ros.cli import merge as merge_cli
 from lisa_ros.cli import train as cli
 from lisa_ros.data.picture import BadExample
 from lisa_ros.engine.api import Turn
@@ -35,8 +37,10 @@ from lisa_ros.lisa.model.quantize import Precision
 from lisa_ros.lisa.prompt import template
 from lisa_ros.lisa.segmenter import Segmenter
 from lisa_ros.lisa.tokenizer import Tokenizer
-from lisa_ros.lisa.weights.checkpoint import load_lisa, read_clip, read_spec, reference_name, resolve_tower
-from lisa_ros.training import finetune, merge
+from lisa_ros.lisa.weights.load import load_lisa
+from lisa_ros.lisa.weights.names import reference_name
+from lisa_ros.lisa.weights.spec import read_clip, read_spec, resolve_tower
+from lisa_ros.training import finetune
 from lisa_ros.training.batch import Batch, Batcher
 from lisa_ros.training.compose import compose
 from lisa_ros.training.datasets.example import Dialogue, Example
@@ -413,8 +417,8 @@ def free_port() -> int:
 
 def lisa_merge(*words: str | Path) -> int:
     parser = ArgumentParser()
-    merge.add_arguments(parser)
-    return merge.main(parser.parse_args([str(word) for word in words]))
+    merge_cli.add_arguments(parser)
+    return merge_cli.main(parser.parse_args([str(word) for word in words]))
 
 
 def test_a_4_bit_run_goes_on_and_is_merged(
@@ -682,7 +686,7 @@ def test_a_run_from_llava_and_sam_is_merged_and_loads(tmp_path: Path, data: Path
     segmenter = Segmenter.from_checkpoint(tmp_path / "merged", device="cpu", precision="fp32")
     assert torch.equal(segmenter.lisa.lm_head.weight, trained["lm_head.weight"])
     rgb = np.asarray(Image.open(data / "tall.png").convert("RGB"))
-    result = segmenter.segment(segmenter.encode(rgb), "the drink", max_new_tokens=3)
+    result = segment(segmenter, segmenter.encode(rgb), "the drink", max_new_tokens=3)
     assert len(result.answer_ids) <= 3
 
 

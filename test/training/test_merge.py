@@ -12,13 +12,16 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from whole_answer import segment
 
+from lisa_ros.cli import merge as merge_cli
 from lisa_ros.errors import CheckpointError, ConfigError
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.quantize import Precision
 from lisa_ros.lisa.segmenter import Segmenter
-from lisa_ros.lisa.weights.checkpoint import load_lisa, read_clip, read_spec, reference_name
-from lisa_ros.training import merge
+from lisa_ros.lisa.weights.load import load_lisa
+from lisa_ros.lisa.weights.names import reference_name
+from lisa_ros.lisa.weights.spec import read_clip, read_spec
 from lisa_ros.training.lora import LoraOptions, prepare_training
 from lisa_ros.training.snapshot import save_trained
 
@@ -73,8 +76,8 @@ def save_snapshot(run: Path, step: int, trained: dict[str, torch.Tensor], metada
 
 def lisa_merge(*words: str | Path) -> int:
     parser = ArgumentParser()
-    merge.add_arguments(parser)
-    return merge.main(parser.parse_args([str(word) for word in words]))
+    merge_cli.add_arguments(parser)
+    return merge_cli.main(parser.parse_args([str(word) for word in words]))
 
 
 def test_a_merged_run_says_what_the_run_said(run: tuple[Path, torch.Tensor], tmp_path: Path) -> None:
@@ -88,7 +91,7 @@ def test_a_merged_checkpoint_loads_like_any_other(run: tuple[Path, torch.Tensor]
     lisa_merge(run[0], "--out", tmp_path / "merged")
     segmenter = Segmenter.from_checkpoint(tmp_path / "merged", device="cpu", precision="fp32")
     assert segmenter.name == "merged"
-    result = segmenter.segment(segmenter.encode(RGB), "the drink", max_new_tokens=3)
+    result = segment(segmenter, segmenter.encode(RGB), "the drink", max_new_tokens=3)
     assert len(result.answer_ids) <= 3
     shards = sorted((tmp_path / "merged").glob("*.safetensors"))
     names = {name for shard in shards for name in load_file(shard)}

@@ -7,6 +7,7 @@ image stay, a follow-up continues where the conversation stopped, and a rejected
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
@@ -89,12 +90,15 @@ class PrefixCache(Cache):
     def truncate(self, length: int) -> None:
         """Forget everything after the first ``length`` tokens. Cheap: nothing is copied."""
         del self.tokens[length:]
-        for layer in self.layers:
+        for layer in self._own_layers():
             layer.truncate(length)
 
     def copy(self, length: int) -> PrefixCache:
         """An independent cache that begins with the same ``length`` tokens."""
         copy = PrefixCache(0)
-        copy.layers = [layer.copy(length) for layer in self.layers]
+        copy.layers = [layer.copy(length) for layer in self._own_layers()]
         copy.tokens = self.tokens[:length]
         return copy
+
+    def _own_layers(self) -> list[_GrowingLayer]:
+        return cast(list[_GrowingLayer], self.layers)  # transformers declares a union of its own kinds

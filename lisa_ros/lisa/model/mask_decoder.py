@@ -11,25 +11,56 @@ channels, n heads of d channels.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from transformers.models.sam.modeling_sam import SamAttention, SamMaskDecoder
+from torch import Tensor, nn
+from transformers import SamModel
+from transformers.models.sam.modeling_sam import SamAttention, SamMaskDecoder, SamTwoWayAttentionBlock
+
+from lisa_ros.lisa.preprocess import Size, resized_size
 
 
-def decode_many(decoder: SamMaskDecoder, image_embeddings: Tensor, positions: Tensor, prompts: Tensor) -> Tensor:
+def decode_prompts(sam: SamModel, image_embeddings: Tensor, positions: Tensor, prompts: Tensor) -> Tensor:
     """Mask logits (B, P, 4h, 4w) of SAM's single-mask output.
 
-    image_embeddings: (B, C, h, w), the dense prompt (``no_mask_embed``) added already. positions: (1, C, h, w).
-    prompts: (B, P, C), one sparse prompt token a mask.
+    Args:
+        image_embeddings: (B, C, h, w).
+        positions: (1, C, h, w), see ``sam.image_positions``.
+        prompts: (B, P, C), one sparse prompt token a mask.
     """
-    return decode_and_look(decoder, image_embeddings, positions, prompts)[0]
+    return decode_and_look(sam, image_embeddings, positions, prompts)[0]
 
 
 def decode_and_look(
+    sam: SamModel, image_embeddings: Tensor, positions: Tensor, prompts: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """:func:`decode_prompts`, and for each layer the scores (N, n, T, G) by which the image looks at tokens."""
+    dense = sam.prompt_encoder.no_mask_embed.weight[:, :, None, None]  # (1, C, 1, 1)
+    return _decode(sam.mask_decoder, image_embeddings + dense, positions, prompts)
+
+
+def upsample_logits(low_res: Tensor, size: Size, input_size: int) -> Tensor:
+    """Mask logits back in camera pixels: (S, 1, h, w) float32 on the padded square to (S, H, W) float32.
+
+    Twice bilinear (to the square, then from its unpadded part to the camera), as SAM does.
+
+    Args:
+        size: (height, width), camera pixels.
+        input_size: Side of the square, pixels.
+    """
+    if low_res.shape[0] == 0:
+        return low_res.new_zeros(0, *size)
+    square = F.interpolate(low_res, (input_size, input_size), mode="bilinear", align_corners=False)
+    height, width = resized_size(size, input_size)
+    return F.interpolate(square[..., :height, :width], size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def _decode(
     decoder: SamMaskDecoder, image_embeddings: Tensor, positions: Tensor, prompts: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """What ``decode_many`` returns, and for each layer the scores (N, n, T, G) by which the image looks at tokens."""
     batch, count, _ = prompts.shape
     height, width = image_embeddings.shape[-2:]
     fixed = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
@@ -37,7 +68,7 @@ def decode_and_look(
     where = positions.flatten(2)[0]  # (C, G)
     keys = image_embeddings.flatten(2).transpose(1, 2)  # (B, G, C): shared by an image's prompts until they write to it
     queries, looks = tokens, []
-    for layer in decoder.transformer.layers:
+    for layer in cast(Iterable[SamTwoWayAttentionBlock], decoder.transformer.layers):
         if layer.skip_first_layer_pe:
             queries = _among_tokens(layer.self_attn, queries, queries)
         else:
@@ -112,14 +143,19 @@ def _to_image(
     return torch.baddbmm(keys, seen.transpose(1, 2), rows), scores
 
 
+def _bias(layer: nn.ConvTranspose2d) -> Tensor:
+    assert layer.bias is not None  # SAM's decoder has one
+    return layer.bias
+
+
 def _upscale(decoder: SamMaskDecoder, keys: Tensor, weights: Tensor) -> Tensor:
     """(N, G, C) and the mask's weights (N, C / 8) to logits (N, G, 2 * 2, 2 * 2)."""
     first, second = decoder.upscale_conv1, decoder.upscale_conv2
     # ConvTranspose2d keeps (in, out, row, column); a cell's four outputs are columns of one product.
-    x = keys @ first.weight.permute(0, 2, 3, 1).flatten(1) + first.bias.repeat(4)
+    x = keys @ first.weight.permute(0, 2, 3, 1).flatten(1) + _bias(first).repeat(4)
     norm = decoder.upscale_layer_norm
     x = x.unflatten(-1, (4, -1))  # (N, G, 4, C / 4)
     x = F.gelu(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
-    x = x @ second.weight.permute(0, 2, 3, 1).flatten(1) + second.bias.repeat(4)
+    x = x @ second.weight.permute(0, 2, 3, 1).flatten(1) + _bias(second).repeat(4)
     x = F.gelu(x.unflatten(-1, (4, -1)))  # (N, G, 4, 4, C / 8)
     return (x.flatten(1, 3) @ weights[:, :, None]).view(x.shape[:-1])

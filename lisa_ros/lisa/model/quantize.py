@@ -6,13 +6,15 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformers import LlamaModel
 
 from lisa_ros.errors import ConfigError, DeviceError
-from lisa_ros.lisa.model.lisa import ClipTower, Lisa
+from lisa_ros.lisa.model.clip import ClipTower
+from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.weights.tensors import give_back_freed
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4")
@@ -87,7 +89,7 @@ class Precision:
             if device.type == "cpu":
                 # bitsandbytes lays nf4 out anew in the first pass, with eight times the matrix as scratch: now, while
                 # most of the model is still on disk, and not when all of it is in memory.
-                owner.eval()(torch.zeros(1, owner.in_features, dtype=self.dtype))
+                owner.eval()(torch.zeros(1, int(cast(nn.Linear, owner).in_features), dtype=self.dtype))
                 give_back_freed()
             return
         dtype = torch.float32 if name.startswith(WHOLE) else self.dtype

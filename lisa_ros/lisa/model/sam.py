@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+import torch
+from torch import Tensor
 from transformers import SamConfig, SamModel, SamVisionConfig
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig
 from transformers.models.sam.modeling_sam import SamAttention
@@ -14,10 +16,26 @@ from lisa_ros.errors import CheckpointError
 Shapes = Mapping[str, tuple[int, ...]]
 
 
+# transformers declares the parts of a config as unions with dict and None; a config that was built holds the classes.
+def vision_config(sam: SamModel) -> SamVisionConfig:
+    """Of the image encoder."""
+    return cast(SamVisionConfig, sam.config.vision_config)
+
+
+def prompt_config(sam: SamModel) -> SamPromptEncoderConfig:
+    """Of the prompt encoder: image size, grid and width of the image embedding."""
+    return cast(SamPromptEncoderConfig, sam.config.prompt_encoder_config)
+
+
+def embedding_side(sam: SamModel) -> int:
+    """Side of the image embedding's grid, cells."""
+    return int(prompt_config(sam).image_embedding_size)
+
+
 def new_sam(config: SamConfig) -> SamModel:
     """SAM with untrained weights, whose mask decoder heeds ``attention_downsample_rate`` in its layers too:
     transformers heeds it in the last attention only and takes 2 for the others."""
-    sam, decoder = SamModel(config), config.mask_decoder_config
+    sam, decoder = SamModel(config), cast(SamMaskDecoderConfig, config.mask_decoder_config)
     width = decoder.hidden_size // decoder.attention_downsample_rate
     for layer in sam.mask_decoder.transformer.layers:
         for name in ("cross_attn_token_to_image", "cross_attn_image_to_token"):
@@ -36,7 +54,9 @@ def infer_sam_config(shapes: Shapes) -> SamConfig:
         vision = _vision_config(shapes)
         return SamConfig(
             vision_config=vision.to_dict(),
-            prompt_encoder_config=_prompt_config(shapes, vision.image_size, vision.patch_size).to_dict(),
+            prompt_encoder_config=_prompt_config(
+                shapes, cast(int, vision.image_size), cast(int, vision.patch_size)
+            ).to_dict(),
             mask_decoder_config=_decoder_config(shapes).to_dict(),
         )
     except KeyError as error:
@@ -135,3 +155,11 @@ def _count(shapes: Shapes, pattern: str) -> int:
     if count == 0:
         raise KeyError(pattern.format(0))
     return count
+
+
+def image_positions(sam: SamModel, side: int) -> Tensor:
+    """(1, C, side, side): SAM's encoding of the cell centres of a grid of any side, in the encoding's precision."""
+    like = sam.shared_image_embedding.positional_embedding
+    centres = (torch.arange(side, device=like.device, dtype=torch.float32) + 0.5) / side
+    grid = torch.stack(torch.meshgrid(centres, centres, indexing="ij")[::-1], dim=-1)  # (side, side, 2) x, y
+    return sam.shared_image_embedding(grid.to(like.dtype)).permute(2, 0, 1)[None]

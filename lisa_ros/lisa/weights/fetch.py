@@ -1,11 +1,10 @@
-"""``lisa fetch``: a model from the hub or a folder, pinned to its revision, checked, and with its pickles converted.
+"""Get a model from the hub or a folder, pin its revision, check it and convert its pickles to safetensors.
 
-The folder that results needs no network and holds no pickle. ``fetch.json`` in it tells where everything came from.
+The folder that results needs no network and holds no pickle. Its ``fetch.json`` says where everything came from.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shutil
@@ -23,10 +22,10 @@ from lisa_ros import __version__
 from lisa_ros.atomic import replacing
 from lisa_ros.errors import CheckpointError
 from lisa_ros.json_file import read_json_object
-from lisa_ros.lisa.weights.checkpoint import Spec, read_clip, read_spec, resolve_tower
 from lisa_ros.lisa.weights.convert import convert
 from lisa_ros.lisa.weights.inspect import gigabytes, inspect
 from lisa_ros.lisa.weights.origin import RECORD, HubRepository, LocalFolder, Origin, find_origin, sha256
+from lisa_ros.lisa.weights.spec import Spec, read_clip, read_spec, resolve_tower
 from lisa_ros.lisa.weights.tensors import shard_names
 
 _STAGING = ".fetch"
@@ -147,7 +146,7 @@ def _plan(origin: Origin, out: Path, say: Say) -> list[Job]:
         if "config.json" not in origin.sizes:
             raise CheckpointError(f"{origin} has no config.json; it is not a model folder")
         shutil.copyfile(_one_file(origin, "config.json", look / "hub"), look / "config.json")
-        if _is_clip(look):
+        if is_clip(look):
             read_clip(look)
             return [_job(origin, out, look)]
         spec = read_spec(look)
@@ -165,7 +164,8 @@ def _plan(origin: Origin, out: Path, say: Say) -> list[Job]:
         return [job, _job(tower, inside, Path(folder))]
 
 
-def _is_clip(folder: Path) -> bool:
+def is_clip(folder: Path) -> bool:
+    """Whether a folder holds a CLIP tower alone, by its config.json."""
     config = read_json_object(folder / "config.json", CheckpointError)
     return str(config.get("model_type", "")).startswith("clip")
 
@@ -322,25 +322,3 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _bar(what: str, total: int) -> tqdm:
     """A progress bar in bytes; only on a terminal, so that logs stay readable."""
     return tqdm(desc=what, total=total, unit="B", unit_scale=True, disable=None, leave=False)
-
-
-# --- the command ---
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="a repository of the hub, such as xinlai/LISA-7B-v1, or a folder")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to make (default: named after the source)")
-    parser.add_argument("--revision", help="branch, tag or commit to take (default: the newest)")
-
-
-def main(arguments: argparse.Namespace) -> int:
-    try:
-        folder = fetch(arguments.source, arguments.out, revision=arguments.revision)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here")
-        raise
-    if _is_clip(folder):
-        print(f"ready: {folder}, for --vision-tower")
-        return 0
-    print(f'ready: lisa segment photo.jpg "the thing to drink from" --model {folder}')
-    return 0

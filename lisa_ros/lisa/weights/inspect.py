@@ -1,45 +1,36 @@
-"""``lisa inspect``: what a checkpoint is, whether it is whole, and what memory it takes. Reads headers, no weights."""
+"""What a checkpoint is, whether it is complete, and what memory it takes. Reads headers only, no weights."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, SamModel
 
 from lisa_ros.errors import CheckpointError
+from lisa_ros.lisa.model.clip import num_patches
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.quantize import WHOLE
-from lisa_ros.lisa.model.sam import infer_sam_config, new_sam
+from lisa_ros.lisa.model.sam import embedding_side, infer_sam_config, new_sam, prompt_config, vision_config
 from lisa_ros.lisa.preprocess import ClipPreprocessing
 from lisa_ros.lisa.tokenizer import Tokenizer
-from lisa_ros.lisa.weights.checkpoint import (
-    PEFT_PREFIX,
-    SAM_NAMES,
-    ClipFolder,
-    Spec,
-    build_lisa,
-    is_text_half,
-    named_tensors,
-    our_name,
-    read_clip,
-    read_spec,
-    reference_name,
-    resolve_tower,
-    shapes_of,
-)
+from lisa_ros.lisa.weights.load import build_lisa, named_tensors, shapes_of
+from lisa_ros.lisa.weights.names import PEFT_PREFIX, SAM_NAMES, is_text_half, our_name, reference_name
+from lisa_ros.lisa.weights.networks import networks_for
 from lisa_ros.lisa.weights.origin import RECORD
+from lisa_ros.lisa.weights.spec import ClipFolder, Spec, read_clip, read_spec, resolve_tower
 from lisa_ros.lisa.weights.tensors import Shape, find_files, iterate_tensors
 
 CACHE_TOKENS = 2048
+SEARCHED_BYTES = 2_000_000_000
+"""Weights up to this size are read whole, in a few seconds, to look for NaN."""
 _BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
 # bitsandbytes, a weight: int8 with a float32 scale for each row; nf4 with a byte of scale for 64 weights, and a float32
 # for 256 such bytes.
@@ -130,18 +121,34 @@ def _inspect_lisa(folder: Path) -> Report:
     report.origin = _origin(folder)
     clip = _clip_of(spec, folder, report)
     with torch.device("meta"):
-        lisa = build_lisa(spec, shapes, clip or _unknown_clip(spec))
+        lisa = build_lisa(spec, shapes, clip or _unknown_clip(spec), networks_for(folder))
     _compare_lisa(report, lisa, shapes, clip)
     report.facts = _lisa_facts(spec, lisa, clip, folder, report)
     weighed = {
         name: tensor for name, tensor in named_tensors(lisa) if clip or not name.startswith("vision_tower.clip.")
     }
     report.parameters = _count(weighed)
+    _search_not_finite(report, files)
     report.cache_tokens = min(CACHE_TOKENS, spec.llama.max_position_embeddings)
     report.memory = {
         name: _lisa_memory(name, lisa, weighed, report.cache_tokens) for name in ("fp32", "bf16", "fp16", "int8", "nf4")
     }
     return report
+
+
+def _search_not_finite(report: Report, files: list[Path]) -> None:
+    """Note tensors that hold NaN or infinity, and that nobody looked where the weights are large."""
+    if report.size > SEARCHED_BYTES:
+        report.notes.append(f"{gigabytes(report.size)} of weights were not searched for NaN or infinite values")
+        return
+    broken = [
+        name for name, tensor in iterate_tensors(files) if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+    if broken:
+        report.problems.append(
+            f"{len(broken)} {'tensor holds' if len(broken) == 1 else 'tensors hold'} NaN or infinite values: "
+            f"{_some(broken)}; the training diverged or the file is damaged, use another checkpoint"
+        )
 
 
 def _inspect_clip(folder: Path) -> Report:
@@ -267,21 +274,20 @@ def _describe_tokens(folder: Path, rows: int, report: Report) -> str:
 
 def _describe_clip(clip: ClipFolder) -> str:
     config = clip.config
-    tokens = (config.image_size // config.patch_size) ** 2
     return (
         f"CLIP, {config.num_hidden_layers} layers, {config.hidden_size} wide, {config.image_size} pixels, patches of "
-        f"{config.patch_size}: {tokens} image tokens"
+        f"{config.patch_size}: {num_patches(config)} image tokens"
     )
 
 
 def _describe_sam(sam: SamModel, spec: Spec | None = None) -> str:
-    vision, prompt = sam.config.vision_config, sam.config.prompt_encoder_config
+    vision, prompt = vision_config(sam), prompt_config(sam)
     if spec is not None and spec.image_encoder is not None:
         encoder = f"{spec.image_encoder.get('kind', 'other')} image encoder"
     else:
         encoder = _SAM_VARIANTS.get((vision.hidden_size, vision.num_hidden_layers), "ViT")
         encoder = f"SAM {encoder} ({vision.num_hidden_layers} layers, {vision.hidden_size} wide)"
-    grid = 4 * prompt.image_embedding_size
+    grid = 4 * embedding_side(sam)
     return f"{encoder}, {prompt.image_size} pixels, mask grid {grid} x {grid}"
 
 
@@ -349,7 +355,9 @@ def _lisa_memory(precision: str, lisa: Lisa, tensors: dict[str, Tensor], cache_t
         else:
             weights += tensor.numel() * _NF4_BYTES
     config = lisa.llama.config
-    heads = config.num_key_value_heads * (config.head_dim or config.hidden_size // config.num_attention_heads)
+    heads = cast(int, config.num_key_value_heads) * (
+        config.head_dim or config.hidden_size // config.num_attention_heads
+    )
     cache = 2 * config.num_hidden_layers * heads * cache_tokens * whole
     return Memory(round(weights), round(cache), round(_encoder_work(lisa) * whole))
 
@@ -360,9 +368,9 @@ def _encoder_work(lisa: Lisa) -> int:
     SAM's global attention adds a bias for every head and pair of patches, which is by far the largest; it is there
     twice while it is summed. Of the small model's convolutions we measured twenty times their input.
     """
-    vision = lisa.sam.config.vision_config
+    vision = vision_config(lisa.sam)
     if isinstance(getattr(lisa.sam.vision_encoder, "layers", None), nn.ModuleList) and vision.global_attn_indexes:
-        patches = (vision.image_size // vision.patch_size) ** 2
+        patches = (lisa.input_size // cast(int, vision.patch_size)) ** 2
         return 2 * vision.num_attention_heads * patches**2
     return 20 * 3 * lisa.input_size**2
 
@@ -401,20 +409,3 @@ def describe(report: Report) -> str:
     lines += [f"note: {note}" for note in report.notes]
     lines += [f"problem: {problem}" for problem in report.problems]
     return "\n".join(lines)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, help="checkpoint folder, CLIP folder or SAM's .pth file")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON, all names of tensors included")
-
-
-def main(arguments: argparse.Namespace) -> int:
-    report = inspect(arguments.path.expanduser())
-    if arguments.json:
-        content = asdict(report)
-        for name, memory in report.memory.items():
-            content["memory"][name]["total"] = memory.total
-        print(json.dumps(content, indent=2))
-    else:
-        print(describe(report))
-    return 1 if report.problems else 0

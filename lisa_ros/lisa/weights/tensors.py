@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lisa_ros.errors import CheckpointError
 from lisa_ros.json_file import read_json
+from lisa_ros.lisa.weights.substitute import substitute
 
 Shape = tuple[int, ...]
 
@@ -80,18 +81,21 @@ def shard_names(index: Path) -> list[str]:
     """
     try:
         names = list(read_json(index, CheckpointError)["weight_map"].values())
-    except (KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index} is not an index of shards: {error!r}") from error
-    if other := [name for name in names if not isinstance(name, str)]:
-        raise CheckpointError(f"{index} is not an index of shards: it names {other[0]!r}")
+    except (CheckpointError, KeyError, AttributeError, TypeError) as error:
+        text = substitute(index) or f"{index} is not an index of shards, an object with 'weight_map': {error}"
+        raise CheckpointError(text) from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise CheckpointError(
+                f"{index} is not an index of shards: it names {name!r}; shards lie beside the index, without a folder"
+            )
     return sorted(set(names))
 
 
 def _files_of_index(index: Path) -> list[Path]:
-    names = shard_names(index)
-    files = [index.parent / name for name in names if Path(name).name == name]
+    files = [index.parent / name for name in shard_names(index)]
     missing = [file.name for file in files if not file.is_file()]
-    if missing or len(files) != len(names):
+    if missing:
         raise CheckpointError(f"{index.name} names shards that are not in {index.parent}: {', '.join(missing)}")
     return files
 
@@ -100,7 +104,7 @@ def _open_safetensors(file: Path) -> safe_open:
     try:
         return safe_open(file, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged or truncated: {error}") from error
+        raise CheckpointError(substitute(file) or f"{file} is damaged or truncated: {error}") from error
 
 
 def _open_pickle(file: Path) -> tuple[dict[str, Tensor], bool]:
@@ -117,9 +121,11 @@ def _open_pickle(file: Path) -> tuple[dict[str, Tensor], bool]:
     except pickle.UnpicklingError as error:
         refused = re.search(r"Unsupported (?:global|operand|class)[^\n]*|GLOBAL [\w.]+", str(error))
         reason = refused.group() if refused else str(error).splitlines()[0]
-        raise CheckpointError(f"{file} holds more than tensors and was not opened: {reason}") from error
+        text = substitute(file) or f"{file} holds more than tensors and was not opened: {reason}"
+        raise CheckpointError(text) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{file} is damaged or truncated: {str(error).splitlines()[0]}") from error
+        text = substitute(file) or f"{file} is damaged or truncated: {str(error).splitlines()[0]}"
+        raise CheckpointError(text) from error
     # zero_to_fp32.py and some trainers put the tensors one level down.
     for key in ("state_dict", "module", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):

@@ -1,0 +1,27 @@
+"""``lisa fetch``: get a model, pin its revision, convert its pickles to safetensors."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lisa_ros.lisa.weights.fetch import fetch, is_clip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="a repository of the hub, such as xinlai/LISA-7B-v1, or a folder")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to make (default: named after the source)")
+    parser.add_argument("--revision", help="branch, tag or commit to take (default: the newest)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    try:
+        folder = fetch(arguments.source, arguments.out, revision=arguments.revision)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues from here")
+        raise
+    if is_clip(folder):
+        print(f"ready: {folder}, for --vision-tower")
+        return 0
+    print(f'ready: lisa segment photo.jpg "the thing to drink from" --model {folder}')
+    return 0

@@ -1,0 +1,27 @@
+"""``lisa inspect``: what a checkpoint is, whether it is complete and what memory it takes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from lisa_ros.lisa.weights.inspect import describe, inspect
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, help="checkpoint folder, CLIP folder or SAM's .pth file")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON, with the names of all tensors")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    report = inspect(arguments.path.expanduser())
+    if arguments.json:
+        content = asdict(report)
+        for name, memory in report.memory.items():
+            content["memory"][name]["total"] = memory.total
+        print(json.dumps(content, indent=2))
+    else:
+        print(describe(report))
+    return 1 if report.problems else 0

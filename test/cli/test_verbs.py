@@ -1,0 +1,76 @@
+"""``lisa fetch``, ``lisa inspect`` and ``lisa merge``: what they print; their work is tested beside it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lisa_ros.cli import main
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("fetch") / "out"
+    assert main(["fetch", str(GOLDEN / "ckpt"), "--out", str(out)]) == 0
+    return out
+
+
+def test_fetch_ends_with_the_command_that_uses_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fetched: Path
+) -> None:
+    capsys.readouterr()
+    assert main(["fetch", str(GOLDEN / "ckpt"), "--out", str(fetched)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "is complete already" in lines[0]
+    assert lines[-1] == f'ready: lisa segment photo.jpg "the thing to drink from" --model {fetched}'
+    assert main(["fetch", str(GOLDEN / "clip-tiny"), "--out", str(tmp_path / "clip")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"ready: {tmp_path / 'clip'}, for --vision-tower"
+
+
+def test_fetch_of_something_else_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["fetch", str(tmp_path / "empty"), "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_inspect_prints_text_or_json(fetched: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["inspect", str(fetched)]) == 0
+    assert "LISA" in capsys.readouterr().out.splitlines()[0]
+    assert main(["inspect", str(fetched), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    memory = report["memory"]["fp32"]
+    assert memory["total"] == memory["weights"] + memory["cache"] + memory["work"]
+    assert report["problems"] == []
+
+
+def test_inspect_of_a_damaged_checkpoint_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(GOLDEN / "ckpt", tmp_path / "damaged")
+    (folder / "added_tokens.json").unlink()
+    assert main(["inspect", str(folder)]) == 1
+    assert "problem: " in capsys.readouterr().out
+
+
+def test_merge_needs_something_to_merge_and_a_new_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["merge", str(GOLDEN / "ckpt"), "--out", str(tmp_path)]) == 1
+    assert f"{tmp_path} exists; choose another folder" in capsys.readouterr().err
+    assert main(["merge", str(GOLDEN / "ckpt"), "--out", str(tmp_path / "out")]) == 1
+    assert "has no LoRA weights; there is nothing to merge" in capsys.readouterr().err
+
+
+def test_a_reader_that_closes_the_pipe_is_no_error_message(repository: Path) -> None:
+    """As in ``lisa inspect FOLDER --json | head -1``."""
+    command = [sys.executable, "-m", "lisa_ros.cli", "inspect", str(GOLDEN / "ckpt"), "--json"]
+    with subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        error = process.stderr.read()
+    assert b"Traceback" not in error
+    assert process.returncode == 1
