@@ -1,29 +1,121 @@
-"""The picture and the instance ids of a scene on disk, for all who read scenes."""
+"""The format of `lisa scenes`: FOLDER/scenes.jsonl, and a picture and instance ids for each of its lines."""
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
+from typing import Any, TypedDict
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lisa_ros.data.picture import BadExample
 from lisa_ros.errors import ConfigError
 
+log = logging.getLogger(__name__)
 
-def read_pair(folder: Path, record: dict) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """rgb (H, W, 3) and ids (H, W) uint8 of a line of scenes.jsonl. Raises ConfigError where a file is broken."""
+
+class ConversationTurn(TypedDict, total=False):
+    """A command, its true answer, the ids of its targets, and whether a reason is asked for (false if missing)."""
+
+    command: str
+    answer: str
+    targets: list[int]
+    explain: bool
+
+
+class SceneConversation(TypedDict, total=False):
+    """A conversation about a scene. kind: of its last command. phrase: what describes the target, if it is known.
+
+    held_out: its phrasing is never trained. held_out_content: no other phrasing of it is, either.
+    """
+
+    turns: list[ConversationTurn]
+    kind: str
+    phrase: str
+    held_out: bool
+    held_out_content: bool
+
+
+_IdAndClass = TypedDict("_IdAndClass", {"id": int, "class": str})
+
+
+class SceneObject(_IdAndClass, total=False):
+    """An object: its id (1 to 255) in the map of ids, and its class. color: None if it has no single one."""
+
+    color: str | None
+    held_out: bool
+
+
+class SceneFiles(TypedDict):
+    """The id of a scene, and its files: a picture, and a map with one byte a pixel, 0 where no object is."""
+
+    id: str
+    image: str
+    ids: str
+
+
+class SceneRecord(SceneFiles, total=False):
+    """A line of scenes.jsonl. ``objects`` is always there."""
+
+    objects: list[SceneObject]
+    conversations: list[SceneConversation]
+
+
+def read_records(folder: Path) -> list[SceneRecord]:
+    """Read the lines of scenes.jsonl. A broken line is named and left out.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
+    path = Path(folder) / "scenes.jsonl"
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; `lisa scenes --out {folder}` makes it")
+    records = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            records.append(_checked(json.loads(line)))
+        except (BadExample, ValueError) as error:
+            log.warning("skipped: %s, line %d: %s", path, number, error)
+    return records
+
+
+def read_pair(folder: Path, record: SceneRecord) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Read the picture (H, W, 3), RGB, and the ids (H, W), both uint8.
+
+    Raises:
+        BadExample: A file is missing or broken; the message names it.
+    """
     try:
         with Image.open(folder / record["image"]) as image:
             image.load()  # OpenCV makes something of a picture that is cut off
-    except OSError as error:
-        raise ConfigError(f"{folder / record['image']} is not a whole picture: {error}") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadExample(f"{folder / record['image']} is not a whole picture: {error}") from error
     bgr = cv2.imread(str(folder / record["image"]), cv2.IMREAD_COLOR)
     ids = cv2.imread(str(folder / record["ids"]), cv2.IMREAD_UNCHANGED)
     if bgr is None or ids is None or bgr.shape[:2] != ids.shape or ids.dtype != np.uint8:
-        raise ConfigError(
+        raise BadExample(
             f"{folder}: {record['image']} and {record['ids']} are missing, broken or of different sizes, or the "
             "ids are not one byte a pixel"
         )
     return np.ascontiguousarray(bgr[..., ::-1]), np.asarray(ids)
+
+
+def _checked(value: Any) -> SceneRecord:
+    if not isinstance(value, dict):
+        raise BadExample("it is not a JSON object")
+    if lacks := [name for name in ("id", "image", "ids") if not isinstance(value.get(name), str)]:
+        raise BadExample(f"'{lacks[0]}' is {value.get(lacks[0])!r}; it must be text")
+    objects = value.get("objects")
+    if not isinstance(objects, list) or not all(_is_object(one) for one in objects):
+        raise BadExample("'objects' must be a list of objects, each with an 'id' from 1 to 255 and a 'class'")
+    return value  # type: ignore[return-value]
+
+
+def _is_object(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("class"), str):
+        return False
+    return type(value.get("id")) is int and 1 <= value["id"] <= 255

@@ -16,8 +16,8 @@ from needs import missing
 from PIL import Image
 
 from lisa_ros import cli
+from lisa_ros.data.reasonseg import read_folder
 from lisa_ros.errors import ConfigError, LisaError
-from lisa_ros.evaluation.reasonseg import read_folder
 from lisa_small.scenes import SPLITS
 from lisa_small.scenes.cli import prepare
 
@@ -244,7 +244,7 @@ def test_what_was_written_as_reasonseg_is_read_again(scenes, tmp_path):
     for name, (conversation, ids) in told.items():
         example, turn = examples[name], conversation["turns"][0]
         assert np.array_equal(example.truth, np.isin(ids, turn["targets"])), name
-        assert example.texts == [turn["command"]] and example.kind == conversation["kind"]
+        assert example.texts == (turn["command"],) and example.kind == conversation["kind"]
         assert example.is_sentence == reasonseg.is_sentence(turn["command"])
 
 
