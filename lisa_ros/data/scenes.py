@@ -1,4 +1,4 @@
-"""The picture and the instance ids of a scene on disk, for all who read scenes."""
+"""Reader of the files of a rendered scene: its picture and its instance ids."""
 
 from __future__ import annotations
 
@@ -9,11 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lisa_ros.data.scene_records import SceneRecord
 from lisa_ros.errors import ConfigError
 
 
-def read_pair(folder: Path, record: dict) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """rgb (H, W, 3) and ids (H, W) uint8 of a line of scenes.jsonl. Raises ConfigError where a file is broken."""
+def read_pair(folder: Path, record: SceneRecord) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Reads the picture and the ids of a scene.
+
+    Args:
+        folder: The folder of ``scenes.jsonl``.
+        record: A line of it.
+
+    Returns:
+        The picture, (H, W, 3) uint8 RGB, and the id of the object at every pixel, (H, W) uint8, 0 for the background.
+
+    Raises:
+        ConfigError: A file is missing or broken, or their sizes or types are wrong.
+    """
     try:
         with Image.open(folder / record["image"]) as image:
             image.load()  # OpenCV makes something of a picture that is cut off

@@ -1,4 +1,4 @@
-"""What stands where: a random table scene as plain values, settled by physics.
+"""A random table scene as plain values: which object is where, camera and light. Physics settles the objects.
 
 Frames: world, metres, z up, the table's surface at z = 0, its centre at x = y = 0.
 """
@@ -84,28 +84,30 @@ class Layout:
     table_repeat: float
 
 
-def rotate(quat: NDArray, points: NDArray) -> NDArray[np.float64]:
+def rotate(quat: NDArray[np.float64], points: NDArray[np.floating]) -> NDArray[np.float64]:
     """Rotate points (N, 3) by quat (w, x, y, z)."""
     matrix = np.zeros(9)
     mujoco.mju_quat2Mat(matrix, np.asarray(quat, float))
     return points @ matrix.reshape(3, 3).T
 
 
-def turned(quat: NDArray, yaw: float) -> NDArray[np.float64]:
+def turned(quat: NDArray[np.float64], yaw: float) -> NDArray[np.float64]:
     """quat, then a turn about the vertical by yaw radians."""
     result = np.zeros(4)
     mujoco.mju_mulQuat(result, np.array([math.cos(yaw / 2), 0, 0, math.sin(yaw / 2)]), np.asarray(quat, float))
     return result
 
 
-def corners(low: NDArray, high: NDArray, yaw: float, centre: NDArray) -> NDArray[np.float64]:
+def corners(
+    low: NDArray[np.floating], high: NDArray[np.floating], yaw: float, centre: NDArray[np.floating]
+) -> NDArray[np.float64]:
     """Footprint rectangle (4, 2) in the world."""
     box = np.array([[low[0], low[1]], [high[0], low[1]], [high[0], high[1]], [low[0], high[1]]])
     c, s = math.cos(yaw), math.sin(yaw)
     return box @ np.array([[c, s], [-s, c]]) + centre
 
 
-def overlap(a: NDArray, b: NDArray) -> bool:
+def overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
     """Whether two rectangles (4, 2) overlap: separating axes."""
     for box in (a, b):
         for axis in (box[1] - box[0], box[2] - box[1]):
@@ -158,7 +160,7 @@ def place(rng: np.random.Generator, chosen: list[int]) -> list[Placement]:
     reach = math.sqrt(areas / rng.uniform(0.45, 1.0)) / 2 + 0.02  # half side of the square they share
     gap = rng.uniform(-0.008, 0.02)
     placed: list[Placement] = []
-    footprints: list[NDArray] = []
+    footprints: list[NDArray[np.float64]] = []
     colours: dict[str, list[str | None]] = {}
     for index in chosen:
         model = models[index]

@@ -41,8 +41,13 @@ class Frame:
 
 
 def focal_length(view: View) -> float:
-    """Pixels; the same for x and y. The optical centre is the middle of the image."""
+    """Pixels; the same for x and y."""
     return view.height / 2 / math.tan(math.radians(view.fovy_deg) / 2)
+
+
+def optical_centre(view: View) -> tuple[float, float]:
+    """cx, cy: the middle of the image in pixels. The centre of the top left pixel is (0, 0), as in camera_info."""
+    return (view.width - 1) / 2, (view.height - 1) / 2
 
 
 def camera_axes(view: View) -> NDArray[np.float64]:
@@ -242,7 +247,9 @@ class Studio:
         parts = rgb.reshape(view.height, scale, view.width, scale, 3)
         return np.round(parts.mean(axis=(1, 3), dtype=np.float32)).astype(np.uint8)
 
-    def read_ids(self, rect: mujoco.MjrRect, geom_ids: NDArray) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    def read_ids(
+        self, rect: mujoco.MjrRect, geom_ids: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         flags = self.scene.flags
         flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = True
         mujoco.mjr_render(rect, self.scene, self.context)

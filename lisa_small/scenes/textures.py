@@ -36,7 +36,7 @@ def colour(rng: np.random.Generator, saturation: float, value: tuple[float, floa
     return v * (1 - s + s * hue)
 
 
-def blend(a: NDArray, b: NDArray, amount: NDArray) -> NDArray[np.float64]:
+def blend(a: NDArray[np.float64], b: NDArray[np.float64], amount: NDArray[np.floating]) -> NDArray[np.float64]:
     """Colours a, b (3,) mixed by amount (SIDE, SIDE) in [0, 1] -> (SIDE, SIDE, 3)."""
     return a + (b - a) * amount[..., None]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lisa_ros.data.picture import BadExample, check_picture, read_label_map, read_picture
+from lisa_ros.data.scene_records import ConversationRecord, SceneRecord
 from lisa_ros.engine.api import Turn
 from lisa_ros.errors import CommandError, ConfigError
 from lisa_ros.lisa.prompt import QuestionForms, phrase_command
@@ -38,7 +39,7 @@ class Scenes:
         except (KeyError, TypeError, CommandError) as error:
             raise BadExample(f"scene {record.get('id')} of {self._path} is broken: {error!r}") from error
 
-    def _conversations(self, record: dict, rng: random.Random) -> list[dict]:
+    def _conversations(self, record: SceneRecord, rng: random.Random) -> list[ConversationRecord]:
         told = record.get("conversations") or []
         if told and not self._fresh:
             return rng.sample(told, min(self._questions, len(told)))
@@ -47,7 +48,7 @@ class Scenes:
         return conversations_for(record, rng, self._questions, "train")
 
 
-def _dialogue(conversation: dict, ids: np.ndarray) -> Dialogue:
+def _dialogue(conversation: ConversationRecord, ids: np.ndarray) -> Dialogue:
     turns, masks = [], []
     for number, told in enumerate(conversation["turns"]):
         question = phrase_command(

@@ -42,11 +42,11 @@ from lisa_small.training.packing import (
 from lisa_small.training.pointing import pointing_losses
 from lisa_small.training.practice import Practice
 from lisa_small.training.precision import half_precision
-from lisa_small.training.scenes import Scene
+from lisa_small.training.scenes import ConversationRecord, Scene, SceneRecord
 
 log = logging.getLogger(__name__)
 
-Conversations = Callable[..., list[dict]]
+Conversations = Callable[..., list[ConversationRecord]]
 """conversations_for(scene record, rng, count, split, kinds=None, weight=None): where the sentences come from.
 
 kinds is given where a round has some, and weight (Practice.weight) where ``known`` is below 1: then a conversation
@@ -184,7 +184,9 @@ class Library:
                 suffixes.append(usable)
         return chosen, suffixes
 
-    def _mixed(self, record: dict, count: int, rng: random.Random, absent: float, split: str, how: dict) -> list[dict]:
+    def _mixed(
+        self, record: SceneRecord, count: int, rng: random.Random, absent: float, split: str, how: dict[str, Any]
+    ) -> list[ConversationRecord]:
         """``count`` conversations, a share of ``absent`` about what is not there."""
         if not absent:
             return self._conversations(record, rng, count, split, **how)

@@ -12,10 +12,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from lisa_ros.data.scene_records import ConversationRecord, SceneRecord
 from lisa_ros.data.scenes import read_pair
 from lisa_ros.errors import ConfigError
 from lisa_small.scenes.colours import COLOURS
 from lisa_small.training.augment import Image, Sample
+
+__all__ = ["ConversationRecord", "Scene", "SceneRecord", "read_records", "read_scene", "read_scenes"]
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +27,7 @@ log = logging.getLogger(__name__)
 class Scene:
     """One scene: its record (a line of scenes.jsonl), picture (H, W, 3) RGB uint8 and ids (H, W) uint8."""
 
-    record: dict
+    record: SceneRecord
     rgb: Image
     ids: Image
 
@@ -35,7 +38,7 @@ class Scene:
         return Sample(self.rgb, self.ids, {o["id"]: class_index[o["class"]] for o in objects}, colours)
 
 
-def read_scene(folder: Path, record: dict, longest_side: int | None = None) -> Scene:
+def read_scene(folder: Path, record: SceneRecord, longest_side: int | None = None) -> Scene:
     """Decode one scene; ``longest_side`` shrinks it while reading. Raises ConfigError where a file is broken."""
     rgb, ids = read_pair(folder, record)
     if longest_side and max(ids.shape) > longest_side:
@@ -46,7 +49,7 @@ def read_scene(folder: Path, record: dict, longest_side: int | None = None) -> S
     return Scene(record, rgb, ids)
 
 
-def read_records(folder: Path) -> list[dict]:
+def read_records(folder: Path) -> list[SceneRecord]:
     """The lines of scenes.jsonl. A broken line is named and skipped."""
     path = Path(folder) / "scenes.jsonl"
     if not path.is_file():
@@ -64,7 +67,7 @@ def read_scenes(folder: Path | str, longest_side: int | None = None, limit: int 
     """All scenes of a folder in memory (0.8 MB each at 512 px). A broken scene is named and skipped."""
     folder = Path(folder)
 
-    def read(record: dict) -> Scene | None:
+    def read(record: SceneRecord) -> Scene | None:
         try:
             return read_scene(folder, record, longest_side)
         except (ConfigError, KeyError) as error:

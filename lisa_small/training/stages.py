@@ -42,7 +42,7 @@ from lisa_small.training.model import QUESTIONS, Sizes, build_lisa, build_sam, c
 from lisa_small.training.packing import MIDDLES, Cells, Packed, states_at, word_tokens
 from lisa_small.training.pointing import told_parameters
 from lisa_small.training.precision import half_precision
-from lisa_small.training.scenes import Scene, read_records, read_scenes
+from lisa_small.training.scenes import Scene, SceneRecord, read_records, read_scenes
 from lisa_small.training.vision import VisionConfig, VisionModel, normalise, train_vision
 from lisa_small.training.vocabulary import train_tokenizer
 from lisa_small.training.warm_start import load_finished, recover_prompts, recover_recognition
@@ -154,7 +154,7 @@ def _finished(model: str) -> Path:
     return folder
 
 
-def _shown_classes(records: list[dict]) -> list[str]:
+def _shown_classes(records: list[SceneRecord]) -> list[str]:
     return sorted({o["class"] for record in records for o in record["objects"]})
 
 

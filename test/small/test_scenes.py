@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -59,11 +62,40 @@ def test_depth_and_camera_agree_with_where_the_objects_are(scenes):
             ys, xs = np.nonzero(mask)
             z = frame.depth[mask].astype(np.float64)
             seen = [
-                np.median((xs + 0.5 - camera["cx"]) * z / camera["fx"]),
-                np.median((ys + 0.5 - camera["cy"]) * z / camera["fy"]),
+                np.median((xs - camera["cx"]) * z / camera["fx"]),
+                np.median((ys - camera["cy"]) * z / camera["fy"]),
                 np.median(z),
             ]
             assert np.linalg.norm(np.subtract(seen, thing["position"])) < max(thing["size"]), thing
+
+
+def views_of(name: str) -> Iterator[tuple[layout.Layout, assets.Model]]:
+    """One object alone, from four sides, in pictures of an odd and an even width and height."""
+    index = [model.name for model in assets.load_models()].index(name)
+    model = assets.load_models()[index]
+    base = layout.sample_layout(0, "train", SIZE)
+    for number, (width, height) in enumerate(((640, 480), (480, 641), (513, 512), (641, 361))):
+        angle = 0.4 + number * math.pi / 2
+        eye = (0.6 * math.cos(angle), 0.6 * math.sin(angle), 0.5)
+        view = layout.View(eye, (0.05, -0.03, 0.08), roll_deg=20.0 * number, fovy_deg=45.0, width=width, height=height)
+        placement = layout.Placement(index, 0, np.zeros(3), np.array([1.0, 0, 0, 0]))
+        yield replace(base, placements=(placement,), view=view), model
+
+
+@pytest.mark.parametrize("name", ["cardboard_box_a", "basketball_a"])
+def test_points_projected_by_the_written_camera_land_on_the_rendered_pixels(name):
+    """The outline of a convex object is the convex hull of its projected points: their centroids agree."""
+    for arranged, model in views_of(name):
+        camera = dataset.describe_camera(arranged.view)
+        points = np.concatenate([part.vertices for part in model.parts]).astype(np.float64)
+        x, y, z = ((points - arranged.view.eye) @ render.camera_axes(arranged.view) * [1, -1, -1]).T
+        pixels = np.stack([camera["fx"] * x / z + camera["cx"], camera["fy"] * y / z + camera["cy"]], axis=1)
+        outline = cv2.moments(cv2.convexHull(pixels.astype(np.float32)))
+        projected = outline["m10"] / outline["m00"], outline["m01"] / outline["m00"]
+        ids, _ = STUDIO.measure(arranged)
+        ys, xs = np.nonzero(ids)
+        assert np.abs(np.subtract(projected, (xs.mean(), ys.mean()))).max() < 0.1, arranged.view
+        assert np.abs(dataset.project(arranged.view, points) - pixels).max() < 1e-6
 
 
 def test_the_same_seed_gives_the_same_scene(scenes):
@@ -169,7 +201,6 @@ def test_the_packaged_objects_are_small_and_credited():
 
 def test_polygons_give_the_mask_again_even_with_holes():
     rng = np.random.default_rng(3)
-    cv2 = pytest.importorskip("cv2")
     masks = [np.zeros((40, 50), bool) for _ in range(3)]
     masks[0][5:30, 5:40], masks[0][10:20, 10:20], masks[0][12:15, 25:30] = True, False, False
     masks[1][np.hypot(*np.mgrid[-20:20, -25:25]) < 15] = True
