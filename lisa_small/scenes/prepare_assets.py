@@ -1,4 +1,4 @@
-"""Make the packaged object set from Debian's ``sweethome3d-furniture``.
+"""Makes the packaged object set from Debian's ``sweethome3d-furniture``.
 
 Run once by a developer; users of ``lisa scenes`` need only its result, ``lisa_small/scenes/assets``::
 
@@ -7,7 +7,7 @@ Run once by a developer; users of ``lisa scenes`` need only its result, ``lisa_s
 
 Needs ``dpkg-deb``, trimesh, scipy and fast-simplification. Every model is turned upright, scaled to a tabletop size,
 decimated, its textures reduced, and written as one ``.npz``; ``models.json`` lists them with creator and licence, and
-``CREDITS.md`` is the attribution that the CC-BY models ask for.
+``CREDITS.md`` is the attribution that the CC-BY licences require.
 """
 
 from __future__ import annotations

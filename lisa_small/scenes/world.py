@@ -1,4 +1,4 @@
-"""What people know about things: ``world.yaml`` as values."""
+"""World knowledge about the classes: ``world.yaml`` as values."""
 
 from __future__ import annotations
 
