@@ -91,8 +91,8 @@ class Layout:
         placements: The objects; number i has the id i + 1.
         table: Number of its surface, as floor and wall.
         table_size: Half sides along x and y, metres.
-            same, since the later ones of a seed depend on it.
-            same, because the later ones of a seed depend on it.
+        table_angle: Is not rendered: the table stays aligned with the world. It takes a random number all the same,
+            because the later ones of a seed depend on it.
         table_repeat: How often the texture repeats on the table.
     """
 
