@@ -13,6 +13,7 @@ from sentencepiece import SentencePieceProcessor
 from torch import Tensor, nn
 
 from lisa_ros.errors import CheckpointError
+from lisa_ros.json_file import read_json_object
 from lisa_ros.lisa.tokenizer import Tokenizer
 from lisa_ros.lisa.weights.tensors import find_files, iterate_tensors, read_shapes
 from lisa_ros.training.sharded import ShardWriter
@@ -56,20 +57,17 @@ def compose(llava: Path, sam: Path, folder: Path, seed: int) -> None:
         writer.write(shard)
     writer.write({f"model.visual_model.{name}": tensor.clone() for name, tensor in iterate_tensors([sam])})
     writer.write(_seg_projector(hidden, channels, generator))
-    told = {"out_dim": channels, "train_mask_decoder": True, "mm_use_im_start_end": True, "vocab_size": vocabulary}
+    settings = {"out_dim": channels, "train_mask_decoder": True, "mm_use_im_start_end": True, "vocab_size": vocabulary}
     for file in llava.glob("*token*"):
         if file.is_file() and not file.name.endswith(".index.json"):
             shutil.copyfile(file, folder / file.name)
     (folder / "added_tokens.json").write_text(json.dumps(added, indent=2) + "\n", "utf-8")
     # Last, because a folder with config.json counts as whole.
-    writer.close({**config, **told, "architectures": ["LISAForCausalLM"], "tie_word_embeddings": False})
+    writer.close({**config, **settings, "architectures": ["LISAForCausalLM"], "tie_word_embeddings": False})
 
 
 def _llava_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} has no readable config.json: {error}") from error
+    config = read_json_object(folder / "config.json", CheckpointError)
     if "mm_hidden_size" not in config:
         raise CheckpointError(f"{folder} is not LLaVA: its config.json has no mm_hidden_size")
     return config

@@ -79,12 +79,6 @@ class FinetuneConfig:
     def folder(self) -> Path:
         return Path(self.run).expanduser()
 
-    def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, then linear decay to nothing. step: from 0."""
-        up = (step + 1) / max(self.warmup, 1)
-        down = (self.steps - step) / max(self.steps - self.warmup, 1)
-        return self.learning_rate * max(min(up, down, 1.0), 0.0)
-
     def differs(self, other: Mapping[str, Any]) -> list[str]:
         """Names of settings by which the weights would come out otherwise than with ``other`` (of :meth:`as_dict`)."""
         without_effect = {"run", "workers", "save_every", "gradient_checkpointing", "device"}

@@ -65,10 +65,6 @@ def training_mode(lisa: Lisa, on: bool) -> None:
     lisa.llama.train(on)
 
 
-def is_lora(name: str) -> bool:
-    return ".lora_A." in name or ".lora_B." in name
-
-
 def _checkpoint(llama: nn.Module) -> None:
     # Renamed in transformers 5; the old name is the only one of release 4.
     new = getattr(llama, "activation_checkpointing_enable", None)

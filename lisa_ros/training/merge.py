@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -14,13 +13,13 @@ import torch
 from torch import Tensor
 
 from lisa_ros.errors import CheckpointError, ConfigError
-from lisa_ros.lisa.weights.checkpoint import Spec, read_spec, resolve_tower
+from lisa_ros.json_file import read_json_object
+from lisa_ros.lisa.weights.checkpoint import PEFT_PREFIX, Spec, read_spec, resolve_tower
 from lisa_ros.lisa.weights.tensors import find_files, iterate_tensors, read_shapes
 from lisa_ros.training.sharded import ShardWriter
-from lisa_ros.training.snapshot import TRAINED, find_snapshot, read_trained
+from lisa_ros.training.snapshot import TRAINED, newest_snapshot, read_trained
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-_PREFIX = "base_model.model."
 _LORA = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
 
 
@@ -82,7 +81,9 @@ def merge_checkpoint(source: Path, out: Path, *, alpha: float, dtype: torch.dtyp
     if not any(_LORA.fullmatch(name) for name in read_shapes(files)):
         raise CheckpointError(f"{source} has no LoRA weights; there is nothing to merge")
     lora = {
-        name.removeprefix(_PREFIX): tensor.clone() for name, tensor in iterate_tensors(files) if _LORA.fullmatch(name)
+        name.removeprefix(PEFT_PREFIX): tensor.clone()
+        for name, tensor in iterate_tensors(files)
+        if _LORA.fullmatch(name)
     }
     ranks = {tensor.shape[0] for name, tensor in lora.items() if ".lora_A." in name}
     if len(ranks) != 1:
@@ -99,10 +100,10 @@ def _weights_of(run: Path, weights: str | None) -> Path:
     best = run / "best" / TRAINED
     if weights == "best" or (weights is None and best.is_file()):
         return best
-    snapshot = find_snapshot(run)
+    snapshot = newest_snapshot(run / "state")
     if snapshot is None:
         raise CheckpointError(f"{run} has saved nothing yet")
-    return snapshot.folder / TRAINED
+    return snapshot / TRAINED
 
 
 def _fold(
@@ -127,7 +128,7 @@ def _fold(
     for file in find_files(base):
         shard = {}
         for theirs, tensor in iterate_tensors([file]):
-            name = theirs.removeprefix(_PREFIX).replace(".base_layer.", ".")
+            name = theirs.removeprefix(PEFT_PREFIX).replace(".base_layer.", ".")
             if _LORA.fullmatch(name) or _is_clip(name) or name.endswith("rotary_emb.inv_freq"):
                 continue
             result = tensor
@@ -167,7 +168,7 @@ def _config(
 
     tower, conversation: what the run used; None: what the base's own configuration leads to.
     """
-    config = json.loads((base / "config.json").read_text("utf-8"))
+    config = read_json_object(base / "config.json", CheckpointError)
     if vocabulary is not None:
         config["vocab_size"] = vocabulary
     if "lisa" in config:

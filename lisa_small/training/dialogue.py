@@ -84,10 +84,7 @@ class Speech:
         return ids[:at], ids[at + 1 : at + 2]
 
     def suffix(
-        self,
-        conversation: ConversationRecord,
-        rng: random.Random | None = None,
-        objects: Sequence[ObjectRecord] = (),
+        self, conversation: ConversationRecord, rng: random.Random | None = None, objects: Sequence[ObjectRecord] = ()
     ) -> Suffix:
         """The conversation's ids after the shared prefix. rng: where given, commands are typed hastily at times.
         objects: of the scene, so that words can point at them."""

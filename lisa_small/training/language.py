@@ -19,14 +19,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from lisa_ros.atomic import replacing
+from lisa_ros.data.scene_records import ConversationRecord, SceneRecord
 from lisa_ros.errors import ConfigError
 from lisa_ros.lisa.model.lisa import Lisa
+from lisa_ros.training.loop import Pace, Pass, TrainingLoop, make_accelerator
 from lisa_ros.training.report import Report
+from lisa_ros.training.schedule import ParameterGroup, adamw, cosine
 from lisa_ros.training.settings import check_positive, check_shares
-from lisa_small.training.augment import letterbox
+from lisa_ros.training.snapshot import Snapshots
+from lisa_small.training.augment import letterbox_ids
 from lisa_small.training.dialogue import VERDICT, Speech, Suffix
 from lisa_small.training.packing import (
     WHOLE_ATTENTION,
@@ -42,7 +45,7 @@ from lisa_small.training.packing import (
 from lisa_small.training.pointing import pointing_losses
 from lisa_small.training.practice import Practice
 from lisa_small.training.precision import half_precision
-from lisa_small.training.scenes import ConversationRecord, Scene, SceneRecord
+from lisa_small.training.scenes import Scene
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +93,9 @@ def seg_truth(
 
 Picture = Callable[[int, random.Random], tuple[Tensor, Tensor]]
 """A scene's number to the cells (n,) that are shown of it and their image tokens (n, H)."""
+
+ExtraLoss = Callable[[Tensor, Packed, list[int], random.Random], tuple[Tensor, dict[str, float]]]
+"""Hidden states, the packed batch and scene numbers to a loss and values to report."""
 
 
 @dataclass(frozen=True)
@@ -166,15 +172,15 @@ class Library:
         practice: Practice | None = None,
     ) -> tuple[list[int], list[list[Suffix]]]:
         """``count`` scenes and ``each`` fresh conversations about each. What cannot be used is named and skipped."""
-        how: dict[str, Any] = {"kinds": kinds} if kinds else {}
+        options: dict[str, Any] = {"kinds": kinds} if kinds else {}
         if practice:
-            how["weight"] = practice.weight
+            options["weight"] = practice.weight
         chosen: list[int] = []
         suffixes: list[list[Suffix]] = []
         while len(chosen) < count:
             number = rng.randrange(len(self.scenes))
             usable, record = [], self.scenes[number].record
-            for conversation in self._mixed(record, each, rng, absent, split, how):
+            for conversation in self._mixed(record, each, rng, absent, split, options):
                 try:
                     usable.append(self.speech.suffix(conversation, rng, record["objects"]))
                 except ValueError as error:
@@ -185,19 +191,18 @@ class Library:
         return chosen, suffixes
 
     def _mixed(
-        self, record: SceneRecord, count: int, rng: random.Random, absent: float, split: str, how: dict[str, Any]
+        self, record: SceneRecord, count: int, rng: random.Random, absent: float, split: str, options: dict[str, Any]
     ) -> list[ConversationRecord]:
         """``count`` conversations, a share of ``absent`` about what is not there."""
         if not absent:
-            return self._conversations(record, rng, count, split, **how)
-        supply = self._conversations(record, rng, 4 * count, split, **how)
+            return self._conversations(record, rng, count, split, **options)
+        supply = self._conversations(record, rng, 4 * count, split, **options)
         missing = [c for c in supply if not c["turns"][-1]["targets"]][: round(absent * count + rng.random() - 0.5)]
         return missing + [c for c in supply if c["turns"][-1]["targets"]][: count - len(missing)]
 
     def truth(self, number: int, wanted: list[int]) -> Tensor:
         """(size / 2, size / 2) float32: the mask of ``wanted`` at the mask decoder's grid, soft at edges."""
-        scene = self.scenes[number]
-        _, ids = letterbox(np.zeros((*scene.ids.shape, 3), np.uint8), scene.ids, self.size)
+        ids = letterbox_ids(self.scenes[number].ids, self.size)
         mask = torch.from_numpy(np.isin(ids, wanted)).float()
         return F.avg_pool2d(mask[None], 2)[0]
 
@@ -206,25 +211,38 @@ def train_language(
     lisa: Lisa,
     library: Library,
     config: LanguageConfig,
-    groups: list[dict],
+    groups: list[ParameterGroup],
     picture: Picture,
-    extra_loss: Callable[[Tensor, Packed, list[int], random.Random], tuple[Tensor, dict[str, float]]],
+    extra_loss: ExtraLoss,
     validate: Callable[[], dict[str, float]],
     report: Report,
-    checkpoint: Path,
-) -> None:
-    """The loop of stages 2 and 3.
+    folder: Path,
+) -> Snapshots:
+    """Run one round of stage 2 or 3, or the rest of it.
 
-    groups: of AdamW, each with a ``factor`` of the learning rate. extra_loss: given hidden states, the packed batch and
-    scene numbers. validate: asked every VALIDATE_EVERY steps and at the end. report: told of every step.
-    checkpoint: a file from which a stopped run goes on exactly where it was; gone at the end.
+    Args:
+        lisa: The model; ``groups`` of it are trained.
+        library: What conversations are drawn from.
+        config: The round.
+        groups: For AdamW.
+        picture: How a scene is shown.
+        extra_loss: What is added to the losses of the answers.
+        validate: Called every VALIDATE_EVERY steps and at the end.
+        report: Of this round.
+        folder: Of snapshots, from which a stopped round resumes exactly.
+
+    Returns:
+        The snapshots; the caller clears them when it has saved the model.
+
+    Raises:
+        TrainingDiverged: The loss or a weight is not finite.
+        CheckpointError: The state of the stopped round cannot be used.
     """
     lisa.llama.set_attn_implementation(WHOLE_ATTENTION)
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
     practice = None if config.known == 1 else Practice(config.known)
     denial = library.speech.tokenizer.encode("that")[0]
-    for step in report.steps(_resume(checkpoint, trained, optimizer, practice), config.steps):
+
+    def forward(step: int, number: int) -> Pass:
         rng = random.Random(f"{config.seed}/{step}")
         numbers, suffixes = library.draw(
             config.pictures, config.conversations, rng, config.absent, config.kinds, practice=practice
@@ -242,42 +260,33 @@ def train_language(
         answer = F.cross_entropy(logits, packed.answer_ids, reduction="none")
         answer = (answer * packed.answer_weights).sum() / packed.answer_weights.sum()
         correct = (logits.argmax(-1) == packed.answer_ids).float()
-        right, verdicts = correct.mean(), packed.answer_weights == VERDICT
-        denials = verdicts & (packed.answer_ids == denial)
+        verdicts = packed.answer_weights == VERDICT
         if practice:
             for suffix, rights in of_each(suffixes, correct):
                 if suffix.phrase:
                     practice.note(suffix.phrase, bool(suffix.segs), not bool(rights.all()))
-        optimizer.zero_grad(set_to_none=True)
-        (answer + presence + POINT * sum(looks.values()) + extra).backward()
-        share = step / config.steps
-        rate = config.lr_end + 0.5 * (config.lr - config.lr_end) * (1 + np.cos(np.pi * share))
-        for group in optimizer.param_groups:
-            group["lr"] = float(rate * min(1.0, (step + 1) / config.warmup)) * group["factor"]
-        norm = nn.utils.clip_grad_norm_(trained, 1.0)
-        if torch.isfinite(norm):
-            optimizer.step()
-        else:
-            log.warning("step %d: the gradient is not finite; the step is skipped", step)
-        told = {
-            "answer": float(answer.detach()),
-            "right": float(right),
+        values = {
+            "answer": answer,
+            "right": correct.mean(),
             "verdict": _share(correct[verdicts]),
-            "denied": _share(correct[denials]),
-            "presence": float(presence.detach()),
-            **{name: float(loss.detach()) for name, loss in looks.items()},
+            "denied": _share(correct[verdicts & (packed.answer_ids == denial)]),
+            "presence": presence,
+            **looks,
             **parts,
         }
-        report.add(told, config.pictures)
-        done = step + 1
-        if report.due(done):
-            report.write(done, validate() if done % VALIDATE_EVERY == 0 or done == config.steps else {})
-        if done % SAVE_EVERY == 0:
-            state = {"step": done, "trained": [p.detach() for p in trained], "optimizer": optimizer.state_dict()}
-            state["practice"] = practice.state() if practice else []
-            with replacing(checkpoint) as unfinished:
-                torch.save(state, unfinished)
-    checkpoint.unlink(missing_ok=True)
+        return Pass(answer + presence + POINT * sum(looks.values()) + extra, values, config.pictures)
+
+    trained = [parameter for group in groups for parameter in group["params"]]
+    chosen = {id(parameter) for parameter in trained}
+    names = {name: parameter for name, parameter in lisa.named_parameters() if id(parameter) in chosen}
+    accelerator = make_accelerator(cpu=True)
+    optimizer = adamw(groups, beta2=0.98)
+    snapshots = Snapshots(folder, accelerator, names, memory=practice)
+    schedule = cosine(optimizer, [config], config.warmup)
+    pace = Pace(config.steps, SAVE_EVERY, VALIDATE_EVERY)
+    loop = TrainingLoop(accelerator, None, trained, optimizer, schedule, snapshots, report, pace)
+    loop.run(lambda first: forward, lambda done: validate())
+    return snapshots
 
 
 @torch.no_grad()
@@ -304,23 +313,6 @@ def of_each(suffixes: list[list[Suffix]], answers: Tensor) -> Iterator[tuple[Suf
     flat = list(chain.from_iterable(suffixes))
     lengths = [sum(weight > 0 for weight in suffix.weights) for suffix in flat]
     return zip(flat, answers.split(lengths), strict=True)
-
-
-@torch.no_grad()
-def _resume(
-    checkpoint: Path, trained: list[nn.Parameter], optimizer: torch.optim.Optimizer, practice: Practice | None
-) -> int:
-    """Load what a stopped run left, if it left something. Returns the step to go on with."""
-    if not checkpoint.exists():
-        return 0
-    state = torch.load(checkpoint, weights_only=True)
-    for parameter, value in zip(trained, state["trained"], strict=True):
-        parameter.copy_(value)
-    optimizer.load_state_dict(state["optimizer"])
-    if practice:
-        practice.resume(state.get("practice", ()))  # an older release kept none
-    log.info("going on at step %d", state["step"])
-    return int(state["step"])
 
 
 def _share(correct: Tensor) -> float:

@@ -11,7 +11,7 @@ import json
 import logging
 import random
 from collections.abc import Callable, Collection, Iterator, Sized
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lisa_ros.atomic import replacing
+from lisa_ros.data.scene_records import SceneRecord
+from lisa_ros.data.scenes import read_records
 from lisa_ros.errors import ConfigError
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.prompt import template
@@ -32,6 +34,7 @@ from lisa_ros.lisa.weights.checkpoint import read_spec, save_checkpoint
 from lisa_ros.lisa.weights.origin import sha256
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
 from lisa_ros.training.report import Report
+from lisa_ros.training.schedule import ParameterGroup
 from lisa_ros.training.settings import build, check_positive
 from lisa_small import model_folder
 from lisa_small.network.conv import ConvImageEncoder
@@ -42,8 +45,8 @@ from lisa_small.training.model import QUESTIONS, Sizes, build_lisa, build_sam, c
 from lisa_small.training.packing import MIDDLES, Cells, Packed, states_at, word_tokens
 from lisa_small.training.pointing import told_parameters
 from lisa_small.training.precision import half_precision
-from lisa_small.training.scenes import Scene, SceneRecord, read_records, read_scenes
-from lisa_small.training.vision import VisionConfig, VisionModel, normalise, train_vision
+from lisa_small.training.scenes import Scene, read_scenes
+from lisa_small.training.vision import VisionConfig, VisionModel, stack_pixels, train_vision
 from lisa_small.training.vocabulary import train_tokenizer
 from lisa_small.training.warm_start import load_finished, recover_prompts, recover_recognition
 
@@ -319,7 +322,7 @@ class Run:
         model = self._untrained_vision()
         if self.recipe.trunk and not trained:
             model.encoder.load_state_dict(load_file(self.recipe.trunk), strict=False)
-        if self.recipe.start and not trained and not (self.folder / "vision.pt").exists():
+        if self.recipe.start and not trained:
             model.load_state_dict(self.started()["vision"], strict=False)
         if trained:
             path = self.folder / "vision.pt"
@@ -335,6 +338,14 @@ class Run:
         return VisionModel(encoder, sam, self.classes)
 
     def vision(self) -> None:
+        """Image encoder and mask decoder. Raises ConfigError where an earlier release left the stage unfinished."""
+        path, steps = self.folder / "vision.pt", sum(phase.steps for phase in self.recipe.vision.phases)
+        if path.exists():
+            done = torch.load(path, weights_only=True, mmap=True)["step"]
+            if done < steps:
+                raise ConfigError(f"{path} is of {done} steps, the recipe of {steps}; remove it to train anew")
+            log.info("vision is done; remove %s to repeat it", path)
+            return
         train, validation = self.split
         train_vision(self.vision_model(False), train, validation, self.recipe.vision, self.folder)
 
@@ -407,10 +418,13 @@ class Run:
                 return picture
 
             groups = _language_groups(lisa, [tower.position, *words.parameters()], config.weight_decay)
-            report, going_on = self._traces("speech", done)
+            report, folder = self._traces("speech", done)
             validate = partial(exactness, lisa, kept, shown(kept), "test", count=min(96, len(kept.scenes)))
-            train_language(lisa, library, config, groups, shown(library), prompt_loss, validate, report, going_on)
+            snapshots = train_language(
+                lisa, library, config, groups, shown(library), prompt_loss, validate, report, folder
+            )
             _keep({"lisa": _language_state(lisa), "rounds": done + 1}, self.folder / "speech.pt")
+            snapshots.clear()
 
     def _rounds_left(self, stage: str, rounds: tuple[LanguageConfig, ...]) -> list[tuple[int, LanguageConfig]]:
         """Numbers and settings of the rounds that are still to be done."""
@@ -421,8 +435,8 @@ class Run:
         return list(enumerate(rounds))[done:]
 
     def _traces(self, stage: str, number: int) -> tuple[Report, Path]:
-        """Where a round writes its losses, and what it needs to go on after a stop."""
-        return Report(self.folder / f"{stage}-{number}.json"), self.folder / f"{stage}-{number}-run.pt"
+        """Where a round writes its losses, and the folder of its snapshots."""
+        return Report(self.folder / f"{stage}-{number}.json"), self.folder / "state" / f"{stage}-{number}"
 
     def _shown(self, covered: Tensor, cells: Cells, config: LanguageConfig, rng: random.Random) -> Tensor:
         """(n,) cells of the grid that become image tokens: some of ``covered``, then some of the others."""
@@ -457,14 +471,14 @@ class Run:
         vision.eval()
         size, found = self.recipe.sizes.image_size, []
         for number, scene in enumerate(tqdm(scenes, "embedding", unit="picture", disable=None)):
-            rgb, ids = letterbox(scene.rgb, scene.ids, size)
+            square = letterbox(scene.rgb, scene.ids, size)
             rng = random.Random(f"{self.recipe.seed}/{number}")
             if rng.random() < self.recipe.vision.repaint:
-                rgb = repaint_background(rgb, ids, rng)
+                square = repaint_background(square, rng)
             if number % 2:
-                rgb = camera(rgb, rng)
+                square = replace(square, rgb=camera(square.rgb, rng))
             with half_precision(self.recipe.vision.precision):
-                found.append(vision.embed(normalise(rgb[None]))[0].half())
+                found.append(vision.embed(stack_pixels([square]))[0].half())
         return torch.stack(found)
 
     def sight(self) -> None:
@@ -515,11 +529,12 @@ class Run:
             tower = [p for name, p in lisa.vision_tower.named_parameters() if "recognition" not in name]
             groups = _language_groups(lisa, tower, config.weight_decay)
             groups += _groups(list(lisa.sam.mask_decoder.parameters()), 0.3, config.weight_decay)
-            report, going_on = self._traces("sight", done)
+            report, folder = self._traces("sight", done)
             validate = partial(exactness, lisa, kept, shown(seen_kept), "test", count=min(96, len(kept.scenes)))
-            train_language(lisa, library, config, groups, shown(seen), losses, validate, report, going_on)
-            state = {"lisa": _language_state(lisa), "decoder": lisa.sam.mask_decoder.state_dict(), "rounds": done + 1}
-            _keep(state, self.folder / "sight.pt")
+            snapshots = train_language(lisa, library, config, groups, shown(seen), losses, validate, report, folder)
+            finished = {"lisa": _language_state(lisa), "decoder": lisa.sam.mask_decoder.state_dict()}
+            _keep({**finished, "rounds": done + 1}, self.folder / "sight.pt")
+            snapshots.clear()
 
     def _seen(self, lisa: Lisa, library: Library, embeddings: Tensor) -> Seen:
         return Seen(library, embeddings, [self._covered(lisa, embedding) for embedding in embeddings])
@@ -594,7 +609,7 @@ class Seen:
     covered: list[Tensor]
 
 
-def _language_groups(lisa: Lisa, tower: list[nn.Parameter], decay: float) -> list[dict[str, Any]]:
+def _language_groups(lisa: Lisa, tower: list[nn.Parameter], decay: float) -> list[ParameterGroup]:
     """What is trained of the language model, of the ways into it and out of it, and ``tower`` of the image tower."""
     told = told_parameters(lisa)
     parts = (lisa.image_projector, lisa.llama, lisa.lm_head, lisa.seg_projector)
@@ -602,7 +617,7 @@ def _language_groups(lisa: Lisa, tower: list[nn.Parameter], decay: float) -> lis
     return [*_groups([*tower, *others], 1.0, decay), *_groups(told, TOLD_RATE, decay), *_presence_groups(lisa)]
 
 
-def _groups(parameters: list[nn.Parameter], factor: float, decay: float) -> list[dict]:
+def _groups(parameters: list[nn.Parameter], factor: float, decay: float) -> list[ParameterGroup]:
     matrices = [p for p in parameters if p.ndim > 1]
     vectors = [p for p in parameters if p.ndim <= 1]
     return [
@@ -618,7 +633,7 @@ def _load_language(lisa: Lisa, state: dict[str, Tensor], path: Path) -> None:
     lisa.load_state_dict(state, strict=False)
 
 
-def _presence_groups(lisa: Lisa) -> list[dict]:
+def _presence_groups(lisa: Lisa) -> list[ParameterGroup]:
     """What it adds to the logits starts at 0 and has far to go, in steps as long as the learning rate."""
     if lisa.presence is None:
         return []

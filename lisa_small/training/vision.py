@@ -8,10 +8,11 @@ Trained alone, without sentences, seeing and drawing are learned an order of mag
 
 from __future__ import annotations
 
-import logging
 import math
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +25,17 @@ from transformers import SamModel
 from lisa_ros.atomic import replacing
 from lisa_ros.errors import ConfigError
 from lisa_ros.lisa.model.mask_decoder import decode_and_look
-from lisa_ros.lisa.preprocess import SAM_MEAN, SAM_STD
+from lisa_ros.training.loop import Pace, Pass, TrainingLoop, make_accelerator
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
 from lisa_ros.training.report import Report
+from lisa_ros.training.schedule import ParameterGroup, adamw, cosine
 from lisa_ros.training.settings import check_positive, check_shares
+from lisa_ros.training.snapshot import Snapshots
 from lisa_small.network.conv import ConvImageEncoder, Recognition
 from lisa_small.scenes.colours import COLOURS
 from lisa_small.training.augment import (
-    Image,
     Sample,
+    Square,
     camera,
     letterbox,
     middle,
@@ -42,8 +45,6 @@ from lisa_small.training.augment import (
 )
 from lisa_small.training.precision import half_precision
 from lisa_small.training.scenes import Scene
-
-log = logging.getLogger(__name__)
 
 SMALLEST = 16
 """Pixels (of the training picture) an object must show to be asked for."""
@@ -175,12 +176,10 @@ class Batch:
     unsure: Tensor
 
 
-_MEAN, _STD = np.array(SAM_MEAN, np.float32), np.array(SAM_STD, np.float32)
-
-
-def normalise(rgb: np.ndarray) -> Tensor:
-    """(B, S, S, 3) uint8 to (B, 3, S, S) float32 in SAM's units."""
-    return torch.from_numpy((rgb.astype(np.float32) - _MEAN) / _STD).permute(0, 3, 1, 2)
+def stack_pixels(squares: Sequence[Square]) -> Tensor:
+    """(B, 3, S, S) float32, as the encoder reads them."""
+    pixels = torch.from_numpy(np.stack([square.pixels() for square in squares]))
+    return pixels.contiguous(memory_format=torch.channels_last)
 
 
 def make_batch(
@@ -188,7 +187,7 @@ def make_batch(
 ) -> Batch:
     """Draw, augment and prompt ``phase.batch`` pictures."""
     count, prompts, size = phase.batch, config.prompts, phase.size
-    rgb = np.zeros((count, size, size, 3), np.uint8)
+    squares = []
     ids = np.zeros((count, size, size), np.uint8)
     wanted = torch.zeros(count, prompts, 256)
     weights = torch.zeros(count, prompts, len(index))
@@ -197,7 +196,9 @@ def make_batch(
     colour_of = np.full((count, 256), -1, np.int64)  # id -> 0 (of no one colour) or index in COLOURS + 1; -1: no object
     present, unsure = torch.zeros(count, len(index)), torch.zeros(count, len(index))
     for b in range(count):
-        sample, rgb[b], ids[b] = draw_picture(scenes, index, config, size, rng)
+        sample, square = draw_picture(scenes, index, config, size, rng)
+        squares.append(square)
+        ids[b] = square.ids
         areas = np.bincount(ids[b].ravel(), minlength=256)
         for i, c in sample.classes.items():
             class_of[b, i] = c + 1
@@ -219,7 +220,7 @@ def make_batch(
         for table in (class_of, colour_of)
     )
     return Batch(
-        normalise(rgb),
+        stack_pixels(squares),
         torch.from_numpy(ids),
         wanted,
         weights,
@@ -234,18 +235,18 @@ def make_batch(
 
 def draw_picture(
     scenes: list[Scene], index: dict[str, int], config: VisionConfig, size: int, rng: random.Random
-) -> tuple[Sample, Image, Image]:
-    """A scene as training shows it: what is in it, its picture (size, size, 3) and its ids (size, size), both uint8."""
+) -> tuple[Sample, Square]:
+    """A scene as training shows it: what is in it, and its picture of ``size``."""
     sample = rng.choice(scenes).sample(index)
     if not config.augment:
-        return sample, *letterbox(sample.rgb, sample.ids, size)
+        return sample, letterbox(sample.rgb, sample.ids, size)
     if rng.random() < config.paste:
         donor = sample if rng.random() < config.doubles else rng.choice(scenes).sample(index)
         sample = paste_objects(sample, donor, rng, rng.randrange(1, 4))
-    rgb, ids = letterbox(sample.rgb, sample.ids, size) if rng.random() < 0.15 else warp(sample, size, rng)
+    square = letterbox(sample.rgb, sample.ids, size) if rng.random() < 0.15 else warp(sample, size, rng)
     if rng.random() < config.repaint:
-        rgb = repaint_background(rgb, ids, rng)
-    return sample, camera(rgb, rng), ids
+        square = repaint_background(square, rng)
+    return sample, replace(square, rgb=camera(square.rgb, rng))
 
 
 @dataclass(frozen=True)
@@ -344,7 +345,7 @@ def _samples(labels: Tensor) -> list[Tensor]:
     return [labels[:, y::2, x::2] for y in (0, 1) for x in (0, 1)]
 
 
-def parameter_groups(model: VisionModel, config: VisionConfig) -> list[dict]:
+def parameter_groups(model: VisionModel, config: VisionConfig) -> list[ParameterGroup]:
     """AdamW groups: weights and the rest, trunk and the rest, what is told where to look. Freezes the trunk's first
     blocks and SAM's own prompts: of points, masks and no mask."""
     for module in (model.encoder.stem, *model.encoder.blocks[: config.frozen_blocks]):
@@ -365,65 +366,57 @@ def parameter_groups(model: VisionModel, config: VisionConfig) -> list[dict]:
     return [{"params": p, "factor": f, "weight_decay": d} for (f, d), p in groups.items()]
 
 
-def learning_rate(phases: tuple[Phase, ...], step: int, warmup: int) -> tuple[Phase, float]:
-    """The phase that ``step`` belongs to, and its rate: a cosine from ``lr`` to ``lr_end`` within each phase."""
-    begin = 0
-    for phase in phases:
-        if step < begin + phase.steps:
-            share = (step - begin) / phase.steps
-            rate = phase.lr_end + 0.5 * (phase.lr - phase.lr_end) * (1 + math.cos(math.pi * share))
-            return phase, rate * min(1.0, (step + 1) / warmup)
-        begin += phase.steps
+def phase_of(phases: tuple[Phase, ...], step: int) -> Phase:
+    """The phase that ``step``, from 0, belongs to. Raises ConfigError after the last one."""
+    for phase, end in zip(phases, accumulate(phase.steps for phase in phases), strict=True):
+        if step < end:
+            return phase
     raise ConfigError(f"step {step} is after the last phase")
 
 
 def train_vision(
     model: VisionModel, scenes: list[Scene], validation: list[Scene], config: VisionConfig, folder: Path
 ) -> None:
-    """Run (or go on with) stage 1. Writes vision.pt, from which a stopped run resumes exactly, and vision.json."""
+    """Run stage 1, or the rest of it. Writes vision.pt with the model, and vision.json with the losses.
+
+    Raises:
+        TrainingDiverged: The loss or a weight is not finite.
+        CheckpointError: The state of the stopped run cannot be used.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "vision.pt"
-    optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=1e-3, betas=(0.9, 0.98))
-    first = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"] if "step" in state else state["progress"]["step"]  # so an older release kept it
+    groups = parameter_groups(model, config)
     model.to(memory_format=torch.channels_last)
     index = {name: i for i, name in enumerate(model.classes)}
-    total = sum(phase.steps for phase in config.phases)
-    report = Report(folder / "vision.json")
-    for step in report.steps(first, total):
-        phase, rate = learning_rate(config.phases, step, config.warmup)
+    steps = sum(phase.steps for phase in config.phases)
+    accelerator = make_accelerator(cpu=True)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    snapshots = Snapshots(folder / "state" / "vision", accelerator, tensors)
+
+    def forward(step: int, number: int) -> Pass:
+        phase = phase_of(config.phases, step)
         rng = random.Random(f"{config.seed}/{step}")  # a step's data depend on the step alone: resuming is exact
-        batch = make_batch(scenes, index, config, phase, rng)
-        loss, parts = vision_loss(model, batch, config.precision)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
-        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if torch.isfinite(norm):
-            optimizer.step()
-        else:
-            log.warning("step %d: the gradient is not finite; the step is skipped", step)
-        report.add(parts, phase.batch)
-        done = step + 1
-        if report.due(done):
-            asked = done % VALIDATE_EVERY == 0 or done == total
-            score = validate(model, validation, phase.size, index) if asked else {}
-            report.write(done, {"size": phase.size, "lr": rate} | score)
-        if done % SAVE_EVERY == 0 or done == total:
-            _save(checkpoint, model, optimizer, done)
-    if total == 0:  # what the run goes on from stays as it is
-        _save(checkpoint, model, optimizer, 0)
+        loss, parts = vision_loss(model, make_batch(scenes, index, config, phase, rng), config.precision)
+        return Pass(loss, {**parts, "size": phase.size}, phase.batch)
 
+    def scores(done: int) -> dict[str, float]:
+        return validate(model, validation, phase_of(config.phases, done - 1).size, index)
 
-def _save(path: Path, model: VisionModel, optimizer: torch.optim.Optimizer, step: int) -> None:
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-    with replacing(path) as unfinished:
-        torch.save(state, unfinished)
+    if config.phases:
+        optimizer = adamw(groups, beta2=0.98)
+        loop = TrainingLoop(
+            accelerator,
+            None,
+            [parameter for group in groups for parameter in group["params"]],
+            optimizer,
+            cosine(optimizer, config.phases, config.warmup),
+            snapshots,
+            Report(folder / "vision.json"),
+            Pace(steps, SAVE_EVERY, VALIDATE_EVERY),
+        )
+        loop.run(lambda first: forward, scores)
+    with replacing(folder / "vision.pt") as unfinished:
+        torch.save({"model": model.state_dict(), "step": steps}, unfinished)
+    snapshots.clear()
 
 
 @torch.inference_mode()
@@ -434,13 +427,13 @@ def validate(model: VisionModel, scenes: list[Scene], size: int, index: dict[str
     scores: dict[str, list[float]] = {"gIoU": [], "one": []}
     for scene in scenes:
         sample = scene.sample(index)
-        rgb, ids = letterbox(sample.rgb, sample.ids, size)
+        square = letterbox(sample.rgb, sample.ids, size)
         by_class: dict[int, list[int]] = {}
         for i, c in sample.classes.items():
             by_class.setdefault(c, []).append(i)
         prompts = [MaskPrompt([c], members) for c, members in by_class.items()]
         prompts += [MaskPrompt([c], [i], placed=True) for c, alike in by_class.items() if len(alike) > 1 for i in alike]
-        asked = [(prompt, np.isin(ids, prompt.wanted)) for prompt in prompts]
+        asked = [(prompt, np.isin(square.ids, prompt.wanted)) for prompt in prompts]
         asked = [(prompt, truth) for prompt, truth in asked if truth.sum() >= SMALLEST]
         if not asked:
             continue
@@ -449,7 +442,7 @@ def validate(model: VisionModel, scenes: list[Scene], size: int, index: dict[str
             weights[0, p, prompt.classes] = 1
             places[0, p] = torch.tensor(middle(truth))
         placed = torch.tensor([[float(prompt.placed) for prompt, _ in asked]])
-        logits = model.decode(model.embed(normalise(rgb[None])), model.prompts(weights, places, placed))
+        logits = model.decode(model.embed(stack_pixels([square])), model.prompts(weights, places, placed))
         masks = F.interpolate(logits, (size, size), mode="bilinear")[0].numpy() > 0
         for mask, (prompt, truth) in zip(masks, asked, strict=True):
             overlap = (mask & truth).sum() / max((mask | truth).sum(), 1)

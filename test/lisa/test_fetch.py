@@ -21,7 +21,7 @@ from lisa_ros.lisa.weights import fetch as fetch_module
 from lisa_ros.lisa.weights.checkpoint import read_spec, resolve_tower
 from lisa_ros.lisa.weights.convert import convert
 from lisa_ros.lisa.weights.fetch import fetch
-from lisa_ros.lisa.weights.origin import sha256
+from lisa_ros.lisa.weights.origin import HubRepository, sha256
 from lisa_small import model_folder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -198,6 +198,20 @@ def test_a_complete_folder_needs_no_network(hub: LoopbackHub, monkeypatch: pytes
     said: list[str] = []
     fetch("lab/LISA-tiny", say=said.append)
     assert said == [f"LISA-tiny is complete already: lab/LISA-tiny at {FIRST}"]
+
+
+def test_a_hub_that_went_away_is_an_error_even_where_something_was_downloaded(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's client is content with what is there."""
+    repository = HubRepository.look_up("lab/LISA-tiny", None)
+    (tmp_path / "staging").mkdir()
+    (tmp_path / "staging" / "README.md").write_text("of an earlier run")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        CheckpointError, match=r"lab/LISA-tiny.* could not be had from the hub.*run the same command again"
+    ):
+        repository.files(["config.json"], tmp_path / "staging")
 
 
 @pytest.mark.parametrize(

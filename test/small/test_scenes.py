@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from lisa_ros import cli
+from lisa_ros.data.reasonseg import read_folder
 from lisa_ros.errors import ConfigError, LisaError
-from lisa_ros.evaluation.reasonseg import read_folder
 from lisa_small.scenes import SPLITS
 from lisa_small.scenes.cli import prepare
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from training_data import write_scenes
 
 from lisa_ros import cli
-from lisa_ros.errors import ConfigError
+from lisa_ros.errors import ConfigError, TrainingDiverged
 from lisa_ros.evaluation.examples import read_pictures
 from lisa_ros.lisa.tokenizer import Tokenizer
 from lisa_small.training import language, stages, warm_start
@@ -120,12 +120,25 @@ def test_a_stopped_language_stage_goes_on_to_equal_weights(data, recipe, tmp_pat
     monkeypatch.setattr(Library, "draw", fail_at_third)
     with pytest.raises(KeyboardInterrupt):
         getattr(Run(whole.recipe, data, tmp_path / "stopped"), stage)()
-    assert (tmp_path / "stopped" / f"{stage}-0-run.pt").is_file()
+    assert (tmp_path / "stopped" / "state" / f"{stage}-0").is_dir()
     getattr(Run(whole.recipe, data, tmp_path / "stopped"), stage)()
     one, other = (
         torch.load(tmp_path / name / f"{stage}.pt", weights_only=True)["lisa"] for name in ("whole", "stopped")
     )
     assert not [key for key in one if not torch.equal(one[key], other[key])]
+
+
+@pytest.mark.parametrize("stage", ["vision", "speech"])
+def test_a_stage_that_diverges_stops_and_leaves_no_model(data, recipe, tmp_path, stage):
+    exploding = replace(recipe, speech=tuple(replace(round, lr=1e30, lr_end=1e30) for round in recipe.speech))
+    if stage == "vision":
+        phases = tuple(replace(phase, lr=1e30, lr_end=1e30) for phase in recipe.vision.phases)
+        exploding = replace(recipe, vision=replace(recipe.vision, phases=phases))
+    else:
+        Run(recipe, data, tmp_path / "run").vision()
+    with pytest.raises(TrainingDiverged, match=r"step \d: .*(nan|inf|finite).*lower the learning rate"):
+        getattr(Run(exploding, data, tmp_path / "run"), stage)()
+    assert not (tmp_path / "run" / f"{stage}.pt").exists()
 
 
 def _change_config(folder, **values):

@@ -125,9 +125,9 @@ def test_pictures_can_be_shown_as_they_are(augment):
     scene = Scene({"objects": [{"id": 1, "class": "cup"}]}, rgb, ids)
     config = VisionConfig(phases=(), paste=1.0, repaint=1.0, augment=augment)
     for seed in range(5):
-        _, shown, where = draw_picture([scene], {"cup": 0}, config, 64, random.Random(seed))
-        assert np.array_equal(shown[:48], rgb) == (not augment)
-        assert np.array_equal(where[:48], ids) == (not augment)
+        _, square = draw_picture([scene], {"cup": 0}, config, 64, random.Random(seed))
+        assert np.array_equal(square.rgb[:48], rgb) == (not augment)
+        assert np.array_equal(square.ids[:48], ids) == (not augment)
 
 
 def test_validation_asks_for_one_of_several_alike_by_its_place():

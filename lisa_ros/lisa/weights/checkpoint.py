@@ -22,6 +22,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlamaModel, SamModel
 
 from lisa_ros.atomic import replacing
 from lisa_ros.errors import CheckpointError, ConfigError
+from lisa_ros.json_file import read_json_object
 from lisa_ros.lisa.model.lisa import ClipTower, Lisa, Presence
 from lisa_ros.lisa.model.quantize import Precision, restore_constants, set_tensor
 from lisa_ros.lisa.model.sam import infer_sam_config, new_sam, sam_without_encoder
@@ -456,12 +457,6 @@ def _compare(
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; a checkpoint is a folder with config.json and weights")
-    try:
-        content = json.loads((folder / name).read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} has no {name}; it is not a model folder") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / name} is not readable JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{folder / name} is not a JSON object")
-    return content
+    if not (folder / name).is_file():
+        raise CheckpointError(f"{folder} has no {name}; it is not a model folder")
+    return read_json_object(folder / name, CheckpointError)

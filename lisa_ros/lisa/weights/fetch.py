@@ -22,6 +22,7 @@ from tqdm import tqdm
 from lisa_ros import __version__
 from lisa_ros.atomic import replacing
 from lisa_ros.errors import CheckpointError
+from lisa_ros.json_file import read_json, read_json_object
 from lisa_ros.lisa.weights.checkpoint import Spec, read_clip, read_spec, resolve_tower
 from lisa_ros.lisa.weights.convert import convert
 from lisa_ros.lisa.weights.inspect import gigabytes, inspect
@@ -118,7 +119,7 @@ def _earlier(out: Path, source: str) -> dict[str, Any]:
     wanted = str(Path(source).expanduser().resolve()) if Path(source).expanduser().is_dir() else source
     for record in (out / RECORD, out / _STAGING / _PIN):
         if record.is_file():
-            earlier = _read_json(record)
+            earlier = read_json_object(record, CheckpointError)
             if earlier.get("source") != wanted:
                 raise CheckpointError(f"{out} holds {earlier.get('source')}; choose another folder with --out")
             return earlier
@@ -130,7 +131,7 @@ def _earlier(out: Path, source: str) -> dict[str, Any]:
 def _complete(out: Path) -> bool:
     if not (out / RECORD).is_file():
         return False
-    files = _read_json(out / RECORD).get("files", {})
+    files = read_json_object(out / RECORD, CheckpointError).get("files", {})
     return all((out / name).is_file() and (out / name).stat().st_size == file["size"] for name, file in files.items())
 
 
@@ -144,7 +145,7 @@ def _plan(origin: Origin, out: Path, say: Say) -> list[Job]:
         look = Path(folder)
         if "config.json" not in origin.sizes:
             raise CheckpointError(f"{origin} has no config.json; it is not a model folder")
-        shutil.copyfile(origin.file("config.json", look / "hub"), look / "config.json")
+        shutil.copyfile(_one_file(origin, "config.json", look / "hub"), look / "config.json")
         if _is_clip(look):
             read_clip(look)
             return [_job(origin, out, look)]
@@ -164,7 +165,7 @@ def _plan(origin: Origin, out: Path, say: Say) -> list[Job]:
 
 
 def _is_clip(folder: Path) -> bool:
-    config = _read_json(folder / "config.json")
+    config = read_json_object(folder / "config.json", CheckpointError)
     return str(config.get("model_type", "")).startswith("clip")
 
 
@@ -196,7 +197,7 @@ def _job(origin: Origin, out: Path, look: Path) -> Job:
     for single in _WEIGHTS:
         index = f"{single}.index.json"
         if index in origin.sizes:
-            shards = _shards(origin.file(index, look / "hub"), origin)
+            shards = _shards(_one_file(origin, index, look / "hub"), origin)
             kept = [index] if index == _INDEX else []
             return Job(origin, out, texts + kept, {_safetensors_name(shard): shard for shard in shards})
         if single in origin.sizes:
@@ -206,8 +207,8 @@ def _job(origin: Origin, out: Path, look: Path) -> Job:
 
 def _shards(index: Path, origin: Origin) -> list[str]:
     try:
-        shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        shards = sorted(set(read_json(index, CheckpointError)["weight_map"].values()))
+    except (KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{index.name} of {origin} is not an index of shards: {error}") from error
     if missing := [name for name in shards if name not in origin.sizes]:
         raise CheckpointError(f"{origin} lacks shards that {index.name} names: {', '.join(map(str, missing))}")
@@ -241,22 +242,31 @@ def _pin(job: Job) -> None:
 
 
 def _carry_out(job: Job) -> None:
-    for name in job.texts:
+    for name, file in job.origin.files(job.texts, job.staging).items():
         with replacing(job.out / name) as unfinished:
-            shutil.copyfile(job.origin.file(name, job.staging), unfinished)
+            shutil.copyfile(file, unfinished)
+    ready = [there for here, there in job.left.items() if here == there]
+    for name, file in (job.origin.files(ready, job.staging) if ready else {}).items():
+        _take_weights(job, file, name)
+    # A pickle at a time: it and its copy are on the disk together.
     for here, there in job.left.items():
-        _take_weights(job, here, there)
+        _take_weights(job, _one_file(job.origin, there, job.staging), here)
     if len(job.weights) > 1 and not (job.out / _INDEX).is_file():
         _write_json(job.out / _INDEX, _index(job))
     _write_json(job.out / RECORD, _record(job))
     shutil.rmtree(job.staging)
 
 
-def _take_weights(job: Job, here: str, there: str) -> None:
+def _one_file(origin: Origin, name: str, staging: Path) -> Path:
+    return origin.files([name], staging)[name]
+
+
+def _take_weights(job: Job, file: Path, here: str) -> None:
     """Bring one weight file in, as safetensors; a downloaded pickle goes as soon as its copy is proved equal."""
-    file, target = job.origin.file(there, job.staging), job.out / here
+    there, target = job.weights[here], job.out / here
     checksum = job.origin.checksum(there)
-    if isinstance(job.origin, HubRepository) and checksum is not None:
+    downloaded = isinstance(job.origin, HubRepository)
+    if downloaded and checksum is not None:
         with _bar(f"checking {there}", file.stat().st_size) as bar:
             if sha256(file, bar.update) != checksum:
                 file.unlink()
@@ -266,13 +276,13 @@ def _take_weights(job: Job, here: str, there: str) -> None:
             convert(file, target, bar.update)
     else:
         with replacing(target) as unfinished:
-            if isinstance(job.origin, HubRepository):
+            if downloaded:
                 file.replace(unfinished)
             else:
                 shutil.copyfile(file, unfinished)
                 if sha256(unfinished) != checksum:
                     raise CheckpointError(f"{target} differs from {file} after copying; is the disk faulty?")
-    if isinstance(job.origin, HubRepository):
+    if downloaded:
         file.unlink(missing_ok=True)
 
 
@@ -304,16 +314,6 @@ def _record(job: Job) -> dict[str, Any]:
         "written_by": f"lisa_ros {__version__}",
         "files": files,
     }
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path.name} in {path.parent} is not readable JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path.name} in {path.parent} is not a JSON object")
-    return content
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lisa_ros.data.coco import read_json
 from lisa_ros.data.picture import BadExample, read_picture
 from lisa_ros.engine.api import Turn
 from lisa_ros.errors import ConfigError
+from lisa_ros.json_file import read_json
 from lisa_ros.lisa.tokenizer import IMAGE
 from lisa_ros.training.datasets.example import Dialogue, Example
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from lisa_ros.data.coco import read_coco, union_of
 from lisa_ros.data.picture import BadExample
-from lisa_ros.data.refer_files import picture_of
+from lisa_ros.data.refer import picture_of
 from lisa_ros.errors import ConfigError
 from lisa_ros.training import templates
 from lisa_ros.training.datasets.example import Example, single
@@ -40,9 +41,12 @@ class Parts:
         image_id = rng.choice(self._ids)
         file, rgb = picture_of(self._coco, image_id, self._images)
         size = rgb.shape[:2]
-        by_category: dict[int, list[dict]] = defaultdict(list)
-        for told in self._coco.of_image[image_id]:
-            by_category[int(told.get("category_id", -1))].append(told)
+        by_category: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for annotation in self._coco.of_image[image_id]:
+            number = annotation.get("category_id")
+            if not isinstance(number, int):
+                raise BadExample(f"{file}: annotation {annotation['id']} has the category {number!r}")
+            by_category[number].append(annotation)
         if unknown := by_category.keys() - self._names.keys():
             raise BadExample(f"{file}: there is no category {min(unknown)}")
         chosen = rng.sample(sorted(by_category), min(self._questions, len(by_category)))
