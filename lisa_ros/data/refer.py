@@ -88,8 +88,8 @@ def read_sentences(folder: Path, split: str, split_by: str | None = None) -> dic
     split_by = split_by or ("umd" if folder.resolve().name == "refcocog" else "unc")
     files = reference_files(folder)
     if split_by not in files:
-        there = ", ".join(files) or "none, or no instances.json"
-        raise ConfigError(f"{folder} has no references split by '{split_by}'; there is {there}")
+        known_splits = ", ".join(files) or "none, or no instances.json"
+        raise ConfigError(f"{folder} has no references split by '{split_by}'; there is {known_splits}")
     file = files[split_by]
     refs = read_json(file) if file.suffix == ".json" else load_plain(file)
     of_picture: dict[int, list[Sentence]] = {}
@@ -107,6 +107,6 @@ def read_sentences(folder: Path, split: str, split_by: str | None = None) -> dic
 
 
 def _sentences_of(ref: dict[str, Any]) -> list[Sentence]:
-    meant = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
-    ids = tuple(int(one) for one in meant if int(one) != NONE)
+    references = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
+    ids = tuple(int(one) for one in references if int(one) != NONE)
     return [Sentence(str(one["sent"]), ids) for one in ref["sentences"] if str(one["sent"]).strip()]

@@ -137,8 +137,8 @@ def _fold(
             elif name in whole:
                 result = whole[name]
             waiting.discard(name)
-            kept = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
-            shard[name] = result.to(kept, copy=True)
+            stored_as = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
+            shard[name] = result.to(stored_as, copy=True)
             if name == "model.embed_tokens.weight":
                 vocabulary = len(result)
         writer.write(shard)

@@ -100,9 +100,9 @@ class Report:
         self._lines.append(line)
         with replacing(self._path) as unfinished:
             unfinished.write_text(json.dumps(self._lines, indent=1))
-        left = (now - self._began) * (self._last - done) / (done - self._first)
+        seconds_left = (now - self._began) * (self._last - done) / (done - self._first)
         values = " ".join(f"{name} {value:.4g}" for name, value in line.items())
-        log.info("%s, %.1f minutes left: %s", self._path.stem, left / 60, values)
+        log.info("%s, %.1f minutes left: %s", self._path.stem, seconds_left / 60, values)
         if self._board is not None:
             for name in line.keys() - {"step"}:
                 self._board.add_scalar(name, line[name], done)

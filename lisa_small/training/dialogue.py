@@ -150,8 +150,8 @@ class Speech:
             nouns += [(last, members) for _, last in self._names(result.ids, question_at, begin, label)]
             chosen = [i for i in members if i in result.targets[-1]] if segs else members
             if chosen:
-                found = self._names(result.ids, begin, verdict, label)
-                named += [(first, chosen) for first, _ in sorted(found)[:1]]
+                places = self._names(result.ids, begin, verdict, label)
+                named += [(first, chosen) for first, _ in sorted(places)[:1]]
         coloured = [
             (last, members)
             for colour, members in by_colour.items()

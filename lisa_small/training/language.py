@@ -62,7 +62,7 @@ VALIDATE_EVERY = 500
 """Steps between looks at how many answers are right to the last word."""
 
 POINT = 1.0
-"""Weight of what attention is told (lisa_small.training.pointing)."""
+"""Weight of the losses of supervised attention (lisa_small.training.pointing)."""
 
 
 def presence_loss(lisa: Lisa, packed: Packed, hidden: Tensor) -> Tensor:
@@ -81,12 +81,12 @@ def seg_truth(
     """For the masks of a batch: classes (S, K), place (S, 2) and whether it has one (S,), since one thing is meant."""
     classes, places = torch.zeros(len(segs), len(class_index)), torch.zeros(len(segs), 2)
     single = torch.zeros(len(segs))
-    for s, (row, _, wanted) in enumerate(segs):
+    for s, (row, _, target_ids) in enumerate(segs):
         objects = {o["id"]: o["class"] for o in scenes[row].record["objects"]}
-        for name in {objects[i] for i in wanted}:
+        for name in {objects[i] for i in target_ids}:
             classes[s, class_index[name]] = 1
-        if len(wanted) == 1 and wanted[0] in cells[row].places:
-            x, y, _ = cells[row].places[wanted[0]]
+        if len(target_ids) == 1 and target_ids[0] in cells[row].places:
+            x, y, _ = cells[row].places[target_ids[0]]
             places[s, 0], places[s, 1], single[s] = x, y, 1.0
     return classes, places, single
 
@@ -200,10 +200,10 @@ class Library:
         missing = [c for c in supply if not c["turns"][-1]["targets"]][: round(absent * count + rng.random() - 0.5)]
         return missing + [c for c in supply if c["turns"][-1]["targets"]][: count - len(missing)]
 
-    def truth(self, number: int, wanted: list[int]) -> Tensor:
+    def truth(self, number: int, target_ids: list[int]) -> Tensor:
         """(size / 2, size / 2) float32: the mask of ``wanted`` at the mask decoder's grid, soft at edges."""
         ids = letterbox_ids(self.scenes[number].ids, self.size)
-        mask = torch.from_numpy(np.isin(ids, wanted)).float()
+        mask = torch.from_numpy(np.isin(ids, target_ids)).float()
         return F.avg_pool2d(mask[None], 2)[0]
 
 

@@ -62,5 +62,5 @@ def read_scenes(folder: Path | str, longest_side: int | None = None, limit: int 
 
     records = read_records(folder)[:limit]
     with ThreadPoolExecutor(2) as pool:
-        found = tqdm(pool.map(read, records), "reading", len(records), unit="scene", disable=None)
-        return [scene for scene in found if scene is not None]
+        read_in_order = tqdm(pool.map(read, records), "reading", len(records), unit="scene", disable=None)
+        return [scene for scene in read_in_order if scene is not None]

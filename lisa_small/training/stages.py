@@ -43,7 +43,7 @@ from lisa_small.training.dialogue import Speech
 from lisa_small.training.language import LanguageConfig, Library, Picture, exactness, seg_truth, train_language
 from lisa_small.training.model import QUESTIONS, Sizes, build_lisa, build_sam, checkpoint_config
 from lisa_small.training.packing import MIDDLES, Cells, Packed, states_at, word_tokens
-from lisa_small.training.pointing import told_parameters
+from lisa_small.training.pointing import supervised_parameters
 from lisa_small.training.precision import half_precision
 from lisa_small.training.scenes import Scene, read_scenes
 from lisa_small.training.vision import VisionConfig, VisionModel, stack_pixels, train_vision
@@ -65,8 +65,8 @@ WEIGHTS = "model.safetensors"
 PACKAGED = "lisa-small"
 """What ``start`` calls the model in the package."""
 
-TOLD_RATE = 2.5
-"""Factor of the learning rate for queries and keys that are told where to look (lisa_small.training.pointing)."""
+SUPERVISED_RATE = 2.5
+"""Factor of the learning rate for queries and keys of supervised attention (lisa_small.training.pointing)."""
 
 STAGES = ("vision", "speech", "sight", "export")
 
@@ -138,10 +138,17 @@ def train(configuration: dict[str, Any]) -> int:
     return 0
 
 
-def read_recipe(told: dict[str, Any], beside: Collection[str] = ()) -> Recipe:
-    """The settings of a yaml as values; ``beside`` them stand others. Raises ConfigError naming what it lacks, has too
-    much or garbles."""
-    return build(Recipe, told, beside=beside)
+def read_recipe(settings: dict[str, Any], beside: Collection[str] = ()) -> Recipe:
+    """Check the settings of a recipe's yaml.
+
+    Args:
+        settings: As read from the file.
+        beside: Names of other settings in the same file.
+
+    Raises:
+        ConfigError: A setting is missing, unknown or of another type; the message names it.
+    """
+    return build(Recipe, settings, beside=beside)
 
 
 def _keep(state: dict[str, Any], path: Path) -> None:
@@ -162,14 +169,14 @@ def _shown_classes(records: list[SceneRecord]) -> list[str]:
 
 
 def _function(name: str) -> Callable[..., Any]:
-    module, _, function = name.partition(":")
+    module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), function)
+        function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"'{name}' in the recipe is not module:function: {error}") from error
-    if not callable(found):
+    if not callable(function):
         raise ConfigError(f"'{name}' in the recipe is no function")
-    return found
+    return function
 
 
 @dataclass
@@ -399,7 +406,7 @@ class Run:
             _load_language(lisa, torch.load(path, weights_only=True)["lisa"], path)
         tower = lisa.vision_tower
         _, words = tower.reader
-        kept = self.library(self.split[1])
+        held_out = self.library(self.split[1])
 
         def prompt_loss(
             hidden: Tensor, packed: Packed, numbers: list[int], rng: random.Random
@@ -419,7 +426,7 @@ class Run:
 
             groups = _language_groups(lisa, [tower.position, *words.parameters()], config.weight_decay)
             report, folder = self._traces("speech", done)
-            validate = partial(exactness, lisa, kept, shown(kept), "test", count=min(96, len(kept.scenes)))
+            validate = partial(exactness, lisa, held_out, shown(held_out), "test", count=min(96, len(held_out.scenes)))
             snapshots = train_language(
                 lisa, library, config, groups, shown(library), prompt_loss, validate, report, folder
             )
@@ -458,9 +465,9 @@ class Run:
         scenes, cells = [library.scenes[n] for n in numbers], [library.cells[n] for n in numbers]
         classes, places, single = seg_truth(packed.segs, scenes, cells, self.index)
         with torch.no_grad(), half_precision("fp32"):
-            wanted = vision.prompts(classes[None], places[None], single[None])[0]
+            prompts = vision.prompts(classes[None], places[None], single[None])[0]
         states = states_at(hidden, [row for row, _, _ in packed.segs], [at for _, at, _ in packed.segs])
-        return F.mse_loss(lisa.seg_projector(states).float(), wanted)
+        return F.mse_loss(lisa.seg_projector(states).float(), prompts)
 
     # --- stage 3 ---
 
@@ -469,7 +476,7 @@ class Run:
         """(n, C, g, g) float16 of the frozen encoder, each picture once: every other one as a bad camera sees it, and a
         share of ``vision.repaint`` on another table."""
         vision.eval()
-        size, found = self.recipe.sizes.image_size, []
+        size, embedded = self.recipe.sizes.image_size, []
         for number, scene in enumerate(tqdm(scenes, "embedding", unit="picture", disable=None)):
             square = letterbox(scene.rgb, scene.ids, size)
             rng = random.Random(f"{self.recipe.seed}/{number}")
@@ -478,8 +485,8 @@ class Run:
             if number % 2:
                 square = replace(square, rgb=camera(square.rgb, rng))
             with half_precision(self.recipe.vision.precision):
-                found.append(vision.embed(stack_pixels([square]))[0].half())
-        return torch.stack(found)
+                embedded.append(vision.embed(stack_pixels([square]))[0].half())
+        return torch.stack(embedded)
 
     def sight(self) -> None:
         """Real image tokens for the language model, and masks at the end of its answers."""
@@ -501,8 +508,8 @@ class Run:
             lisa.sam.mask_decoder.load_state_dict(before["decoder"])
         log.info("encoding %d pictures", len(scenes))
         seen = self._seen(lisa, library, self.embeddings(vision, scenes))
-        kept = self.library(validation)
-        seen_kept = self._seen(lisa, kept, self.embeddings(vision, validation))
+        held_out = self.library(validation)
+        seen_held_out = self._seen(lisa, held_out, self.embeddings(vision, validation))
 
         for done, config in rounds:
 
@@ -530,7 +537,9 @@ class Run:
             groups = _language_groups(lisa, tower, config.weight_decay)
             groups += _groups(list(lisa.sam.mask_decoder.parameters()), 0.3, config.weight_decay)
             report, folder = self._traces("sight", done)
-            validate = partial(exactness, lisa, kept, shown(seen_kept), "test", count=min(96, len(kept.scenes)))
+            validate = partial(
+                exactness, lisa, held_out, shown(seen_held_out), "test", count=min(96, len(held_out.scenes))
+            )
             snapshots = train_language(lisa, library, config, groups, shown(seen), losses, validate, report, folder)
             finished = {"lisa": _language_state(lisa), "decoder": lisa.sam.mask_decoder.state_dict()}
             _keep({**finished, "rounds": done + 1}, self.folder / "sight.pt")
@@ -557,12 +566,12 @@ class Run:
         """BCE and Dice of some of the masks, drawn from the states that predict ``[SEG]``."""
         logits, truths = [], []
         for row, number in enumerate(numbers):
-            mine = [(at, wanted) for r, at, wanted in drawn if r == row]
+            mine = [(at, target_ids) for r, at, target_ids in drawn if r == row]
             if not mine:
                 continue
             prompts = lisa.seg_projector(hidden[row, [at for at, _ in mine]])
             logits.append(vision.decode(seen.embeddings[number][None].float(), prompts[None])[0].float())
-            truths += [seen.library.truth(number, wanted) for _, wanted in mine]
+            truths += [seen.library.truth(number, target_ids) for _, target_ids in mine]
         if not logits:
             zero = hidden.sum() * 0.0
             return zero, zero
@@ -572,7 +581,7 @@ class Run:
     # --- export ---
 
     def export(self, into: Path | None = None) -> Path:
-        """A checkpoint like any other, in half precision: ``folder/model`` unless told otherwise."""
+        """A checkpoint like any other, in half precision: in ``folder/model`` by default."""
         into = into or self.folder / "model"
         vision = self.vision_model(True)
         tokenizer = self.tokenizer()
@@ -611,10 +620,14 @@ class Seen:
 
 def _language_groups(lisa: Lisa, tower: list[nn.Parameter], decay: float) -> list[ParameterGroup]:
     """What is trained of the language model, of the ways into it and out of it, and ``tower`` of the image tower."""
-    told = told_parameters(lisa)
+    supervised = supervised_parameters(lisa)
     parts = (lisa.image_projector, lisa.llama, lisa.lm_head, lisa.seg_projector)
-    others = [p for part in parts for p in part.parameters() if all(p is not one for one in told)]
-    return [*_groups([*tower, *others], 1.0, decay), *_groups(told, TOLD_RATE, decay), *_presence_groups(lisa)]
+    others = [p for part in parts for p in part.parameters() if all(p is not one for one in supervised)]
+    return [
+        *_groups([*tower, *others], 1.0, decay),
+        *_groups(supervised, SUPERVISED_RATE, decay),
+        *_presence_groups(lisa),
+    ]
 
 
 def _groups(parameters: list[nn.Parameter], factor: float, decay: float) -> list[ParameterGroup]:

@@ -53,7 +53,7 @@ PLACE_ERROR = 0.02
 """Standard deviation of the places that prompts say, relative to the picture's side."""
 
 LOOKING_HEADS = 2
-"""Heads of each layer of the mask decoder that are told where the image is to look at the prompt."""
+"""Heads of each layer of the mask decoder whose attention from the image to the prompt is supervised."""
 
 LOOKING_RATE = 10.0
 """Factor of the learning rate for the queries and keys of these heads' layers: sharp looks need large ones."""
@@ -162,11 +162,12 @@ class VisionModel(nn.Module):
 
 @dataclass
 class Batch:
-    """B pictures with P prompts each. ids: (B, S, S) uint8. wanted: (B, P, 256) which ids belong to a prompt's mask."""
+    """B pictures with P prompts each. ids: (B, S, S) uint8. id_in_mask: (B, P, 256) 1 where an id belongs
+    to a prompt's mask, else 0."""
 
     pixels: Tensor
     ids: Tensor
-    wanted: Tensor
+    id_in_mask: Tensor
     class_weights: Tensor
     places: Tensor
     has_place: Tensor
@@ -189,7 +190,7 @@ def make_batch(
     count, prompts, size = phase.batch, config.prompts, phase.size
     squares = []
     ids = np.zeros((count, size, size), np.uint8)
-    wanted = torch.zeros(count, prompts, 256)
+    id_in_mask = torch.zeros(count, prompts, 256)
     weights = torch.zeros(count, prompts, len(index))
     places, has_place = torch.zeros(count, prompts, 2), torch.zeros(count, prompts)
     class_of = np.zeros((count, 256), np.int64)  # id -> class index + 1
@@ -209,9 +210,9 @@ def make_batch(
                 unsure[b, c] = 1
         for p, prompt in enumerate(draw_prompts(sample.classes, areas, prompts, len(index), rng)):
             weights[b, p, prompt.classes] = 1
-            wanted[b, p, prompt.wanted] = 1
+            id_in_mask[b, p, prompt.target_ids] = 1
             if prompt.placed:
-                truly = middle(ids[b] == prompt.wanted[0])  # who says where is seldom exact
+                truly = middle(ids[b] == prompt.target_ids[0])  # who says where is seldom exact
                 places[b, p] = torch.tensor([at + rng.gauss(0.0, PLACE_ERROR) for at in truly])
                 has_place[b, p] = 1
     cells = ids[:, 2::4, 2::4].astype(np.int64)  # four looks at every cell of stride 8
@@ -222,7 +223,7 @@ def make_batch(
     return Batch(
         stack_pixels(squares),
         torch.from_numpy(ids),
-        wanted,
+        id_in_mask,
         weights,
         places,
         has_place,
@@ -254,7 +255,7 @@ class MaskPrompt:
     """What a prompt of the mask decoder asks for: classes, the ids of its mask, and whether it says where that is."""
 
     classes: list[int]
-    wanted: list[int]
+    target_ids: list[int]
     placed: bool = False
 
 
@@ -265,13 +266,13 @@ def draw_prompts(
 
     classes: of each id. areas: pixels of each id.
     """
-    shown = {i: c for i, c in classes.items() if areas[i] >= SMALLEST}
+    visible = {i: c for i, c in classes.items() if areas[i] >= SMALLEST}
     by_class: dict[int, list[int]] = {}
     for i, c in classes.items():
         if areas[i]:
             by_class.setdefault(c, []).append(i)
-    doubled = [i for i, c in shown.items() if len(by_class[c]) > 1]
-    present = sorted(set(shown.values()))
+    doubled = [i for i, c in visible.items() if len(by_class[c]) > 1]
+    present = sorted(set(visible.values()))
     rng.shuffle(present)
     prompts = []
     for p in range(count):
@@ -280,8 +281,8 @@ def draw_prompts(
             absent = rng.randrange(num_classes)
             prompts.append(MaskPrompt([absent], by_class.get(absent, [])))
         elif p == count - 2 or kind < 0.2:
-            i = rng.choice(doubled or list(shown))
-            prompts.append(MaskPrompt([shown[i]], [i], placed=True))
+            i = rng.choice(doubled or list(visible))
+            prompts.append(MaskPrompt([visible[i]], [i], placed=True))
         elif kind < 0.3 and len(present) > 1:
             union = rng.sample(present, min(len(present), rng.choice((2, 2, 3))))
             prompts.append(MaskPrompt(union, [i for c in union for i in by_class[c]]))
@@ -292,8 +293,8 @@ def draw_prompts(
 
 
 def vision_loss(model: VisionModel, batch: Batch, precision: str = "fp32") -> tuple[Tensor, dict[str, float]]:
-    """2 BCE + Dice of the masks at stride 2, the same of where the mask decoder's told heads look, class and colour of
-    every cell, and presence."""
+    """2 BCE + Dice of the masks at stride 2, the same of where supervised heads of the mask decoder look, class and
+    colour of every cell, and presence."""
     with half_precision(precision):
         embedding = model.embed(batch.pixels)
         prompts = model.prompts(batch.class_weights, batch.places, batch.has_place)
@@ -302,28 +303,28 @@ def vision_loss(model: VisionModel, batch: Batch, precision: str = "fp32") -> tu
     embedding = embedding.float()
     with torch.no_grad():
         full = torch.gather(
-            batch.wanted, 2, batch.ids.flatten(1).long()[:, None].expand(-1, batch.wanted.shape[1], -1)
+            batch.id_in_mask, 2, batch.ids.flatten(1).long()[:, None].expand(-1, batch.id_in_mask.shape[1], -1)
         ).view(-1, 1, *batch.ids.shape[1:])
         targets = F.avg_pool2d(full, 2)[:, 0]  # soft where an edge crosses the pixel
-        shown = targets.flatten(1).sum(1) > 0
+        visible = targets.flatten(1).sum(1) > 0
     bce = bce_per_mask(logits, targets).mean()
-    dice = dice_per_mask(logits[shown], targets[shown]).sum() / max(int(shown.sum()), 1)
-    told = look_loss(looks, targets, shown & (batch.has_place.flatten() > 0))
+    dice = dice_per_mask(logits[visible], targets[visible]).sum() / max(int(visible.sum()), 1)
+    look = look_loss(looks, targets, visible & (batch.has_place.flatten() > 0))
     cells = model.recognition.cell_class(embedding)  # (B, K + 1, g, g)
     dense = torch.stack([F.cross_entropy(cells, sample) for sample in _samples(batch.cell_labels)]).mean()
     paint = model.recognition.cell_colour(embedding)
     colour = torch.stack([F.cross_entropy(paint, sample, ignore_index=-1) for sample in _samples(batch.cell_colours)])
     colour = colour.nan_to_num().mean()  # nan: a batch without an object
-    seen = model.presence(embedding).flatten(2).amax(2)
-    presence = F.binary_cross_entropy_with_logits(seen, batch.present, reduction="none")
+    present_logits = model.presence(embedding).flatten(2).amax(2)
+    presence = F.binary_cross_entropy_with_logits(present_logits, batch.present, reduction="none")
     presence = (presence * (1 - batch.unsure)).sum(1).mean()
-    loss = 2 * bce + dice + told + dense + 0.2 * colour + 0.05 * presence
-    parts = {"bce": bce, "dice": dice, "told": told, "dense": dense, "colour": colour, "presence": presence}
+    loss = 2 * bce + dice + look + dense + 0.2 * colour + 0.05 * presence
+    parts = {"bce": bce, "dice": dice, "look": look, "dense": dense, "colour": colour, "presence": presence}
     return loss, {k: float(v.detach()) for k, v in parts.items()}
 
 
 def look_loss(looks: list[Tensor], targets: Tensor, placed: Tensor) -> Tensor:
-    """2 BCE + Dice between how much told heads look at prompts with a place and the masks of these.
+    """2 BCE + Dice between how much supervised heads look at prompts with a place and the masks of these.
 
     looks: scores (N, n, T, G) of each layer, the prompt last. targets: (N, s, s) in [0, 1]. placed: (N,) bool. Only
     where the image looks at a prompt can tell two equal things apart.
@@ -346,7 +347,7 @@ def _samples(labels: Tensor) -> list[Tensor]:
 
 
 def parameter_groups(model: VisionModel, config: VisionConfig) -> list[ParameterGroup]:
-    """AdamW groups: weights and the rest, trunk and the rest, what is told where to look. Freezes the trunk's first
+    """AdamW groups: weights and the rest, trunk and the rest, supervised attention. Freezes the trunk's first
     blocks and SAM's own prompts: of points, masks and no mask."""
     for module in (model.encoder.stem, *model.encoder.blocks[: config.frozen_blocks]):
         module.requires_grad_(False)
@@ -433,19 +434,19 @@ def validate(model: VisionModel, scenes: list[Scene], size: int, index: dict[str
             by_class.setdefault(c, []).append(i)
         prompts = [MaskPrompt([c], members) for c, members in by_class.items()]
         prompts += [MaskPrompt([c], [i], placed=True) for c, alike in by_class.items() if len(alike) > 1 for i in alike]
-        asked = [(prompt, np.isin(square.ids, prompt.wanted)) for prompt in prompts]
-        asked = [(prompt, truth) for prompt, truth in asked if truth.sum() >= SMALLEST]
-        if not asked:
+        cases = [(prompt, np.isin(square.ids, prompt.target_ids)) for prompt in prompts]
+        cases = [(prompt, truth) for prompt, truth in cases if truth.sum() >= SMALLEST]
+        if not cases:
             continue
-        weights, places = torch.zeros(1, len(asked), len(index)), torch.zeros(1, len(asked), 2)
-        for p, (prompt, truth) in enumerate(asked):
+        weights, places = torch.zeros(1, len(cases), len(index)), torch.zeros(1, len(cases), 2)
+        for p, (prompt, truth) in enumerate(cases):
             weights[0, p, prompt.classes] = 1
             places[0, p] = torch.tensor(middle(truth))
-        placed = torch.tensor([[float(prompt.placed) for prompt, _ in asked]])
+        placed = torch.tensor([[float(prompt.placed) for prompt, _ in cases]])
         logits = model.decode(model.embed(stack_pixels([square])), model.prompts(weights, places, placed))
         masks = F.interpolate(logits, (size, size), mode="bilinear")[0].numpy() > 0
-        for mask, (prompt, truth) in zip(masks, asked, strict=True):
+        for mask, (prompt, truth) in zip(masks, cases, strict=True):
             overlap = (mask & truth).sum() / max((mask | truth).sum(), 1)
             scores["one" if prompt.placed else "gIoU"].append(float(overlap))
     model.train()
-    return {name: float(np.mean(found)) for name, found in scores.items() if found}
+    return {name: float(np.mean(values)) for name, values in scores.items() if values}

@@ -55,14 +55,14 @@ class Job:
         return self.out / _STAGING
 
     @property
-    def left(self) -> dict[str, str]:
+    def missing(self) -> dict[str, str]:
         """The weights that are not there yet."""
         return {here: there for here, there in self.weights.items() if not (self.out / here).is_file()}
 
     def bytes_needed(self) -> int:
         """Space that the rest of the job takes at its height: what stays, and one pickle waiting to be converted."""
-        sizes = [self.origin.sizes[there] for there in self.left.values()]
-        waiting = [self.origin.sizes[there] for here, there in self.left.items() if here != there]
+        sizes = [self.origin.sizes[there] for there in self.missing.values()]
+        waiting = [self.origin.sizes[there] for here, there in self.missing.items() if here != there]
         at_its_height = sum(sizes) + (max(waiting, default=0) if isinstance(self.origin, HubRepository) else 0)
         staged = sum(file.stat().st_size for file in self.staging.rglob("*") if file.is_file())
         return max(at_its_height - staged, 0)
@@ -70,9 +70,9 @@ class Job:
     def describe(self) -> str:
         total = sum(self.origin.sizes[there] for there in self.weights.values())
         pickled = any(here != there for here, there in self.weights.items())
-        how = "pickled, will become safetensors" if pickled else "safetensors"
+        form = "pickled, will become safetensors" if pickled else "safetensors"
         files = "1 weight file" if len(self.weights) == 1 else f"{len(self.weights)} weight files"
-        return f"{self.origin}: {gigabytes(total)} in {files} ({how})"
+        return f"{self.origin}: {gigabytes(total)} in {files} ({form})"
 
 
 def fetch(source: str, out: Path | None = None, *, revision: str | None = None, say: Say = print) -> Path:
@@ -116,11 +116,11 @@ def _default_out(source: str) -> Path:
 
 def _earlier(out: Path, source: str) -> dict[str, Any]:
     """What an earlier run, finished or not, recorded about ``out``; empty where there was none."""
-    wanted = str(Path(source).expanduser().resolve()) if Path(source).expanduser().is_dir() else source
+    origin = str(Path(source).expanduser().resolve()) if Path(source).expanduser().is_dir() else source
     for record in (out / RECORD, out / _STAGING / _PIN):
         if record.is_file():
             earlier = read_json_object(record, CheckpointError)
-            if earlier.get("source") != wanted:
+            if earlier.get("source") != origin:
                 raise CheckpointError(f"{out} holds {earlier.get('source')}; choose another folder with --out")
             return earlier
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -177,10 +177,10 @@ def _tower_origin(origin: Origin, spec: Spec, inside: Path, say: Say) -> Origin 
     """Where the CLIP tower comes from: this machine where it has one, else the hub; None where neither has it."""
     beside = Path(origin.source) if isinstance(origin, LocalFolder) else Path()
     try:
-        found = resolve_tower(None, spec, beside)
+        local = resolve_tower(None, spec, beside)
         # Another tower may go by the same name in the working directory.
-        if found is not None and read_clip(found).config.hidden_size == spec.mm_hidden_size:
-            return LocalFolder.look_up(found)
+        if local is not None and read_clip(local).config.hidden_size == spec.mm_hidden_size:
+            return LocalFolder.look_up(local)
     except CheckpointError:
         pass  # not here, so from the hub
     try:
@@ -198,8 +198,8 @@ def _job(origin: Origin, out: Path, look: Path) -> Job:
         index = f"{single}.index.json"
         if index in origin.sizes:
             shards = _shards(_one_file(origin, index, look / "hub"), origin)
-            kept = [index] if index == _INDEX else []
-            return Job(origin, out, texts + kept, {_safetensors_name(shard): shard for shard in shards})
+            indexes = [index] if index == _INDEX else []
+            return Job(origin, out, texts + indexes, {_safetensors_name(shard): shard for shard in shards})
         if single in origin.sizes:
             return Job(origin, out, texts, {_safetensors_name(single): single})
     raise CheckpointError(f"{origin} has no weights; looked for {' and '.join(_WEIGHTS)}, alone or with .index.json")
@@ -245,11 +245,11 @@ def _carry_out(job: Job) -> None:
     for name, file in job.origin.files(job.texts, job.staging).items():
         with replacing(job.out / name) as unfinished:
             shutil.copyfile(file, unfinished)
-    ready = [there for here, there in job.left.items() if here == there]
+    ready = [there for here, there in job.missing.items() if here == there]
     for name, file in (job.origin.files(ready, job.staging) if ready else {}).items():
         _take_weights(job, file, name)
     # A pickle at a time: it and its copy are on the disk together.
-    for here, there in job.left.items():
+    for here, there in job.missing.items():
         _take_weights(job, _one_file(job.origin, there, job.staging), here)
     if len(job.weights) > 1 and not (job.out / _INDEX).is_file():
         _write_json(job.out / _INDEX, _index(job))
