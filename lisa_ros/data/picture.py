@@ -1,6 +1,6 @@
 """Pictures and maps of class numbers from disk, complete and of the size of their labels.
 
-Whoever reads a data set, for training or for evaluation, follows one rule: an example is drawn right, or it is named and
+Whoever reads a data set, for training or evaluation, follows one rule: an example is drawn right, or it is named and
 left out. It never stops a run, and it never disappears silently.
 """
 

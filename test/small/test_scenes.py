@@ -275,7 +275,7 @@ def test_reasonseg_pairs_are_read_back_as_they_were_written(scenes, tmp_path):
     for name, (conversation, ids) in expected.items():
         example, turn = examples[name], conversation["turns"][0]
         assert np.array_equal(example.truth, np.isin(ids, turn["targets"])), name
-        assert example.texts == [turn["command"]] and example.kind == conversation["kind"]
+        assert example.texts == (turn["command"],) and example.kind == conversation["kind"]
         assert example.is_sentence == reasonseg.is_sentence(turn["command"])
 
 
