@@ -43,7 +43,7 @@ EXISTING = (
     "requirements",
     "examples",
 )
-FOR_THE_DEMO_MODEL = ("scenes.md", "training.md", "training_history.md")  # reached from demo_model.md
+FOR_THE_DEMO_MODEL = ("scenes.md",)  # reached from demo_model.md
 
 
 @dataclass(frozen=True)
