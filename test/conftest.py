@@ -11,7 +11,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
 import domain
+import machine_speed
 import pytest
+from busy_machine import busy
 from hypothesis import HealthCheck, settings
 
 # The long form of test/ros/test_fuzz.py: its tests make 100,000 cases together.
@@ -22,9 +24,34 @@ settings.load_profile("suite")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("lisa_ros")
+    group.addoption("--busy", type=int, default=0, metavar="N", help="run beside N processes that do nothing but count")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Processes that a test starts inherit the domain; two test runs on one machine do not hear each other."""
     config.stash[pytest.StashKey()] = domain.claim()
+    if not hasattr(config, "workerinput"):  # pytest-xdist's workers share the machine, and what is measured of it
+        load = busy(config.getoption("--busy"))
+        load.__enter__()
+        config.add_cleanup(lambda: load.__exit__(None, None, None))
+    machine_speed.settle()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    beside = f", beside {config.getoption('--busy')} busy processes" if config.getoption("--busy") else ""
+    return f"machine: time limits of tests x {machine_speed.slowness():.1f}{beside} (test/machine_speed.py)"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Scale the limit of each test (pytest-timeout), unless the command line gives one."""
+    if config.getoption("timeout", None) is not None:
+        return
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        seconds = float(marker.args[0] if marker else config.getini("timeout"))
+        item.add_marker(pytest.mark.timeout(machine_speed.limit(seconds)), append=False)
 
 
 @pytest.fixture(scope="session")

@@ -14,15 +14,16 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+from machine_speed import limit
 
 from lisa_ros.engine.api import Timings, crop_mask
 from lisa_ros.errors import Cancelled, CheckpointError, CommandError, OutOfMemory
 from lisa_ros.perception.masks import Segmentation
 
 TOKEN_S = 0.02
-SLOW_TOKENS = 60
+SLOW_TOKENS = round(limit(60))
 SLOW_RED = 7  # a frame whose first pixel has this red value takes SLOW_S to encode
-SLOW_S = 1.0
+SLOW_S = limit(1.0)
 BRIGHT = 128
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import standin
+from machine_speed import limit
 
 from lisa_ros.errors import Cancelled, CheckpointError, LisaError, OutOfMemory
 from lisa_ros.runtime import worker
@@ -38,7 +39,7 @@ from lisa_ros.runtime.worker_process import as_lisa_error
 
 SIZE = (60, 80)
 HERE = os.path.dirname(os.path.dirname(__file__))
-LIMIT_S = 30.0
+LIMIT_S = limit(30.0)
 
 
 class Bench:
@@ -332,6 +333,7 @@ def test_nothing_is_left_and_nothing_is_said_however_a_worker_ends(tmp_path):
     program = textwrap.dedent(
         """
         import os, queue, sys
+        from machine_speed import limit
         from lisa_ros.runtime.frame_memory import FrameMemory
         from lisa_ros.runtime.worker import *
         events = queue.Queue()
@@ -339,10 +341,10 @@ def test_nothing_is_left_and_nothing_is_said_however_a_worker_ends(tmp_path):
         worker = Worker(WorkerSettings("/m/standin", segmenter="standin:load", first_pause_s=0.01), memory, events.put)
         worker.start()
         for _ in range(3):
-            while not isinstance(events.get(timeout=30), Ready):
+            while not isinstance(events.get(timeout=limit(30)), Ready):
                 pass
             os.kill(worker.pid, 9)
-        while not isinstance(events.get(timeout=30), Ready):
+        while not isinstance(events.get(timeout=limit(30)), Ready):
             pass
         if sys.argv[1] == "close":
             worker.close()
@@ -359,7 +361,7 @@ def test_nothing_is_left_and_nothing_is_said_however_a_worker_ends(tmp_path):
             capture_output=True,
             text=True,
             env=environment,
-            timeout=60,
+            timeout=limit(60),
             check=False,
         )
         assert run.stderr == ""
