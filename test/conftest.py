@@ -26,6 +26,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("lisa_ros")
+    group.addoption("--engine", default="", help="for test/ros/test_any_engine.py, as the parameter model")
+    group.addoption("--engine-option", action="append", default=[], metavar="NAME=VALUE", help="of that engine")
+    group.addoption("--engine-command", default="", metavar="TEXT", help="what that engine finds in the picture")
+    group.addoption("--engine-absent", default="", metavar="TEXT", help="what is not in the picture")
+    group.addoption("--engine-picture", default="", metavar="FILE", help="else a red rectangle on dark ground")
     group.addoption("--busy", type=int, default=0, metavar="N", help="run beside N processes that do nothing but count")
 
 

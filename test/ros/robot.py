@@ -68,7 +68,8 @@ class NodeProcess:
         )
         remaps = itertools.chain.from_iterable(("-r", f"{old}:={new}") for old, new in rules.items())
         # A sourced ROS installation is on PYTHONPATH too.
-        paths = [str(REPOSITORY), str(REPOSITORY / "test"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        folders = [REPOSITORY, REPOSITORY / "test", REPOSITORY / "examples"]
+        paths = [*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])]
         # A crash says where it was.
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths), PYTHONFAULTHANDLER="1")
         with self.log.open("wb") as log:
