@@ -1,54 +1,60 @@
-"""An engine in one file: it finds what has the colour that the command names.
+"""An engine in one file: it marks what has the colour that a command names. docs/extend.md explains it.
 
-    PYTHONPATH=examples lisa segment photo.jpg "the red thing" --model colour_engine:load
-
-docs/extend.md explains it line by line.
+PYTHONPATH=examples lisa segment photo.jpg "the red thing" --model colour_engine:load
 """
 
-from __future__ import annotations
+import re
 
-from typing import Any
+import cv2
 
-import numpy as np
-
-from lisa_ros.engine.api import Answer, Ask, EngineInfo, Region, Regions, Stage, Token, crop_mask
+from lisa_ros.engine.api import Answer, EngineInfo, Region, Regions, Token, crop_mask
 from lisa_ros.engine.options import check_options
-from lisa_ros.errors import Cancelled
+from lisa_ros.errors import Cancelled, ConfigError
 
-COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 220), "yellow": (230, 210, 40)}
-TOLERANCE = 60
-MIN_PIXELS = 20
+# First and last hue of each colour on OpenCV's circle of 180; red lies on both sides of 0.
+HUES = {
+    "red": (170, 9),
+    "orange": (10, 19),
+    "yellow": (20, 34),
+    "green": (35, 85),
+    "blue": (86, 129),
+    "pink": (130, 169),
+}
 
 
 class ColourEngine:
-    """Masks of pixels near a named colour."""
+    def __init__(self, smallest: float):
+        self.info = EngineInfo("colours")
+        self.smallest = smallest  # share of the picture; less is noise
 
-    def __init__(self, tolerance: float) -> None:
-        self.info = EngineInfo(name="colours", device="cpu", precision="fp32")
-        self.tolerance = tolerance
+    def encode(self, rgb):
+        return cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
 
-    def encode(self, rgb: np.ndarray) -> np.ndarray:
-        return rgb.astype(np.int16)
-
-    def ask(self, encoded: Any, ask: Ask, on_event=None, should_stop=None, details: bool = False) -> Answer:
-        on_event, should_stop = on_event or (lambda event: None), should_stop or (lambda: False)
+    def ask(self, encoded, ask, on_event=None, should_stop=None, details=False):
+        hue, saturation, value = cv2.split(encoded)
         text, regions = "", []
-        on_event(Stage("generating"))
-        for name in (word for word in COLOURS if word in ask.text.lower().split()):
-            if should_stop():
+        for name in [name for name in HUES if re.search(rf"\b{name}\b", ask.text.lower())]:
+            if should_stop and should_stop():
                 raise Cancelled("canceled between two colours")
-            mask = (np.abs(encoded - np.array(COLOURS[name], np.int16)) <= self.tolerance).all(axis=2)
-            if mask.sum() < MIN_PIXELS:
+            first, last = HUES[name]
+            inside = (hue >= first) & (hue <= last) if first <= last else (hue >= first) | (hue <= last)
+            mask = inside & (saturation >= 90) & (value >= 60)
+            if mask.mean() < self.smallest:
+                text += f"There is no {name} thing. "
                 continue
-            text += f"{', ' if text else ''}{name}"
-            region = Region(crop_mask(mask), score=1.0, phrase=name, span=(len(text) - len(name), len(text)))
-            regions.append(region)
-            on_event(Regions([region]))
-        text = text or "There is none."
-        on_event(Token(text))
-        return Answer(text, regions)
+            begin = len(text) + len("This is the ")
+            text += f"This is the {name} thing. "
+            score = float(saturation[mask].mean()) / 255
+            regions.append(Region(crop_mask(mask), score, f"{name} thing", span=(begin, begin + len(f"{name} thing"))))
+            if on_event:
+                on_event(Token(text))
+                on_event(Regions(regions[-1:]))
+        return Answer(text.strip() or f"Name a colour: {', '.join(HUES)}.", regions)
 
 
-def load(*, model: str, device: str, precision: str, options: dict[str, Any], progress) -> ColourEngine:
-    check_options(options, {"tolerance"}, "colours")
-    return ColourEngine(float(options.get("tolerance", TOLERANCE)))
+def load(*, model, device, precision, options, progress):
+    check_options(options, {"smallest"}, "colours")
+    smallest = options.get("smallest", 0.001)
+    if not isinstance(smallest, float) or not 0 < smallest < 1:
+        raise ConfigError(f"option smallest is {smallest!r}; give a share of the picture above 0 and below 1")
+    return ColourEngine(smallest)
