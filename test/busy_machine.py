@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_COUNTS = """
+_COUNTS = """# the load of a test run (pytest --busy); it ends with the run
 import os
 parent = os.getppid()
-while os.getppid() == parent:  # ends by itself where the test run was killed
+while os.getppid() == parent:
     sum(range(100_000))
 """
 

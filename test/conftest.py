@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 # Before torch is imported: tests share the machine with the node's worker and the camera that they start.
@@ -22,6 +23,7 @@ settings.register_profile("suite", deadline=None)  # a shared machine may stand 
 settings.load_profile("suite")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+BUSY = pytest.StashKey[list[subprocess.Popen[bytes]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,9 +41,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[pytest.StashKey()] = domain.claim()
     if not hasattr(config, "workerinput"):  # pytest-xdist's workers share the machine, and what is measured of it
         load = busy(config.getoption("--busy"))
-        load.__enter__()
+        config.stash[BUSY] = load.__enter__()
         config.add_cleanup(lambda: load.__exit__(None, None, None))
     machine_speed.settle()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run that was to be beside a load and was not has proved nothing."""
+    ended = [process for process in session.config.stash.get(BUSY, ()) if process.poll() is not None]
+    if ended:
+        raise pytest.UsageError(f"{len(ended)} of the busy processes ended before the tests; run again")
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -62,7 +62,13 @@ class NodeProcess:
         self.name = f"{self.namespace}/{name}"
         self.log = folder / f"{self.namespace[1:]}.log"
         rules = {"__ns": self.namespace, "__node": name, **(remap or {})}
-        settings = {"segmenter": "standin:load", "model": "/models/standin", "restart_pause_s": 0.2, **parameters}
+        settings = {
+            "segmenter": "standin:load",
+            "model": "/models/standin",
+            "restart_pause_s": 0.2,
+            "max_image_age_s": limit(2.0),
+            **parameters,
+        }
         arguments = itertools.chain.from_iterable(
             ("-p", f"{name.replace('~', self.name)}:={value}") for name, value in settings.items()
         )
