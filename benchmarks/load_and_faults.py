@@ -242,7 +242,7 @@ def run(arguments: argparse.Namespace, folder: Path, figures: dict[str, Any]) ->
     stand_in = arguments.model == "stand-in"
     settings: dict[str, object] = dict(PARAMETERS)
     if not stand_in:
-        settings |= {"segmenter": "lisa_ros.lisa.segmenter:Segmenter.from_checkpoint", "model": arguments.model}
+        settings |= {"model": arguments.model}
     if arguments.faults:
         settings["max_image_age_s"] = MAX_IMAGE_AGE_S
     disk = log_disk(folder) if arguments.faults else LimitedDisk(folder)

@@ -89,9 +89,9 @@ class Mismatches:
 class Diagnostics:
     """One status for the node and one for each camera."""
 
-    def __init__(self, node: Node, requests: RequestQueue, cameras: Cameras, mismatches: Mismatches) -> None:
+    def __init__(self, node: Node, queue: RequestQueue, cameras: Cameras, mismatches: Mismatches) -> None:
         self._node = node
-        self._requests = requests
+        self._queue = queue
         self._cameras = cameras
         self._mismatches = mismatches
         self._counts: dict[Camera, deque[tuple[float, int]]] = {}
@@ -109,12 +109,12 @@ class Diagnostics:
         self._hinted &= set(self._cameras)
 
     def _of_node(self) -> DiagnosticStatus:
-        requests, state = self._requests, self._requests.state
+        queue, state = self._queue, self._queue.state
         level, message = LEVELS.get(state.state, OK), state.message
         mismatches = self._mismatches.texts()
         if mismatches and level == OK:
             level, message = WARN, "; ".join(mismatches)
-        latencies = sorted(requests.latencies)
+        latencies = sorted(queue.latencies)
         return self._status(
             "node",
             level,
@@ -127,10 +127,10 @@ class Diagnostics:
             latency_p95_s=f"{percentile(latencies, 95):.3f}",
             commands_measured=len(latencies),
             queued=state.queued,
-            worker_restarts=requests.restarts,
+            worker_restarts=queue.engine.restarts,
             node_memory_mib=f"{resident_bytes(os.getpid()) / MIB:.0f}",
-            worker_memory_mib=f"{resident_bytes(requests.worker_pid) / MIB:.0f}",
-            gpu_memory_mib=f"{requests.gpu_bytes / MIB:.0f}",
+            worker_memory_mib=f"{resident_bytes(queue.engine.worker_pid) / MIB:.0f}",
+            gpu_memory_mib=f"{queue.engine.gpu_bytes / MIB:.0f}",
         )
 
     def _of_camera(self, camera: Camera) -> DiagnosticStatus:

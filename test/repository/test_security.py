@@ -25,7 +25,7 @@ from lisa_ros.lisa.weights.checkpoint import load_lisa, read_clip
 from lisa_ros.lisa.weights.tensors import find_files, iterate_tensors, read_shapes
 from lisa_ros.perception.geometry import depth_image
 from lisa_ros.perception.image_codec import check_image, decode, decode_compressed
-from lisa_ros.runtime.queue import clean_command
+from lisa_ros.runtime.admission import clean_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODULES = sorted((REPOSITORY / "lisa_ros").rglob("*.py"))

@@ -56,6 +56,7 @@ class Film:
         if camera:
             self._images = client.node.create_publisher(Image, f"{camera}/image", qos_profile_sensor_data)
             self._infos = client.node.create_publisher(CameraInfo, f"{camera}/camera_info", qos_profile_sensor_data)
+        client.wait(lambda: self._images.get_subscription_count() > 0, "subscription to the film")
         self.client, self.size, self.depth = client, size, depth
         self.path: Callable[[float], tuple[float, float]] = to_and_fro
         self.hidden, self.frame_id, self.late_s = False, "camera_optical", 0.0

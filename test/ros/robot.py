@@ -50,7 +50,7 @@ def stamped(node, pixels, encoding="rgb8", frame_id="camera_optical") -> Image:
 
 
 class NodeProcess:
-    """``lisa_node`` with the stand-in for a model. model: words in it tell the stand-in how to load.
+    """``lisa_node`` with the stand-in for a model. options: ``[loading=gated]`` and the like say how it loads.
 
     beside: a node whose namespace this one shares. remap: names of topics by the names that the node gives them.
     """
@@ -63,8 +63,7 @@ class NodeProcess:
         self.log = folder / f"{self.namespace[1:]}.log"
         rules = {"__ns": self.namespace, "__node": name, **(remap or {})}
         settings = {
-            "segmenter": "standin:load",
-            "model": "/models/standin",
+            "model": "standin:load",
             "restart_pause_s": 0.2,
             "max_image_age_s": limit(2.0),
             **parameters,

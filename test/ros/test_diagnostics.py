@@ -70,7 +70,7 @@ def test_restarts_of_the_worker_are_counted(client, diagnostics):
 
 
 def test_a_model_that_cannot_be_loaded_is_an_error(launch):
-    client = launch(model="/models/missing-standin")
+    client = launch(options="[loading=missing]")
     status, _ = Diagnostics(client).until("node", lambda s, _: s.level == DiagnosticStatus.ERROR, "error")
     assert "does not exist" in status.message
 

@@ -81,7 +81,7 @@ def test_commands_waiting_behind_one_that_killed_the_worker_are_answered(client)
 
 
 def test_pauses_between_restarts_grow_and_come_to_an_end(launch):
-    client = launch(model="/models/mortal-standin", restart_pause_s="0.02")
+    client = launch(options="[loading=mortal]", restart_pause_s="0.02")
     status = client.state(Status.ERROR, "end of trying")
     assert "5 times" in status.message
     assert re.findall(r"it is started again in (\S+) s", client.lisa.said()) == ["0.02", "0.04", "0.08", "0.16"]
@@ -256,17 +256,18 @@ def test_a_client_that_goes_away_does_not_take_the_node_along(client, context):
 
 
 @pytest.mark.parametrize(
-    ("model", "says"),
-    [("/models/missing-standin", "does not exist"), ("/models/huge-standin", "out of memory")],
+    ("loading", "says"),
+    [("missing", "does not exist"), ("huge", "out of memory")],
 )
-def test_a_model_that_cannot_be_loaded_is_an_error_state_not_a_restart_storm(launch, model, says):
-    client = launch(model=model)
+def test_a_model_that_cannot_be_loaded_is_an_error_state_not_a_restart_storm(launch, loading, says):
+    client = launch(options=f"[loading={loading}]")
     status = client.state(Status.ERROR, "error state")
     assert says in status.message
-    line = client.wait(lambda: error_lines(client, "the model cannot be loaded"), "line on the console")[0]
+    [line] = client.wait(lambda: error_lines(client, "the model cannot be loaded"), "line on the console")
     assert says in line
+    assert client.lisa.said().count("the model cannot be loaded") == 1  # said once
     # What is the user's to mend is said in a line, what is ours is found by its traceback.
-    assert ("standin.py" in client.lisa.said()) == ("huge" in model)
+    assert ("standin.py" in client.lisa.said()) == (loading == "huge")
     client.wait(client.service.service_is_ready, "service")
     answer = client.call("the box", own_image(client))
     assert (answer.status, says in answer.message) == (Segmentation.NOT_READY, True)
