@@ -31,8 +31,8 @@ def seconds_until_passed(quiet_s: float) -> float:
 
 def test_the_measure_takes_longer_beside_busy_processes():
     quiet_s = min(machine_speed.measure_s() for _ in range(2))
-    with busy(3 * (os.cpu_count() or 1)):
-        assert machine_speed.measure_s() > 1.3 * quiet_s
+    with busy(6 * (os.cpu_count() or 1)):
+        assert max(machine_speed.measure_s() for _ in range(2)) > 1.3 * quiet_s
 
 
 def test_busy_processes_end_with_their_block():
