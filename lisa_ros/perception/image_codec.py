@@ -19,7 +19,6 @@ from PIL.PngImagePlugin import PngImageFile
 from lisa_ros.errors import ImageError
 
 Pixels = NDArray[np.uint8]
-Size = tuple[int, int]
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MIN_SIDE = 8  # pixels: below, a tower's patch is larger than anything one could mean
@@ -120,18 +119,16 @@ def check_image(image: Any, max_pixels: int) -> Layout:
     return layout
 
 
-def decode(image: Any, max_pixels: int, out: Callable[[Size], Pixels] | None = None) -> Pixels:
+def decode(image: Any, max_pixels: int) -> Pixels:
     """RGB pixels of a sensor_msgs/Image: (H, W, 3) uint8. Raises ImageError.
 
-    out: gives the array to write into, for the size (height, width); without it the pixels of an unpadded rgb8 image
-    are a view of the message's own.
+    Those of an unpadded rgb8 image are a view of the message's own.
     """
     layout = check_image(image, max_pixels)
-    size = (image.height, image.width)
     pixels = _view(image, layout)
-    if out is None and image.encoding == "rgb8" and pixels.flags.c_contiguous:
+    if image.encoding == "rgb8" and pixels.flags.c_contiguous:
         return pixels
-    rgb = np.empty((*size, 3), np.uint8) if out is None else out(size)
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
     layout.convert(pixels, rgb)
     return rgb
 
@@ -151,7 +148,7 @@ def _view(image: Any, layout: Layout) -> NDArray[Any]:
     return pixels if channels > 1 else pixels[:, :, 0]
 
 
-def decode_compressed(image: Any, max_pixels: int, out: Callable[[Size], Pixels] | None = None) -> Pixels:
+def decode_compressed(image: Any, max_pixels: int) -> Pixels:
     """RGB pixels of a sensor_msgs/CompressedImage holding JPEG or PNG: (H, W, 3) uint8. Raises ImageError.
 
     By Pillow: OpenCV 5 spends seconds on a PNG of 200 bytes whose chunks lie about their length. Orientation tags are
@@ -169,11 +166,6 @@ def decode_compressed(image: Any, max_pixels: int, out: Callable[[Size], Pixels]
     if picture.mode not in ("L", "RGB", "RGBA", "P", "YCbCr"):
         raise ImageError(f"{what} has pixels of the kind {picture.mode!r}; publish 8-bit grey or colour")
     try:
-        pixels = np.asarray(picture.convert("RGB"))
+        return np.asarray(picture.convert("RGB"))
     except Exception as error:
         raise ImageError(f"{what} is damaged or cut off; publish it whole") from error
-    if out is None:
-        return pixels
-    rgb = out(size)
-    np.copyto(rgb, pixels)
-    return rgb

@@ -41,7 +41,7 @@ class Depths:
         self._kept: deque[SerializedImage] = deque(maxlen=KEPT)
         self._wanted_ns: int | None = None
         self._nearest: SerializedImage | None = None
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     def keep(self, serialized: bytes) -> None:
         """A new depth image has come; it may be the one that the running command needs."""
@@ -143,8 +143,8 @@ class Depths:
     def _warn_once(self, text: str) -> None:
         """Numbers differ from frame to frame: a text is known by its words."""
         kind = "".join(character for character in text if not character.isdigit())
-        if kind not in self._said:
-            self._said.add(kind)
+        if kind not in self._warned:
+            self._warned.add(kind)
             logger.warning("no 3-D results: %s", text)
 
 

@@ -24,7 +24,7 @@ from lisa_ros.runtime.queue import RequestQueue
 from lisa_ros.runtime.status import State
 
 PERIOD_S = 1.0
-SILENCE_S = 5.0  # without an image: then somebody is told
+SILENCE_S = 5.0  # without an image: then it is a warning
 RATE_OVER = 5  # periods
 MIB = 2**20
 OK, WARN, ERROR, STALE = (
@@ -41,7 +41,7 @@ class Mismatches:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._found: set[str] = set()
+        self._mismatched: set[str] = set()
 
     def of_subscription(self, topic: str, **others: Any) -> SubscriptionEventCallbacks:
         """Callbacks for a subscription of ours. others: further ones."""
@@ -53,12 +53,12 @@ class Mismatches:
 
     def texts(self) -> list[str]:
         """One for each topic where there still is somebody who does not fit."""
-        self._found = {topic for topic in self._found if self._is_mismatched(topic)}
-        return [f"QoS does not match on {topic}" for topic in sorted(self._found)]
+        self._mismatched = {topic for topic in self._mismatched if self._is_mismatched(topic)}
+        return [f"QoS does not match on {topic}" for topic in sorted(self._mismatched)]
 
     def _add(self, topic: str, event: Any, published: bool) -> None:
         name = self._node.resolve_topic_name(topic)
-        self._found.add(name)
+        self._mismatched.add(name)
         policy = qos_policy_name_from_kind(event.last_policy_kind).lower()
         if published:
             text = (

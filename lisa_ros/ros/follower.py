@@ -107,7 +107,7 @@ class Followed:
 
     @property
     def command(self) -> str:
-        """What the person said."""
+        """The text of the command."""
         return self.ask.text
 
 

@@ -27,7 +27,7 @@ class EngineLife:
 
     Attributes:
         state: The node's state while no engine is ready.
-        ready: What the worker said when its engine was loaded; None while there is none.
+        ready: The worker's event of a loaded engine; None while there is none.
         restarts: Deaths of the worker since the node's start.
         gpu_bytes: Memory that the worker holds on the GPU.
     """

@@ -92,7 +92,7 @@ class Result:
         camera: Name of the camera whose frame it is about; empty for the only camera and for a caller's own image.
         session: Name of the conversation; empty without one.
         text: What the engine says.
-        regions: What it found, in the order of the text, each with at least one pixel.
+        regions: What it marks, in the order of the text, each with at least one pixel.
         absent: Targets that are not in the image.
         objects: The regions in metres, in the same order, or none of them.
         timings: Seconds.
@@ -118,7 +118,7 @@ class Result:
 
     @property
     def command(self) -> str:
-        """What the person said, as one line."""
+        """The text of the command, as one line."""
         return self.ask.text
 
 

@@ -241,7 +241,7 @@ class CommandRunner:
     def _encode(self, command: worker.Command, events: CommandEvents) -> tuple[Any, float]:
         """The encoded frame and the seconds it took: 0 where this frame was encoded before."""
         rgb = self._frames.get(command.ticket)
-        # Frames are told apart by their pixels: a frame that a client sends twice is recognised, too.
+        # The pixels are the key: a frame that a client sends twice is recognised, too.
         key = hashlib.sha1(rgb.data, usedforsecurity=False).digest() + repr(rgb.shape).encode()
         if key in self._encoded:
             self._encoded.move_to_end(key)
