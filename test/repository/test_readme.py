@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from machine_speed import limit
 from PIL import Image
 
 from lisa_ros.cli import COMMANDS
@@ -319,7 +320,13 @@ def desk(tmp_path: Path) -> Path:
 def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     environment = dict(os.environ, PYTHONPATH=str(ROOT))
     return subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False
+        [sys.executable, *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=limit(280),
+        check=False,
     )
 
 
