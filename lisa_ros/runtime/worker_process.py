@@ -103,9 +103,10 @@ def loading_reporter(pipe: ParentPipe) -> Callable[[float], None]:
 
     def report(progress: float) -> None:
         nonlocal reported
-        if int(20 * progress) > reported:
-            reported = int(20 * progress)
-            pipe.send(worker.Loading(float(progress)))
+        share = min(max(float(progress), 0.0), 1.0)  # an engine may report anything
+        if int(20 * share) > reported:
+            reported = int(20 * share)
+            pipe.send(worker.Loading(share))
 
     return report
 
@@ -266,7 +267,7 @@ class CommandRunner:
         return self._sessions[session]
 
     def _free_memory(self) -> None:
-        """After an out-of-memory: let go of everything that can be made again."""
+        """After an out-of-memory: free everything that can be made again."""
         self._encoded.clear()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
