@@ -112,9 +112,10 @@ class Batcher:
         """One batch of several examples."""
         texts = [text for one in prepared for text in one.texts]
         tokens = collate(texts, self.tokenizer, self.template, self.max_tokens)
+        towers = [one.tower_pixels for one in prepared if one.tower_pixels is not None]
         return Batch(
             pixels=torch.stack([one.pixels for one in prepared]),
-            tower_pixels=None if self.clip is None else torch.stack([one.tower_pixels for one in prepared]),
+            tower_pixels=torch.stack(towers) if towers else None,
             ids=tokens.ids,
             labels=tokens.labels,
             image_of=tuple(number for number, one in enumerate(prepared) for _ in one.texts),

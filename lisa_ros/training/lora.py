@@ -8,8 +8,10 @@ the image projector, SAM's image and prompt encoders.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 from torch import nn
+from transformers import LlamaModel
 
 from lisa_ros.errors import ConfigError
 from lisa_ros.lisa.model.lisa import Lisa
@@ -87,7 +89,7 @@ def _checkpoint(llama: nn.Module) -> None:
     if new is not None:
         new(activation_checkpointing_kwargs={"use_reentrant": False})
     else:
-        llama.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        cast(LlamaModel, llama).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _add_lora(llama: nn.Module, options: LoraOptions, quantised: bool) -> None:
@@ -103,8 +105,9 @@ def _add_lora(llama: nn.Module, options: LoraOptions, quantised: bool) -> None:
     if quantised:
         # What peft asks a model before it looks at the layers themselves.
         layer = next(layer for layer in llama.modules() if type(layer).__module__.startswith("bitsandbytes"))
-        llama.is_loaded_in_4bit = type(layer).__name__ == "Linear4bit"
-        llama.is_loaded_in_8bit = type(layer).__name__ == "Linear8bitLt"
+        model: Any = llama
+        model.is_loaded_in_4bit = type(layer).__name__ == "Linear4bit"
+        model.is_loaded_in_8bit = type(layer).__name__ == "Linear8bitLt"
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,  # type: ignore[arg-type]  # peft divides it by the rank: a fraction will do

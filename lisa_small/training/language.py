@@ -29,6 +29,7 @@ from lisa_ros.training.report import Report
 from lisa_ros.training.schedule import ParameterGroup, adamw, cosine
 from lisa_ros.training.settings import check_positive, check_shares
 from lisa_ros.training.snapshot import Snapshots
+from lisa_small.network.presence import presence_of
 from lisa_small.training.augment import letterbox_ids
 from lisa_small.training.dialogue import VERDICT, Speech, Suffix
 from lisa_small.training.packing import (
@@ -67,11 +68,12 @@ POINT = 1.0
 
 def presence_loss(lisa: Lisa, packed: Packed, hidden: Tensor) -> Tensor:
     """How well the states that name a thing know whether it is there: BCE, or 0 for a model without that part."""
-    if lisa.presence is None or not packed.presence:
+    presence = presence_of(lisa)
+    if presence is None or not packed.presence:
         return hidden.sum() * 0.0
     rows, at, there = zip(*packed.presence, strict=True)
     states = states_at(hidden, rows, at)
-    scores = [lisa.presence.match(states[mine], packed.images[row][1]) for row, mine in by_row(rows)]
+    scores = [presence.match(states[mine], packed.images[row][1]) for row, mine in by_row(rows)]
     return F.binary_cross_entropy_with_logits(torch.cat(scores).float(), torch.tensor(there, dtype=torch.float32))
 
 
@@ -287,7 +289,7 @@ def train_language(
             for suffix, rights in of_each(suffixes, correct):
                 if suffix.phrase:
                     practice.note(suffix.phrase, bool(suffix.segs), not bool(rights.all()))
-        values = {
+        values: dict[str, Tensor | float] = {
             "answer": answer,
             "right": correct.mean(),
             "verdict": _share(correct[verdicts]),

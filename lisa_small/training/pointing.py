@@ -9,10 +9,12 @@ Two thirds up, they and what predicts ``[SEG]`` look at what is meant.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
 
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_small.training.packing import Cells, Packed, by_row
@@ -26,11 +28,19 @@ def supervised_layers(depth: int) -> dict[str, int]:
     return {"nouns": depth // 3, "asked": depth // 2, "meant": 2 * depth // 3}
 
 
+def _layer(lisa: Lisa, index: int) -> LlamaDecoderLayer:
+    return cast(LlamaDecoderLayer, lisa.llama.layers[index])
+
+
 def supervised_parameters(lisa: Lisa) -> list[nn.Parameter]:
     """The weights of queries and keys in supervised layers: sharp attention needs large ones."""
     layers = sorted(set(supervised_layers(len(lisa.llama.layers)).values()))
-    attentions = [lisa.llama.layers[layer].self_attn for layer in layers]
-    return [part.weight for attention in attentions for part in (attention.q_proj, attention.k_proj)]
+    attentions = [_layer(lisa, layer).self_attn for layer in layers]
+    return [
+        cast(nn.Parameter, cast(nn.Linear, part).weight)
+        for attention in attentions
+        for part in (attention.q_proj, attention.k_proj)
+    ]
 
 
 def pointing_losses(lisa: Lisa, packed: Packed, hidden: tuple[Tensor, ...], cells: list[Cells]) -> dict[str, Tensor]:
@@ -45,12 +55,12 @@ def pointing_losses(lisa: Lisa, packed: Packed, hidden: tuple[Tensor, ...], cell
 
 def attention_of(lisa: Lisa, packed: Packed, hidden: tuple[Tensor, ...], layer: int) -> tuple[Tensor, Tensor]:
     """Queries and keys (B, HEADS, L, D) of the supervised heads of a layer, as its own attention has them."""
-    block = lisa.llama.layers[layer]
+    block = _layer(lisa, layer)
     states = block.input_layernorm(hidden[layer])
     width = HEADS * block.self_attn.head_dim
     shape = (*states.shape[:2], HEADS, block.self_attn.head_dim)
     query, key = (
-        F.linear(states, part.weight[:width]).view(shape).transpose(1, 2)
+        F.linear(states, cast(nn.Linear, part).weight[:width]).view(shape).transpose(1, 2)
         for part in (block.self_attn.q_proj, block.self_attn.k_proj)
     )
     cos, sin = lisa.llama.rotary_emb(states, packed.positions)
@@ -65,10 +75,8 @@ def _loss(
     points: list[tuple[int, int, list[int]]],
     layer: int,
 ) -> Tensor:
-    targets = [
-        (row, at, [cells[row].parts[i] for i in members if i in cells[row].parts]) for row, at, members in points
-    ]
-    targets = [(row, at, torch.stack(parts).mean(0)) for row, at, parts in targets if parts]
+    known = [(row, at, [cells[row].parts[i] for i in members if i in cells[row].parts]) for row, at, members in points]
+    targets = [(row, at, torch.stack(parts).mean(0)) for row, at, parts in known if parts]
     if not targets:
         return hidden[layer].sum() * 0.0
     query, key = attention_of(lisa, packed, hidden, layer)
@@ -79,7 +87,7 @@ def _loss(
         index = packed.images[row][0]
         truth = torch.stack([part for _, _, part in targets[mine]])[:, index]
         truth = truth / truth.sum(1, keepdim=True).clamp_min(1e-6)
-        scores = (query[row][:, at] @ key[row].transpose(1, 2)).float() * lisa.llama.layers[layer].self_attn.scaling
+        scores = (query[row][:, at] @ key[row].transpose(1, 2)).float() * _layer(lisa, layer).self_attn.scaling
         attention = scores.masked_fill(~packed.mask[row, 0, at], -torch.inf).log_softmax(-1)
         losses.append(-(truth * attention[:, :, first : first + len(index)]).sum(-1).mean(0))
     return torch.cat(losses).mean()

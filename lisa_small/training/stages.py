@@ -39,6 +39,7 @@ from lisa_ros.training.schedule import ParameterGroup
 from lisa_ros.training.settings import build, check_positive
 from lisa_small import model_folder
 from lisa_small.network.conv import ConvImageEncoder
+from lisa_small.network.presence import presence_of
 from lisa_small.network.tower import tower_of
 from lisa_small.training.augment import camera, letterbox, repaint_background
 from lisa_small.training.dialogue import Speech
@@ -48,7 +49,7 @@ from lisa_small.training.packing import MIDDLES, Cells, Packed, states_at, word_
 from lisa_small.training.pointing import supervised_parameters
 from lisa_small.training.precision import half_precision
 from lisa_small.training.scenes import Scene, read_scenes
-from lisa_small.training.vision import VisionConfig, VisionModel, stack_pixels, train_vision
+from lisa_small.training.vision import VisionConfig, VisionModel, channels_last, stack_pixels, train_vision
 from lisa_small.training.vocabulary import train_tokenizer
 from lisa_small.training.warm_start import load_finished, recover_prompts, recover_recognition
 
@@ -364,7 +365,7 @@ class Run:
             if not path.exists():
                 raise ConfigError(f"{path} does not exist; run the stage 'vision' first")
             model.load_state_dict(torch.load(path, weights_only=True)["model"])
-        return model.to(memory_format=torch.channels_last)
+        return channels_last(model)
 
     def _untrained_vision(self) -> VisionModel:
         sizes = self.recipe.sizes
@@ -680,10 +681,11 @@ def _load_language(lisa: Lisa, state: dict[str, Tensor], path: Path) -> None:
 
 def _presence_groups(lisa: Lisa) -> list[ParameterGroup]:
     """What it adds to the logits starts at 0 and has far to go, in steps as long as the learning rate."""
-    if lisa.presence is None:
+    presence = presence_of(lisa)
+    if presence is None:
         return []
-    others = [lisa.presence.threshold, *lisa.presence.query.parameters()]
-    return [*_groups(others, 1.0, 0.0), {"params": [lisa.presence.tokens], "factor": 10.0, "weight_decay": 0.0}]
+    others = [presence.threshold, *presence.query.parameters()]
+    return [*_groups(others, 1.0, 0.0), {"params": [presence.tokens], "factor": 10.0, "weight_decay": 0.0}]
 
 
 def _language_state(lisa: Lisa) -> dict[str, Tensor]:

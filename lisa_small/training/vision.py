@@ -32,7 +32,7 @@ from lisa_ros.training.report import Report
 from lisa_ros.training.schedule import ParameterGroup, adamw, cosine
 from lisa_ros.training.settings import check_positive, check_shares
 from lisa_ros.training.snapshot import Snapshots
-from lisa_small.network.conv import ConvImageEncoder
+from lisa_small.network.conv import ConvImageEncoder, bias_of
 from lisa_small.network.tower import Recognition
 from lisa_small.scenes.colours import COLOURS
 from lisa_small.training.augment import (
@@ -129,6 +129,13 @@ class VisionConfig:
         half_precision(self.precision)
 
 
+def channels_last(model: VisionModel) -> VisionModel:
+    """``model`` with its weights laid out as convolutions on a CPU read them fastest."""
+    # torch does not declare that `to` takes a memory format alone.
+    moved: VisionModel = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
+
+
 class VisionModel(nn.Module):
     """Encoder, SAM's prompt encoder and mask decoder, and the prompts that stand for classes.
 
@@ -145,7 +152,7 @@ class VisionModel(nn.Module):
         self.class_prompts = nn.Embedding(len(classes), channels)
         self.recognition = Recognition(channels, len(classes), len(COLOURS))
         self.presence = nn.Conv2d(channels, len(classes), 1)
-        nn.init.constant_(self.presence.bias, -4.0)  # most classes are absent from most pictures
+        nn.init.constant_(bias_of(self.presence), -4.0)  # most classes are absent from most pictures
         # Folded normalisation leaves a bias of over 100 in the first block of the trunk that was brought along: bf16
         # loses what it cancels (12 % of the block's output), and what is trained behind that is of no use in fp32.
         for module in (encoder.stem, encoder.blocks[0]):
@@ -402,7 +409,7 @@ def train_vision(
     """
     folder.mkdir(parents=True, exist_ok=True)
     groups = parameter_groups(model, config)
-    model.to(memory_format=torch.channels_last)
+    channels_last(model)
     index = {name: i for i, name in enumerate(model.classes)}
     steps = sum(phase.steps for phase in config.phases)
     accelerator = make_accelerator(cpu=True)

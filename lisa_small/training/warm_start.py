@@ -21,6 +21,7 @@ from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.quantize import Precision
 from lisa_ros.lisa.weights.load import load_lisa
 from lisa_ros.lisa.weights.spec import read_spec
+from lisa_small.network.conv import bias_of
 from lisa_small.network.tower import tower_of
 from lisa_small.training.language import Library, seg_truth
 from lisa_small.training.packing import pack, read_packed, states_at, word_tokens
@@ -89,7 +90,8 @@ def recover_recognition(lisa: Lisa, vision: VisionModel) -> None:
     vision.recognition.load_state_dict(recognition.state_dict())
     cell = vision.recognition.cell_class
     vision.presence.weight.copy_(cell.weight[1:] - cell.weight[:1])
-    vision.presence.bias.copy_(cell.bias[1:] - cell.bias[0] - BEST_OF_MANY)
+    bias = bias_of(cell)
+    bias_of(vision.presence).copy_(bias[1:] - bias[0] - BEST_OF_MANY)
 
 
 @torch.no_grad()
