@@ -17,7 +17,7 @@ import psutil
 import rclpy
 from box_camera import is_right
 from children import Child
-from commander import DOORS
+from commander import ENDPOINTS
 from ledger import Ledger
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -41,7 +41,7 @@ class BenchError(Exception):
 class Bench:
     """Camera, node, four clients, a watcher of the executor; this process listens to ~/result and manages.
 
-    random: of what is drawn here. ages, latencies: [s] of every answer at a door. waits: [s] of every parameter
+    random: of what is drawn here. ages, latencies: [s] of every answer at an endpoint. waits: [s] of every parameter
     request, by node; a request without an answer is None.
     """
 
@@ -61,7 +61,7 @@ class Bench:
         self._load_rate, self._seed = load_rate, seed
         self._interrupted = False
         self._numbers = itertools.count(1)
-        self._camera_told = threading.Event()
+        self._camera_changed = threading.Event()
         self._frames: list[tuple[float, int]] = []
 
     # --- start and end
@@ -102,21 +102,21 @@ class Bench:
 
     def begin(self) -> None:
         """Commands from four clients, and parameter requests, from now on."""
-        kinds = {**{door: [door] for door in DOORS}, "mixed": list(DOORS)}
-        for number, (name, doors) in enumerate(kinds.items()):
+        kinds = {**{endpoint: [endpoint] for endpoint in ENDPOINTS}, "mixed": list(ENDPOINTS)}
+        for number, (name, endpoints) in enumerate(kinds.items()):
             seed, rate = self._seed + number, self._load_rate / len(kinds)
-            arguments = (name, "--doors", *doors, "--rate", rate, "--seed", seed)
+            arguments = (name, "--endpoints", *endpoints, "--rate", rate, "--seed", seed)
             self.start(name, "commander.py", *arguments, on_line=self.on_commander)
         asked = ("/lisa:timeout_s", "/idle:use_sim_time")
         self.start("parameter requests", "parameter_requests.py", *asked, on_line=self._on_wait)
-        self.wait(lambda: len(self.doors_used()) == len(kinds), "first command of every client", START_S)
+        self.wait(lambda: len(self.endpoints_used()) == len(kinds), "first command of every client", START_S)
 
-    def doors_used(self) -> set[str]:
-        return {entry.command.split()[-2] for entry in self.ledger.between(0, float("inf"))} & {*DOORS, "mixed"}
+    def endpoints_used(self) -> set[str]:
+        return {entry.command.split()[-2] for entry in self.ledger.between(0, float("inf"))} & {*ENDPOINTS, "mixed"}
 
     def finish(self) -> None:
         """No more commands; every open one is answered, or will not be."""
-        for name in (*DOORS, "mixed"):
+        for name in (*ENDPOINTS, "mixed"):
             if name in self.children:
                 self.children.pop(name).end()
         with contextlib.suppress(BenchError):
@@ -139,9 +139,9 @@ class Bench:
 
     def show(self, **changes: object) -> None:
         """Change the camera; returns when it has."""
-        self._camera_told.clear()
+        self._camera_changed.clear()
         self.children["camera"].tell(**changes)
-        self.wait(self._camera_told.is_set, f"camera with {changes}")
+        self.wait(self._camera_changed.is_set, f"camera with {changes}")
 
     def change(self, *transitions: int) -> None:
         for transition in transitions:
@@ -238,7 +238,7 @@ class Bench:
 
     def on_commander(self, line: dict[str, Any]) -> None:
         if "asked" in line:
-            self.ledger.asked(line["asked"], line["door"], line["time"])
+            self.ledger.asked(line["asked"], line["endpoint"], line["time"])
             return
         command = line["answered"]
         self.ledger.answered(command, line["time"], line["status"], line["message"])
@@ -259,7 +259,7 @@ class Bench:
 
     def _on_camera(self, line: dict[str, Any]) -> None:
         self._frames.append((line["time"], line["frames"]))
-        self._camera_told.set()
+        self._camera_changed.set()
 
     def forget(self) -> None:
         """Measure anew."""

@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 import numpy as np
-from children import die_with_parent, say, told
+from children import die_with_parent, messages, say
 from numpy.typing import NDArray
 
 SIZES = ((720, 1280), (480, 640), (360, 640))
@@ -132,7 +132,7 @@ def main() -> None:
     changes: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
     def listen() -> None:
-        for change in told():
+        for change in messages():
             changes.put(change)
         changes.put(None)
 

@@ -79,7 +79,7 @@ def say(**values: object) -> None:
     print(json.dumps({"time": time.monotonic(), **values}), flush=True)
 
 
-def told() -> Iterator[dict[str, Any]]:
+def messages() -> Iterator[dict[str, Any]]:
     """What the parent says, until it says no more."""
     for line in sys.stdin:
         yield json.loads(line)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""A client of the node as a process: says commands at one door or at all of them, and tells of each answer.
+"""A client of the node as a process: sends commands to one endpoint or to all of them, and reports each answer.
 
-``commander.py NAME --doors topic service action --rate 1.25 --seed 1``. It stops asking when its standard input ends,
+``commander.py NAME --endpoints topic action --rate 1.25 --seed 1``. It stops asking when its standard input ends,
 and ends when everything is answered. With ``--fate doomed`` it says one slow command and waits to be killed; with
 ``--fate deaf`` it also subscribes to everything, and never reads again.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import rclpy
 from box_camera import is_right
 from builtin_interfaces.msg import Duration
-from children import die_with_parent, say, told
+from children import die_with_parent, messages, say
 from rcl_interfaces.srv import GetParameters
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
@@ -30,7 +30,7 @@ from lisa_ros.action import Segment
 from lisa_ros.msg import Segmentation
 from lisa_ros.srv import SegmentImage
 
-DOORS = ("topic", "service", "action")
+ENDPOINTS = ("topic", "service", "action")
 WORDS = {"the box": 80, "nothing like a box": 9, "twice the box": 5, "slow box": 6}  # to the stand-in; of 100
 CANCELED = 0.25  # share of goals; they are slow ones, so that there is something to cancel
 HURRIED = 0.05  # share of goals with a time limit that a slow answer exceeds
@@ -52,18 +52,18 @@ def facts(answer: Segmentation) -> dict[str, Any]:
 
 
 class Commander:
-    """Says commands and listens at the door that each went in by."""
+    """Sends commands and waits for each answer at the same endpoint."""
 
-    def __init__(self, name: str, doors: list[str], seed: int) -> None:
+    def __init__(self, name: str, endpoints: list[str], seed: int) -> None:
         self.node = rclpy.create_node(f"commander_{name}")
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)
-        self._name, self._doors, self._random = name, doors, random.Random(seed)
+        self._name, self._endpoints, self._random = name, endpoints, random.Random(seed)
         self._count = itertools.count(1)
         self._open: set[str] = set()
         self._to_cancel: list[tuple[float, Any]] = []
         self._topic = self.node.create_publisher(String, "/lisa/command", 10)
-        if "topic" in doors:
+        if "topic" in endpoints:
             self.node.create_subscription(Segmentation, "/lisa/result", self._on_result, 100)
         self.service = self.node.create_client(SegmentImage, "/lisa/segment_image")
         self.action = ActionClient(self.node, Segment, "/lisa/segment")
@@ -71,12 +71,12 @@ class Commander:
 
     @property
     def is_connected(self) -> bool:
-        doors = {
+        endpoints = {
             "topic": lambda: self._topic.get_subscription_count() > 0 and self.node.count_publishers("/lisa/result"),
             "service": self.service.service_is_ready,
             "action": self.action.server_is_ready,
         }
-        return all(doors[door]() for door in self._doors)
+        return all(endpoints[endpoint]() for endpoint in self._endpoints)
 
     def meet(self, ending: threading.Event) -> None:
         """Wait until the node knows this client: Fast DDS drops the reply to one that it has not discovered in 0.1 s.
@@ -101,15 +101,17 @@ class Commander:
         return f"{words} {self._name} {next(self._count)}"
 
     def ask(self) -> None:
-        door = self._random.choice(self._doors)
-        cancel_in = self._random.uniform(0.0, 0.3) if self._random.random() < CANCELED and door == "action" else None
+        endpoint = self._random.choice(self._endpoints)
+        cancel_in = (
+            self._random.uniform(0.0, 0.3) if self._random.random() < CANCELED and endpoint == "action" else None
+        )
         words = self._random.choices(list(WORDS), list(WORDS.values()))[0]
         command = self.command("slow box" if cancel_in is not None else words)
         self._open.add(command)
-        say(asked=command, door=door)
-        if door == "action":
+        say(asked=command, endpoint=endpoint)
+        if endpoint == "action":
             self._ask_by_action(command, cancel_in)
-        elif door == "service":
+        elif endpoint == "service":
             self._ask_by_service(command)
         else:
             self._topic.publish(String(data=command))
@@ -181,7 +183,7 @@ def meet(commander: Commander, fate: str, ending: threading.Event) -> None:
     while not sent.done():
         commander.spin(time.monotonic() + 0.05)
     sent.result().get_result_async()
-    say(asked=command, door="action")  # now that it is known to have come to the node
+    say(asked=command, endpoint="action")  # now that it is known to have come to the node
     while not ending.is_set():
         if fate == "deaf":
             ending.wait()
@@ -191,7 +193,7 @@ def meet(commander: Commander, fate: str, ending: threading.Event) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name")
-    parser.add_argument("--doors", nargs="+", choices=DOORS, default=list(DOORS))
+    parser.add_argument("--endpoints", nargs="+", choices=ENDPOINTS, default=list(ENDPOINTS))
     parser.add_argument("--rate", type=float, default=1.25)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fate", choices=("doomed", "deaf"))
@@ -201,12 +203,12 @@ def main() -> None:
     ending = threading.Event()
 
     def listen() -> None:
-        for _ in told():
+        for _ in messages():
             pass
         ending.set()
 
     threading.Thread(target=listen, daemon=True).start()
-    commander = Commander(arguments.name, arguments.doors, arguments.seed)
+    commander = Commander(arguments.name, arguments.endpoints, arguments.seed)
     if arguments.fate:
         meet(commander, arguments.fate, ending)
     else:

@@ -207,7 +207,7 @@ def camera_changes(name: str, values: list[Any], is_new: Callable[[Segmentation,
 
 
 def shown(bench: Bench) -> dict[str, Any]:
-    """What the camera was told last."""
+    """The newest settings of the camera."""
     return bench.__dict__.setdefault("camera_view", {})
 
 
@@ -260,11 +260,11 @@ def client_dies(bench: Bench, _: Disk) -> Steps:
 
 @contextlib.contextmanager
 def stranger(bench: Bench, fate: str) -> Iterator[Child]:
-    """A client whose slow goal the node has; it is killed at the end, and its command has no answer at the door."""
+    """A client whose slow goal the node has; it is killed at the end, and its command has no answer at the endpoint."""
     said: list[str] = []
 
     def on_line(line: dict[str, Any]) -> None:
-        bench.ledger.asked(line["asked"], line["door"], line["time"])
+        bench.ledger.asked(line["asked"], line["endpoint"], line["time"])
         bench.ledger.client_died(line["asked"])
         said.append(line["asked"])
 

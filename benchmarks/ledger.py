@@ -13,13 +13,13 @@ USUAL = frozenset({Status.SUCCESS, Status.NOT_FOUND, Status.BUSY, Status.TIMEOUT
 
 @dataclass
 class Entry:
-    """One command. answers: (time, status, message) at the door that it went in by; results: the same on ~/result.
+    """One command. answers: (time, status, message) at the endpoint that it went in by; results: the same on ~/result.
 
     Times are of time.monotonic, which all processes of a machine share.
     """
 
     command: str
-    door: str
+    endpoint: str
     asked: float
     answers: list[tuple[float, Status, str]] = field(default_factory=list)
     results: list[tuple[float, Status, str]] = field(default_factory=list)
@@ -27,7 +27,7 @@ class Entry:
 
     @property
     def is_open(self) -> bool:
-        """Whether an answer is still owed: at the door where somebody waits, and on ~/result in any case."""
+        """Whether an answer is still owed: at the endpoint where somebody waits, and on ~/result in any case."""
         return not self.results or not (self.answers or self.client_died)
 
 
@@ -41,21 +41,21 @@ class Window:
 
 
 class Ledger:
-    """Commands are told apart by their words: each is said once. Any thread may write."""
+    """Each command is sent once, so its text is its key. Any thread may write."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
-        self._early: dict[str, list[tuple[float, Status, str]]] = {}  # on ~/result before its client told us of it
+        self._early: dict[str, list[tuple[float, Status, str]]] = {}  # on ~/result before its client reported it
         self.windows: list[Window] = []
 
-    def asked(self, command: str, door: str, when: float) -> None:
+    def asked(self, command: str, endpoint: str, when: float) -> None:
         with self._lock:
-            assert command not in self._entries, f"{command!r} was said before"
-            self._entries[command] = Entry(command, door, when, results=self._early.pop(command, []))
+            assert command not in self._entries, f"{command!r} was sent before"
+            self._entries[command] = Entry(command, endpoint, when, results=self._early.pop(command, []))
 
     def answered(self, command: str, when: float, status: int, message: str) -> None:
-        """At the door."""
+        """At the endpoint."""
         with self._lock:
             self._entries[command].answers.append((when, Status(status), message))
 
@@ -67,7 +67,7 @@ class Ledger:
             results.append((when, Status(status), message))
 
     def client_died(self, command: str) -> None:
-        """Nobody waits at the door of this command any more."""
+        """Nobody waits at the endpoint of this command any more."""
         with self._lock:
             self._entries[command].client_died = True
 
@@ -93,11 +93,11 @@ class Ledger:
         return dict(counts.most_common())
 
     def _faults_of(self, entry: Entry) -> list[str]:
-        name, found = f"{entry.command!r} ({entry.door})", []
+        name, found = f"{entry.command!r} ({entry.endpoint})", []
         if entry.is_open:
-            where = " at the door" if entry.results else " on ~/result" if entry.answers else ""
+            where = " at the endpoint" if entry.results else " on ~/result" if entry.answers else ""
             found.append(f"lost: {name} has no answer{where}")
-        for place, answers in (("at the door", entry.answers), ("on ~/result", entry.results)):
+        for place, answers in (("at the endpoint", entry.answers), ("on ~/result", entry.results)):
             if len(answers) > 1:
                 found.append(f"twice: {name} was answered {len(answers)} times {place}")
         given = {status for _, status, _ in entry.answers + entry.results}

@@ -6,7 +6,7 @@ second, and everything that goes wrong on a robot.
     python benchmarks/load_and_faults.py --minutes 0 --faults 50 --seed 7
     python benchmarks/load_and_faults.py --minutes 2 --model lisa_small/weights
 
-Load: is every command answered exactly once, at its door and on ~/result, is the memory flat, how old are the frames,
+Load: is every command answered once at its endpoint and once on ~/result, is the memory flat, how old are the frames,
 how soon does the executor answer, what does it cost. Faults: each of them so many times, at moments that the seed
 draws, while commands go on: is no command lost, does every status fit, how soon does the node work again.
 
@@ -88,7 +88,7 @@ def load(bench: Bench, minutes: float) -> dict[str, Any]:
         "camera_hz": round((frames_at_end[1] - frames[1]) / (frames_at_end[0] - frames[0]), 1),
         "commands": len(entries),
         "commands_hz": round(len(entries) / (end - begun), 2),
-        "by_door": {d: sum(e.door == d for e in entries) for d in ("topic", "service", "action")},
+        "by_endpoint": {d: sum(e.endpoint == d for e in entries) for d in ("topic", "service", "action")},
         "statuses": bench.ledger.statuses(entries),
         "lost": sum(text.startswith("lost") for text in faults),
         "twice": sum(text.startswith("twice") for text in faults),
@@ -242,7 +242,7 @@ def run(arguments: argparse.Namespace, folder: Path, figures: dict[str, Any]) ->
     stand_in = arguments.model == "stand-in"
     settings: dict[str, object] = dict(PARAMETERS)
     if not stand_in:
-        settings |= {"segmenter": "lisa_ros.lisa.segmenter:Segmenter.from_checkpoint", "model": arguments.model}
+        settings |= {"model": arguments.model}
     if arguments.faults:
         settings["max_image_age_s"] = MAX_IMAGE_AGE_S
     disk = log_disk(folder) if arguments.faults else LimitedDisk(folder)
@@ -273,7 +273,7 @@ def run(arguments: argparse.Namespace, folder: Path, figures: dict[str, Any]) ->
             bench.finish()
             said = console.read()
             figures["lost_at_the_end"] = [
-                f"{entry.command!r} ({entry.door}), the node's log has it {said.count(repr(entry.command))} times"
+                f"{entry.command!r} ({entry.endpoint}), the node's log has it {said.count(repr(entry.command))} times"
                 for entry in bench.ledger.open()
             ]
             figures["tracebacks"] = tracebacks(said)

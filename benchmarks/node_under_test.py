@@ -42,7 +42,7 @@ def lisa_node(
 
     log: file for its console. environment: further variables.
     """
-    settings = {"segmenter": "standin:load", "model": "/models/standin", **parameters}
+    settings = {"model": "standin:load", **parameters}
     arguments = [word for name, value in settings.items() for word in ("-p", f"{name}:={value}")]
     paths = [str(REPOSITORY), str(REPOSITORY / "test"), *filter(None, [os.environ.get("PYTHONPATH")])]
     with log.open("wb") if log is not None else contextlib.nullcontext() as console:

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import rclpy
-from children import die_with_parent, say, told
+from children import die_with_parent, messages, say
 from rcl_interfaces.srv import GetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
@@ -33,7 +33,7 @@ def main() -> None:
     executor.add_node(node)
 
     def listen() -> None:
-        for _ in told():
+        for _ in messages():
             pass
         ending.set()
         executor.wake()

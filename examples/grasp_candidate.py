@@ -28,7 +28,8 @@ from lisa_ros.action import Segment
 from lisa_ros.engine.api import MaskCrop
 from lisa_ros.errors import ImageError
 from lisa_ros.msg import Mask, Segmentation
-from lisa_ros.perception.geometry import Camera, Grasp, Object3D, depth_image, grasp_candidate, locate
+from lisa_ros.perception.calibration import pinhole
+from lisa_ros.perception.geometry import Grasp, Object3D, clamp_of, depth_image, grasp_candidate, locate
 
 NANOSECONDS = 1_000_000_000
 KEPT = 90  # depth images: 3 s at 30 Hz, longer than an answer usually takes
@@ -96,9 +97,10 @@ class Grasper(Node):
     def grasps(self, answer: Segmentation, slop_s: float) -> list[tuple[Object3D, Grasp | None]]:
         """Every object in metres, with its grasp where depth allows one. Raises NoGrasp, ImageError."""
         image, info = self.depth_of(answer, slop_s), self._infos[-1]
-        camera = Camera.from_matrix(info.k, info.width, info.height)
+        camera = pinhole(info)
         depth = depth_image(image.data, image.encoding, image.height, image.width, image.step, bool(image.is_bigendian))
-        things = [locate(crop_of(mask), depth, camera) for mask in answer.masks]
+        clamp = clamp_of(depth)
+        things = [locate(crop_of(mask), depth, camera, clamp=clamp) for mask in answer.masks]
         return [(thing, grasp_candidate(thing)) for thing in things]
 
 

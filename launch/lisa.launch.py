@@ -4,6 +4,8 @@ An argument that is left empty keeps the value of the parameter file, so that a 
 defaults it never asked for. Nothing here reaches for the network: models are folders, made by ``lisa fetch``.
 """
 
+import shlex
+
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
@@ -11,22 +13,27 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 from launch import LaunchContext, LaunchDescription
+from lisa_ros.engine.options import PRECISIONS
 
 # Arguments with the names of node parameters, given to the node as strings, never as YAML.
 PARAMETERS = ["model", "vision_tower", "conversation", "device", "precision", "image_transport"]
 
 ARGUMENTS = [
     DeclareLaunchArgument(
-        "model", default_value="", description="checkpoint folder; empty: params_file's, there the model in the package"
-    ),
-    DeclareLaunchArgument(
-        "vision_tower", default_value="", description="folder of the CLIP tower; empty: what the checkpoint names"
-    ),
-    DeclareLaunchArgument(
-        "conversation",
+        "model",
         default_value="",
-        choices=["", "compact", "v1", "llava_v1", "llava_llama_2"],
-        description="conversation template; empty: the checkpoint's",
+        description="folder, URL or package.module:callable; empty: params_file's, there the bundled demo model",
+    ),
+    DeclareLaunchArgument(
+        "options",
+        default_value="",
+        description="options of the engine, as in options:='family=lisa conversation=v1'; empty: params_file's",
+    ),
+    DeclareLaunchArgument(
+        "vision_tower", default_value="", description="LISA: folder of the CLIP tower; empty: what the checkpoint names"
+    ),
+    DeclareLaunchArgument(
+        "conversation", default_value="", description="LISA: conversation template; empty: the checkpoint's"
     ),
     DeclareLaunchArgument(
         "device", default_value="", description="auto, cpu, cuda or cuda:1, ...; empty: params_file's, there auto"
@@ -34,8 +41,8 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "precision",
         default_value="",
-        choices=["", "auto", "bf16", "fp16", "fp32", "int8", "nf4"],
-        description="number format of the language model; empty: params_file's, there auto",
+        choices=["", *PRECISIONS],
+        description="number format of the model; empty: params_file's, there auto",
     ),
     DeclareLaunchArgument("image_topic", default_value="/camera/image_raw", description="colour images to look at"),
     DeclareLaunchArgument(
@@ -78,7 +85,9 @@ ARGUMENTS = [
 def start_node(context: LaunchContext) -> list[Node]:
     """The node with the arguments that were given on top of the parameter file."""
     given = {name: LaunchConfiguration(name) for name in PARAMETERS if LaunchConfiguration(name).perform(context)}
-    overrides = {name: ParameterValue(value, value_type=str) for name, value in given.items()}
+    overrides: dict[str, object] = {name: ParameterValue(value, value_type=str) for name, value in given.items()}
+    if options := LaunchConfiguration("options").perform(context):
+        overrides["options"] = shlex.split(options)
     if LaunchConfiguration("autostart").perform(context):
         overrides["autostart"] = ParameterValue(LaunchConfiguration("autostart"), value_type=bool)
     overrides["use_sim_time"] = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)

@@ -1,7 +1,7 @@
-"""A segmenter without a model, for tests where the model is not what is tested.
+"""An engine without a model, for tests where the model is not what is tested.
 
-Given to the worker as the factory ``standin:load``. What it does is chosen by words in the checkpoint's path (for
-loading) and in the command (for answering); it "finds" the bright pixels of the frame, so a mask can be checked.
+It is chosen as ``model:=standin:load``. The option ``loading`` says how loading goes (ready, gated, missing, huge,
+mortal), words in a command how it is answered. It marks the bright pixels of the frame, so a mask can be checked.
 """
 
 from __future__ import annotations
@@ -10,54 +10,67 @@ import faulthandler
 import logging
 import os
 import signal
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+from machine_speed import limit
 
-from lisa_ros.engine.api import Timings, crop_mask
+from lisa_ros.engine.api import (
+    EXPLAIN,
+    HISTORY,
+    Answer,
+    EngineInfo,
+    Region,
+    Regions,
+    Stage,
+    Timings,
+    Token,
+    Turn,
+    crop_mask,
+)
+from lisa_ros.engine.options import check_options
 from lisa_ros.errors import Cancelled, CheckpointError, CommandError, OutOfMemory
-from lisa_ros.perception.masks import Segmentation
 
 TOKEN_S = 0.02
-SLOW_TOKENS = 60
+SLOW_TOKENS = round(limit(60))
 SLOW_RED = 7  # a frame whose first pixel has this red value takes SLOW_S to encode
-SLOW_S = 1.0
+SLOW_S = limit(1.0)
 BRIGHT = 128
-
-
-@dataclass(frozen=True)
-class Stage:
-    name: str
-
-
-@dataclass(frozen=True)
-class Token:
-    text: str
-
-
-@dataclass(frozen=True)
-class Masks:
-    crops: list
 
 
 class OutOfMemoryError(RuntimeError):
     """Named as torch's."""
 
 
-def load(path, *, vision_tower, conversation, device, precision, progress):
-    words = path.name.split("-")
+class Speechless(Exception):
+    """An exception whose text cannot be made."""
+
+    def __str__(self):
+        raise ValueError("no text")
+
+
+def load(*, model, device, precision, options, progress):
+    """The factory. Options: loading; gate (a file that ``gated`` loading waits for); capabilities (joined by +)."""
+    check_options(options, {"loading", "gate", "capabilities"}, "standin")
+    loading = options.get("loading", "ready")
     for step in range(5):
         progress(step / 4)
-    while "gated" in words and not path.exists():
+    while loading == "gated" and not Path(options["gate"]).exists():
         time.sleep(0.01)
-    if "missing" in words:
-        raise CheckpointError(f"{path} does not exist; give a folder with config.json and the weights")
-    if "huge" in words:
+    if loading == "missing":
+        raise CheckpointError(f"{model} does not exist; give a folder with config.json and the weights")
+    if loading == "huge":
         raise MemoryError
-    if "mortal" in words:
+    if loading == "mortal":
         os.kill(os.getpid(), signal.SIGKILL)
-    return Standin()
+    if loading == "torchless":
+        raise ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")
+    if loading == "no engine":
+        return object()
+    return Standin(options.get("capabilities", f"{EXPLAIN}+{HISTORY}"))
 
 
 def eat_real_memory(to_death):
@@ -70,12 +83,35 @@ def eat_real_memory(to_death):
         raise
 
 
-class Standin:
-    name = "stand-in"
-    device = "cpu"
-    precision = "fp32"
+def fail(command):
+    """Go wrong in the way that the command names."""
+    if "kill yourself" in command:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "segfault" in command:
+        faulthandler._sigsegv()
+    if "eat all memory" in command:
+        raise OutOfMemory("no memory for this image on cpu; use a smaller image")
+    if "eat python memory" in command:
+        raise MemoryError
+    if "eat gpu memory" in command:
+        raise OutOfMemoryError("CUDA out of memory")
+    if "eat real memory" in command:
+        eat_real_memory(to_death="to death" in command)
+    if "raise" in command or command == os.environ.get("STANDIN_FAILS_ON"):
+        raise RuntimeError("a fault")
+    if "be speechless" in command:
+        raise Speechless
+    if "exit" in command:
+        sys.exit("the engine has had enough")
+    if "refuse" in command:
+        raise CommandError("the command cannot be used")
+    if "hang" in command:
+        time.sleep(3600)
 
-    def __init__(self):
+
+class Standin:
+    def __init__(self, capabilities):
+        self.info = EngineInfo("stand-in", "cpu", "fp32", frozenset(filter(None, capabilities.split("+"))))
         self.encoded = 0
 
     def encode(self, rgb):
@@ -84,85 +120,77 @@ class Standin:
             time.sleep(SLOW_S)
         return rgb
 
-    def segment(
-        self,
-        encoded,
-        command,
-        *,
-        verbatim=False,
-        explain=False,
-        history=None,
-        max_new_tokens=512,
-        should_stop=None,
-        on_event=None,
-    ):
+    def ask(self, encoded, ask, on_event, should_stop, details=False):
         started = time.monotonic()
+        command = ask.text
         on_event(Stage("reading"))
-        if "kill yourself" in command:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if "segfault" in command:
-            faulthandler._sigsegv()
-        if "eat all memory" in command:
-            raise OutOfMemory("no memory for this image on cpu; use a smaller image")
-        if "eat python memory" in command:
-            raise MemoryError
-        if "eat gpu memory" in command:
-            raise OutOfMemoryError("CUDA out of memory")
-        if "eat real memory" in command:
-            eat_real_memory(to_death="to death" in command)
-        if "raise" in command or command == os.environ.get("STANDIN_FAILS_ON"):
-            raise RuntimeError("a fault")
-        if "refuse" in command:
-            raise CommandError("the command cannot be used")
+        fail(command)
         if "log" in command:
             logging.getLogger("lisa_ros.lisa.segmenter").warning("logged by the worker")
         if "linger reading" in command:
             time.sleep(SLOW_S)
-        if "hang" in command:
-            time.sleep(3600)
-        on_event(Stage("generating"))
-        words = ["Sure,", "[SEG]."] if "nothing" not in command else ["There", "is", "none."]
-        if "twice" in command:
-            words = ["Both:", "[SEG]", "[SEG]."]
-        if "slow" in command:
-            words += ["really"] * SLOW_TOKENS
-        if history is not None:
-            words.append(f"turn {len(history.turns)}")
-            history.turns.append(command)
-        words.append(f"frame {self.encoded}")
-        bright = encoded[:, :, 1] >= BRIGHT
-        masks, crops, said, first_mask_s = [], [], [], 0.0
-        for word in words:
+        if "wrong answer" in command:
+            return {"masks": []}
+        on_event("found it" if "wrong event" in command else Stage("generating"))
+        seen, said, regions, first_mask_s = marks(encoded, command), [], [], 0.0
+        for word in words(ask, encoded, self.encoded):
             if should_stop():
                 raise Cancelled("stopped")
             said.append(word)
             if "[SEG]" in word:
-                half = np.zeros_like(bright)
-                half[:, : bright.shape[1] // 2] = True
-                masks.append(bright & ~half if len(masks) else (bright & half if "twice" in command else bright))
                 on_event(Stage("decoding"))
                 if "linger decoding" in command:
                     time.sleep(SLOW_S)
-                crops.append(crop_mask(masks[-1], len(masks), 0.9))
+                end = len(" ".join(said)) - word.count(".")
+                phrase = "bright box" if "phrase" in command else ""
+                regions.append(Region(crop_mask(seen[len(regions)], 0, 0.9), 0.9, phrase, span=(end - 5, end)))
+                if "outside" in command:
+                    crop = regions[-1].mask
+                    regions[-1] = replace(regions[-1], mask=replace(crop, x=crop.x + 10_000))
                 first_mask_s = first_mask_s or time.monotonic() - started
-                on_event(Masks(list(crops)))
+                if "silently" not in command:
+                    on_event(Regions(regions[-1:]))
                 on_event(Stage("generating"))
             on_event(Token(" ".join(said)))
             if "slow" in command:
                 time.sleep(TOKEN_S)
-        count, (height, width) = len(masks), bright.shape
-        stack = np.stack(masks) if masks else np.zeros((0, height, width), bool)
-        return Segmentation(
-            answer=" ".join(said),
-            answer_ids=list(range(len(said))),
-            masks=stack,
-            mask_logits=np.where(stack, np.float32(1), np.float32(-1)),
-            low_res_logits=np.zeros((count, 1, 8, 8), np.float32),
-            seg_probabilities=np.full(count, 0.9, np.float32),
-            scores=np.full(count, 0.9, np.float32),
-            timings=Timings(
-                generate_s=time.monotonic() - started,
-                first_mask_s=first_mask_s,
-                total_s=time.monotonic() - started,
-            ),
-        )
+        text = " ".join(said)
+        if ask.history is not None:
+            ask.history.append(Turn(command, text))
+        if "rebuilt" in command:
+            regions = [replace(region) for region in reversed(regions)]
+        if "second thoughts" in command:
+            regions = regions[1:]
+        total_s = time.monotonic() - started
+        timings = Timings(generate_s=total_s, first_mask_s=first_mask_s, total_s=total_s)
+        absent = ("unicorn",) if "unicorn" in command else ()
+        return Answer(text, regions, absent, timings)
+
+
+def words(ask, rgb, encoded):
+    """The answer's words."""
+    command = ask.text
+    spoken = ["Sure,", "[SEG]."] if "nothing" not in command else ["There", "is", "none."]
+    if "twice" in command:
+        spoken = ["Both:", "[SEG]", "[SEG]."]
+    if "many" in command:
+        spoken = ["[SEG]"] * 300
+    if "slow" in command:
+        spoken += ["really"] * SLOW_TOKENS
+    if ask.points or ask.box:
+        spoken.append(f"points {list(ask.points)} {list(ask.point_labels)} box {ask.box}")
+    if "flags" in command:
+        spoken.append(f"writeable {rgb.flags.writeable} own {rgb.flags.owndata}")
+    if ask.history is not None:
+        spoken.append(f"turn {len(ask.history.turns)}")
+    return [*spoken, f"frame {encoded}"]
+
+
+def marks(rgb, command):
+    """Masks (H, W) bool for the answer's [SEG], in order."""
+    bright = rgb[:, :, 1] >= BRIGHT
+    left = np.zeros_like(bright)
+    left[:, : bright.shape[1] // 2] = True
+    if "twice" in command:
+        return [bright & left, bright & ~left]
+    return [bright] * (300 if "many" in command else 1)

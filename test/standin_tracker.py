@@ -1,4 +1,4 @@
-"""Trackers for tests of the door that a learned one comes in by: one that says when it works, one that breaks."""
+"""Trackers for tests of the parameter ``tracker``: one that logs when it works, one that breaks."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code; an error is one line on standard error and exit code 1."""
     given = sys.argv[1:] if argv is None else list(argv)
     try:
-        arguments = _parser(given).parse_args(given)
+        arguments = _parse(given)
         return arguments.main(arguments)
     except LisaError as error:
         return _fail(str(error))
@@ -53,20 +53,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
-    """A parser in which only the given command has its options: no other module is imported."""
+def _parse(given: Sequence[str]) -> argparse.Namespace:
+    """The arguments of one command. No other command's module is imported."""
+    if given and given[0] in COMMANDS and _exists(COMMANDS[given[0]][0]):
+        module, summary = COMMANDS[given[0]]
+        implementation = import_module(module)
+        command = argparse.ArgumentParser(f"lisa {given[0]}", description=f"{summary[0].upper()}{summary[1:]}.")
+        implementation.add_arguments(command)
+        command.set_defaults(main=implementation.main)
+        # Intermixed: options may stand between a picture and its commands.
+        return command.parse_intermixed_args(given[1:])
+    return _overview().parse_args(given)
+
+
+def _overview() -> argparse.ArgumentParser:
+    """Lists the commands that are installed."""
     parser = argparse.ArgumentParser(prog="lisa", description="Say what you mean, get a mask.")
     parser.add_argument("--version", action="version", version=f"lisa_ros {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    wanted = next((word for word in given if not word.startswith("-")), None)
     for name, (module, summary) in COMMANDS.items():
-        if not _exists(module):
-            continue
-        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-        if name == wanted:
-            implementation = import_module(module)
-            implementation.add_arguments(command)
-            command.set_defaults(main=implementation.main)
+        if _exists(module):
+            commands.add_parser(name, help=summary)
     return parser
 
 

@@ -1,7 +1,7 @@
 """Pictures and maps of class numbers from disk, complete and of the size that their labels are for.
 
-Whoever reads a data set, for training or for evaluation, follows one rule: an example is drawn right, or it is named and
-left out. It never stops a run, and it never disappears silently.
+All readers of data sets, for training and for evaluation, follow one rule: an example is drawn right, or it is named
+and left out. It never stops a run, and it never disappears silently.
 """
 
 from __future__ import annotations

@@ -23,7 +23,6 @@ NONE = -1
 """The annotation of a sentence that refers to nothing (gRefCOCO)."""
 
 
-
 class Sentence(NamedTuple):
     """A referring expression, and the ids of the annotations it refers to: one, several, or none."""
 

@@ -1,11 +1,11 @@
-"""The format of `lisa scenes`: FOLDER/scenes.jsonl, and a picture and instance ids for each of its lines."""
+"""Reader of the format of `lisa scenes`: FOLDER/scenes.jsonl, and a picture and instance ids for each of its lines."""
 
 from __future__ import annotations
 
 import json
 import logging
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,60 +13,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lisa_ros.data.picture import BadExample
+from lisa_ros.data.scene_records import SceneRecord
 from lisa_ros.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 
-class ConversationTurn(TypedDict, total=False):
-    """A command, its true answer, the ids of its targets, and whether a reason is asked for (false if missing)."""
-
-    command: str
-    answer: str
-    targets: list[int]
-    explain: bool
-
-
-class SceneConversation(TypedDict, total=False):
-    """A conversation about a scene. kind: of its last command. phrase: what describes the target, if it is known.
-
-    held_out: its phrasing is never trained. held_out_content: no other phrasing of it is, either.
-    """
-
-    turns: list[ConversationTurn]
-    kind: str
-    phrase: str
-    held_out: bool
-    held_out_content: bool
-
-
-_IdAndClass = TypedDict("_IdAndClass", {"id": int, "class": str})
-
-
-class SceneObject(_IdAndClass, total=False):
-    """An object: its id (1 to 255) in the map of ids, and its class. color: None if it has no single one."""
-
-    color: str | None
-    held_out: bool
-
-
-class SceneFiles(TypedDict):
-    """The id of a scene, and its files: a picture, and a map with one byte a pixel, 0 where no object is."""
-
-    id: str
-    image: str
-    ids: str
-
-
-class SceneRecord(SceneFiles, total=False):
-    """A line of scenes.jsonl. ``objects`` is always there."""
-
-    objects: list[SceneObject]
-    conversations: list[SceneConversation]
-
-
 def read_records(folder: Path) -> list[SceneRecord]:
-    """Read the lines of scenes.jsonl. A broken line is named and left out.
+    """Reads the lines of scenes.jsonl. A broken line is named and left out.
+
+    Returns:
+        Records that have their id, the paths of picture and ids, and objects with id and class. Other keys are not
+        checked: a file that `lisa scenes` did not write may lack them.
 
     Raises:
         ConfigError: There is no such file.
@@ -84,7 +42,7 @@ def read_records(folder: Path) -> list[SceneRecord]:
 
 
 def read_pair(folder: Path, record: SceneRecord) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Read the picture (H, W, 3), RGB, and the ids (H, W), both uint8.
+    """Reads the picture, (H, W, 3) RGB uint8, and the id of the object at each pixel, (H, W) uint8.
 
     Raises:
         BadExample: A file is missing or broken; the message names it.

@@ -21,7 +21,8 @@ from lisa_ros.data.refer import (
     read_sentences,
     reference_files,
 )
-from lisa_ros.data.scenes import SceneRecord, read_pair, read_records
+from lisa_ros.data.scene_records import SceneRecord
+from lisa_ros.data.scenes import read_pair, read_records
 from lisa_ros.errors import ConfigError
 
 log = logging.getLogger(__name__)

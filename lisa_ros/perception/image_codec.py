@@ -21,7 +21,6 @@ from lisa_ros.errors import ImageError
 from lisa_ros.perception.photo import rgb_of
 
 Pixels = NDArray[np.uint8]
-Size = tuple[int, int]
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MIN_SIDE = 8  # pixels: below, a tower's patch is larger than anything one could mean
@@ -154,18 +153,16 @@ def check_image(image: Any, max_pixels: int) -> Layout:
     return layout
 
 
-def decode(image: Any, max_pixels: int, out: Callable[[Size], Pixels] | None = None) -> Pixels:
+def decode(image: Any, max_pixels: int) -> Pixels:
     """RGB pixels of a sensor_msgs/Image: (H, W, 3) uint8. Raises ImageError.
 
-    out: gives the array to write into, for the size (height, width); without it the pixels of an unpadded rgb8 image
-    are a view of the message's own.
+    Those of an unpadded rgb8 image are a view of the message's own.
     """
     layout = check_image(image, max_pixels)
-    size = (image.height, image.width)
     pixels = _view(image, layout)
-    if out is None and image.encoding == "rgb8" and pixels.flags.c_contiguous:
+    if image.encoding == "rgb8" and pixels.flags.c_contiguous:
         return pixels
-    rgb = np.empty((*size, 3), np.uint8) if out is None else out(size)
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
     layout.convert(pixels, rgb)
     return rgb
 
@@ -185,7 +182,7 @@ def _view(image: Any, layout: Layout) -> NDArray[Any]:
     return pixels if channels > 1 else pixels[:, :, 0]
 
 
-def decode_compressed(image: Any, max_pixels: int, out: Callable[[Size], Pixels] | None = None) -> Pixels:
+def decode_compressed(image: Any, max_pixels: int) -> Pixels:
     """RGB pixels of a sensor_msgs/CompressedImage holding JPEG or PNG: (H, W, 3) uint8. Raises ImageError.
 
     A format that begins with a Bayer encoding, as image_transport writes it ("bayer_rggb8; png compressed"), is
@@ -199,19 +196,13 @@ def decode_compressed(image: Any, max_pixels: int, out: Callable[[Size], Pixels]
         picture = kind(io.BytesIO(image.data))
     except Exception as error:
         raise ImageError(f"{what} is neither JPEG nor PNG; publish one of them, or a raw image") from error
-    size = (picture.height, picture.width)
-    check_size(*size, max_pixels)  # known from the header, before a decompression bomb goes off
+    check_size(picture.height, picture.width, max_pixels)  # known from the header, before a decompression bomb goes off
     try:
-        pixels = _bayer(picture, image.format) if "bayer" in image.format else rgb_of(picture)
+        return _bayer(picture, image.format) if "bayer" in image.format else rgb_of(picture)
     except ImageError as error:
         raise ImageError(f"{what}: {error}") from error
     except Exception as error:
         raise ImageError(f"{what} is damaged or cut off; publish it whole") from error
-    if out is None:
-        return pixels
-    rgb = out(size)
-    np.copyto(rgb, pixels)
-    return rgb
 
 
 def _bayer(picture: Image.Image, message_format: str) -> Pixels:

@@ -1,42 +1,13 @@
-"""The result of a command as plain values: numpy only, importable without torch and without ROS."""
+"""Masks as images, and their score. numpy only."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_ros.engine.api import MaskCrop, Timings
-
-
-@dataclass(frozen=True, eq=False)
-class Segmentation:
-    """One answer about one image. S masks, camera size (H, W).
-
-    answer: the generated text, without ``</s>``.
-    answer_ids: the generated token ids, with ``</s>`` where it was generated.
-    masks: (S, H, W) bool, camera pixels; ``mask_logits > 0``.
-    mask_logits: (S, H, W) float32, unbounded.
-    low_res_logits: (S, 1, h, w) float32, the mask decoder's own grid (256 x 256 for SAM).
-    seg_probabilities: (S,) float32 in [0, 1]: the language model's probability of ``[SEG]`` when it chose it.
-    scores: (S,) float32 in [0, 1]: see :func:`mask_score`.
-    """
-
-    answer: str
-    answer_ids: list[int]
-    masks: NDArray[np.bool_]
-    mask_logits: NDArray[np.float32]
-    low_res_logits: NDArray[np.float32]
-    seg_probabilities: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    timings: Timings = field(default_factory=Timings)
-
-    @property
-    def found(self) -> bool:
-        """Whether any mask has a pixel. ``False`` is a legitimate answer: the thing is not there."""
-        return bool(self.masks.any())
+from lisa_ros.engine.api import MaskCrop
 
 
 def mask_score(seg_probability: float, logits: NDArray[np.float32]) -> float:

@@ -12,16 +12,24 @@ from lisa_ros.engine.api import MaskCrop
 
 # Okabe and Ito's: strong, far apart in hue, and told apart by most colour-blind people too.
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+LONGEST_PHRASE = 30  # characters
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def draw_overlay(rgb: NDArray[np.uint8], crops: Sequence[MaskCrop], opacity: float = 0.5) -> NDArray[np.uint8]:
-    """A copy of ``rgb`` (H, W, 3) with every mask filled and outlined in its own colour, its label and score above.
+def draw_overlay(
+    rgb: NDArray[np.uint8], crops: Sequence[MaskCrop], opacity: float = 0.5, phrases: Sequence[str] = ()
+) -> NDArray[np.uint8]:
+    """A copy of an image with every mask filled and outlined in its own colour, its label, phrase and score above.
 
-    opacity: of the fill; 0 leaves the outline alone, 1 hides what is below. Empty masks are not drawn.
+    Args:
+        rgb: uint8 (H, W, 3).
+        crops: Masks of the image. Empty ones are not drawn.
+        opacity: Of the fill; 0 leaves the outline alone, 1 hides what is below.
+        phrases: What each mask is, or none at all. Those that OpenCV's font cannot draw (not ASCII) are left out.
     """
-    image = np.ascontiguousarray(rgb).copy()
+    image = np.array(rgb, order="C")
+    names = dict(zip(map(id, crops), phrases, strict=True)) if phrases else {}
     crops = [crop for crop in crops if crop.area]
     for crop in crops:
         _fill(image, crop, opacity)
@@ -30,7 +38,7 @@ def draw_overlay(rgb: NDArray[np.uint8], crops: Sequence[MaskCrop], opacity: flo
     for crop in crops:
         _outline(image, crop, thickness)
     for crop in crops:
-        _name(image, crop, thickness)
+        _name(image, crop, thickness, names.get(id(crop), ""))
     return image
 
 
@@ -52,9 +60,10 @@ def _outline(image: NDArray[np.uint8], crop: MaskCrop, thickness: int) -> None:
         cv2.drawContours(image, contours, -1, colour, width, cv2.LINE_AA, offset=(crop.x, crop.y))
 
 
-def _name(image: NDArray[np.uint8], crop: MaskCrop, thickness: int) -> None:
-    """Label and score on a plate of the mask's colour above its box, moved to where the image has room."""
-    text, scale, margin = f"{crop.label}: {crop.score:.2f}", 0.4 + 0.2 * thickness, 2 + 2 * thickness
+def _name(image: NDArray[np.uint8], crop: MaskCrop, thickness: int, phrase: str) -> None:
+    """Label, phrase and score on a plate of the mask's colour above its box, moved to where the image has room."""
+    shown = f"{phrase[:LONGEST_PHRASE]} " if phrase.isascii() and phrase else ""
+    text, scale, margin = f"{crop.label}: {shown}{crop.score:.2f}", 0.4 + 0.2 * thickness, 2 + 2 * thickness
     (width, height), below = cv2.getTextSize(text, _FONT, scale, thickness)
     x = max(0, min(crop.x, image.shape[1] - width - 2 * margin))
     y = max(0, crop.y - height - below - 2 * margin)

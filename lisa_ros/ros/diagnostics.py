@@ -24,7 +24,7 @@ from lisa_ros.runtime.queue import RequestQueue
 from lisa_ros.runtime.status import State
 
 PERIOD_S = 1.0
-SILENCE_S = 5.0  # without an image: then somebody is told
+SILENCE_S = 5.0  # without an image: then it is a warning
 RATE_OVER = 5  # periods
 MIB = 2**20
 OK, WARN, ERROR, STALE = (
@@ -41,7 +41,7 @@ class Mismatches:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._found: set[str] = set()
+        self._mismatched: set[str] = set()
 
     def of_subscription(self, topic: str, **others: Any) -> SubscriptionEventCallbacks:
         """Callbacks for a subscription of ours. others: further ones."""
@@ -53,12 +53,12 @@ class Mismatches:
 
     def texts(self) -> list[str]:
         """One for each topic where there still is somebody who does not fit."""
-        self._found = {topic for topic in self._found if self._is_mismatched(topic)}
-        return [f"QoS does not match on {topic}" for topic in sorted(self._found)]
+        self._mismatched = {topic for topic in self._mismatched if self._is_mismatched(topic)}
+        return [f"QoS does not match on {topic}" for topic in sorted(self._mismatched)]
 
     def _add(self, topic: str, event: Any, published: bool) -> None:
         name = self._node.resolve_topic_name(topic)
-        self._found.add(name)
+        self._mismatched.add(name)
         policy = qos_policy_name_from_kind(event.last_policy_kind).lower()
         if published:
             text = (
@@ -89,9 +89,9 @@ class Mismatches:
 class Diagnostics:
     """One status for the node and one for each camera."""
 
-    def __init__(self, node: Node, requests: RequestQueue, cameras: Cameras, mismatches: Mismatches) -> None:
+    def __init__(self, node: Node, queue: RequestQueue, cameras: Cameras, mismatches: Mismatches) -> None:
         self._node = node
-        self._requests = requests
+        self._queue = queue
         self._cameras = cameras
         self._mismatches = mismatches
         self._counts: dict[Camera, deque[tuple[float, int]]] = {}
@@ -109,12 +109,12 @@ class Diagnostics:
         self._hinted &= set(self._cameras)
 
     def _of_node(self) -> DiagnosticStatus:
-        requests, state = self._requests, self._requests.state
+        queue, state = self._queue, self._queue.state
         level, message = LEVELS.get(state.state, OK), state.message
         mismatches = self._mismatches.texts()
         if mismatches and level == OK:
             level, message = WARN, "; ".join(mismatches)
-        latencies = sorted(requests.latencies)
+        latencies = sorted(queue.latencies)
         return self._status(
             "node",
             level,
@@ -127,10 +127,10 @@ class Diagnostics:
             latency_p95_s=f"{percentile(latencies, 95):.3f}",
             commands_measured=len(latencies),
             queued=state.queued,
-            worker_restarts=requests.restarts,
+            worker_restarts=queue.engine.restarts,
             node_memory_mib=f"{resident_bytes(os.getpid()) / MIB:.0f}",
-            worker_memory_mib=f"{resident_bytes(requests.worker_pid) / MIB:.0f}",
-            gpu_memory_mib=f"{requests.gpu_bytes / MIB:.0f}",
+            worker_memory_mib=f"{resident_bytes(queue.engine.worker_pid) / MIB:.0f}",
+            gpu_memory_mib=f"{queue.engine.gpu_bytes / MIB:.0f}",
         )
 
     def _of_camera(self, camera: Camera) -> DiagnosticStatus:
@@ -169,7 +169,7 @@ class Diagnostics:
 
 
 def absence(node: Node, camera: Camera) -> str:
-    """Why no image comes from ``camera``, as far as the ROS graph tells, and what to do."""
+    """Why no image comes from ``camera``, as far as the ROS graph shows, and how to fix it."""
     topic, wanted = camera.image.topic_name, type_name(camera.image.msg_type)
     kinds = {info.topic_type for info in node.get_publishers_info_by_topic(topic)}
     if wanted in kinds:
@@ -217,7 +217,7 @@ def resident_bytes(pid: int | None) -> int:
 
 
 def compared(qos: QoSProfile) -> QoSProfile:
-    """What is compared of a profile that the graph tells: the history is not known there."""
+    """What is compared of a profile of the ROS graph, where the history is not known."""
     return QoSProfile(
         depth=1,
         reliability=qos.reliability,

@@ -1,6 +1,6 @@
 """Masks followed from frame to frame, on a thread of its own that is given the newest frame only.
 
-Decoding and tracking take longer than a callback may. What the thread sees comes back as events.
+Decoding and tracking take longer than a callback may. Where the masks are comes back as events.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,13 +17,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_ros.engine.api import MaskCrop
+from lisa_ros.engine.api import Ask, MaskCrop
 from lisa_ros.errors import ImageError
 from lisa_ros.perception.geometry import Object3D
 from lisa_ros.perception.tracking import NOWHERE, State, Tracked, Tracker
 from lisa_ros.ros.cameras import Camera
 from lisa_ros.ros.depths import nanoseconds
-from lisa_ros.runtime.queue import Frame
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +34,8 @@ MEASURING_SHARE = 1 / 3  # of the thread's time, at most: at 30 Hz every frame f
 
 
 @dataclass(frozen=True, eq=False)
-class Arrived:
-    """A camera's message as it came. at_s: time.monotonic()."""
+class RawFrame:
+    """An image message of a camera as it came. at_s: time.monotonic()."""
 
     camera: Camera
     serialized: bytes
@@ -55,18 +54,18 @@ class Arrived:
         return self.camera.frames.decode(self.serialized)
 
     def locate(self, header: Any, size: tuple[int, int], crops: list[MaskCrop]) -> list[Object3D]:
-        """Masks of this frame in metres; none without depth."""
-        return self.camera.depths.locate_now(Frame(header, size, 0.0), crops)
+        """Masks of this frame in metres; none without depth. size: (height, width)."""
+        return self.camera.depths.locate_now(header, size, crops)
 
 
 class Trail:
-    """Frames that came while the model thought, thinned evenly: steps by which a tracker gets from then to now."""
+    """Frames that came while the engine worked, thinned evenly: a tracker goes along them from then to now."""
 
     def __init__(self) -> None:
-        self.frames: list[Arrived] = []
+        self.frames: list[RawFrame] = []
         self._every, self._count = 1, 0
 
-    def add(self, frame: Arrived) -> None:
+    def add(self, frame: RawFrame) -> None:
         self._count += 1
         if self._count % self._every:
             return
@@ -77,23 +76,39 @@ class Trail:
 
 
 @dataclass(frozen=True, eq=False)
-class Masks:
-    """The model's masks. rgb: (H, W, 3) uint8, the picture that they are of; trail: frames that came since."""
+class AnsweredFrame:
+    """A frame whose masks the engine found.
+
+    Args:
+        header: The frame's.
+        rgb: (H, W, 3) uint8.
+        crops: Its masks.
+        trail: Frames that came since.
+    """
 
     header: Any
     rgb: NDArray[np.uint8]
     crops: Sequence[MaskCrop]
-    trail: Sequence[Arrived] = ()
+    trail: Sequence[RawFrame] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Followed:
-    """What is followed: the things that one command meant. Two are the same only when they are one object."""
+    """What is followed: the things of one result. Two are the same only when they are one object.
+
+    ask: what was asked. phrases: what the engine calls each label, where it does.
+    """
 
     request_id: str
-    command: str
+    ask: Ask
     session: str
     camera: str
+    phrases: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def command(self) -> str:
+        """The text of the command."""
+        return self.ask.text
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,23 +134,23 @@ class Pursuit:
         self._search_s = search_s
         self._measure_at = 0.0
 
-    def start(self, followed: Followed, masks: Masks) -> None:
+    def start(self, followed: Followed, answered: AnsweredFrame) -> None:
         self._followed = followed
-        self._header, self._size = masks.header, masks.rgb.shape[:2]
+        self._header, self._size = answered.header, answered.rgb.shape[:2]
         self._time_s = self._seen_s = 0.0  # of the tracker: stands still where frames are missing
         self._at_s: float | None = None
-        self._tracked = [Tracked(crop, 1.0, State.TRACKING) for crop in masks.crops]
-        self._tracker.start(masks.rgb, masks.crops, self._time_s)
+        self._tracked = [Tracked(crop, 1.0, State.TRACKING) for crop in answered.crops]
+        self._tracker.start(answered.rgb, answered.crops, self._time_s)
 
-    def redetect(self, masks: Masks) -> None:
-        if masks.rgb.shape[:2] == self._size:
-            self._tracker.redetect(masks.rgb, masks.crops, self._time_s)
+    def redetect(self, answered: AnsweredFrame) -> None:
+        if answered.rgb.shape[:2] == self._size:
+            self._tracker.redetect(answered.rgb, answered.crops, self._time_s)
 
     def clear(self) -> None:
         self._tracker.clear()
 
     def pass_by(self, rgb: NDArray[np.uint8], at_s: float) -> None:
-        """Go along with a frame that nobody is told of."""
+        """Go along with a frame whose masks are not published."""
         if rgb.shape[:2] == self._size:
             self._update(rgb, at_s)
 
@@ -154,7 +169,7 @@ class Pursuit:
             self._followed, header, self._tracked, wants_detection=self._tracker.wants_detection, ended=ended
         )
 
-    def measure(self, sighting: Sighting, frame: Arrived) -> Sighting:
+    def measure(self, sighting: Sighting, frame: RawFrame) -> Sighting:
         """With the masks in metres, where there is depth and time for it."""
         crops = [one.crop for one in sighting.tracked if one.crop.area]
         begun = time.monotonic()
@@ -195,9 +210,9 @@ class Follower:
         self._pursuit: Pursuit | None = None
         self._on_sighting = on_sighting
         self._mailbox = threading.Condition()
-        self._begin: tuple[Followed, Masks] | None = None
-        self._again: Masks | None = None
-        self._frame: Arrived | None = None
+        self._begin: tuple[Followed, AnsweredFrame] | None = None
+        self._again: AnsweredFrame | None = None
+        self._frame: RawFrame | None = None
         self._forgotten = self._closing = False
         self._followed: Followed | None = None  # as the thread knows it
         self._unreadable = False
@@ -206,24 +221,29 @@ class Follower:
 
     # --- from the executor; none of these waits
 
-    def start(self, followed: Followed, masks: Masks) -> None:
+    def start(self, followed: Followed, answered: AnsweredFrame) -> None:
         """Follow these from the next frame on; nothing is done before it comes."""
         with self._mailbox:
-            self._begin, self._again, self._frame = (followed, masks), None, None
+            self._begin, self._again, self._frame = (followed, answered), None, None
 
-    def redetect(self, masks: Masks) -> None:
+    def redetect(self, answered: AnsweredFrame) -> None:
         """The model has looked again for what is followed."""
         with self._mailbox:
-            self._again = masks
+            self._again = answered
 
-    def see(self, frame: Arrived) -> None:
+    def see(self, frame: RawFrame) -> None:
         """A newer frame; it takes the place of one that was not looked at yet."""
         with self._mailbox:
             self._frame = frame
             self._mailbox.notify()
 
+    def depth_came(self) -> None:
+        """A depth image was kept; it may be the one of the frame that is worked on."""
+        with self._mailbox:
+            self._mailbox.notify()
+
     def forget(self) -> None:
-        """Follow nothing, and let go of what it took."""
+        """Follow nothing, and free the tracker's targets."""
         with self._mailbox:
             self._begin = self._again = self._frame = None
             self._forgotten = True
@@ -266,7 +286,7 @@ class Follower:
         if self._pursuit is not None:
             self._pursuit.clear()
 
-    def _read(self, frame: Arrived) -> tuple[Any, NDArray[np.uint8]] | None:
+    def _read(self, frame: RawFrame) -> tuple[Any, NDArray[np.uint8]] | None:
         """Header and pixels; None, and a warning about the first one, for frames that are no image."""
         try:
             picture = frame.read()
@@ -278,15 +298,15 @@ class Follower:
         self._unreadable = False
         return picture
 
-    def _look(self, frame: Arrived, header: Any, rgb: NDArray[np.uint8]) -> None:
+    def _look(self, frame: RawFrame, header: Any, rgb: NDArray[np.uint8]) -> None:
         with self._mailbox:
             begin, again = self._begin, self._again
             self._begin = self._again = None
         if begin is not None:
-            self._followed, masks = begin
+            self._followed, answered = begin
             self._pursuit = self._pursuit or self._make_pursuit()
-            self._pursuit.start(self._followed, masks)
-            self._go_along(masks.trail)
+            self._pursuit.start(self._followed, answered)
+            self._go_along(answered.trail)
         if self._followed is None or self._pursuit is None:
             return
         if again is not None:
@@ -300,13 +320,16 @@ class Follower:
         if sighting.ended:
             self._let_go()
 
-    def _go_along(self, trail: Sequence[Arrived]) -> None:
+    def _go_along(self, trail: Sequence[RawFrame]) -> None:
         assert self._pursuit is not None
         for frame in trail:
             if (picture := self._read(frame)) is not None:
                 self._pursuit.pass_by(picture[1], frame.at_s)
 
-    def _wait_for_depth(self, frame: Arrived, header: Any) -> None:
-        end = time.monotonic() + DEPTH_WAIT_S
-        while frame.awaits_depth(header) and self._frame is None and time.monotonic() < end:
-            time.sleep(0.002)
+    def _wait_for_depth(self, frame: RawFrame, header: Any) -> None:
+        """Until the depth image of this frame is here, something else is to be done, or DEPTH_WAIT_S is over."""
+        with self._mailbox:
+            self._mailbox.wait_for(
+                lambda: self._closing or self._forgotten or self._frame is not None or not frame.awaits_depth(header),
+                DEPTH_WAIT_S,
+            )

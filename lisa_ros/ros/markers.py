@@ -1,8 +1,8 @@
-"""~/markers: boxes and words in RViz, for the last answer and for what is followed of it."""
+"""~/markers: boxes and labels in RViz, for the last result and for what is followed of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from builtin_interfaces.msg import Duration
@@ -10,13 +10,14 @@ from geometry_msgs.msg import Point, Pose, Vector3
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from lisa_ros.engine.api import Region
 from lisa_ros.perception.geometry import Object3D
 from lisa_ros.perception.overlay import COLOURS
 from lisa_ros.perception.tracking import State
 from lisa_ros.ros.follower import Sighting
 from lisa_ros.ros.messages import object_message, point
 from lisa_ros.ros.parameters import Parameters
-from lisa_ros.runtime.queue import Answer
+from lisa_ros.runtime.requests import Result
 
 BOX, EDGES, LABEL = "box", "edges", "label"  # namespaces; an id is the mask's label in each
 OPACITY = 0.25
@@ -34,13 +35,14 @@ class Markers:
         self._publisher = publisher
         self._parameters = parameters
 
-    def answered(self, answer: Answer) -> None:
-        """Boxes of the answer instead of all that was there before."""
-        if answer.frame is None:
+    def take_result(self, result: Result) -> None:
+        """Boxes of the result instead of all that was there before."""
+        if result.frame is None:
             return
         lifetime_s = self._parameters().marker_lifetime_s
         lifetime = Duration(sec=int(lifetime_s), nanosec=int(lifetime_s % 1 * 1e9))
-        self._publish([everything(), *markers(answer.header, answer.objects, answer.command, lifetime)])
+        names = phrases_of(result.regions)
+        self._publish([everything(), *markers(result.header, result.objects, result.command, names, lifetime)])
 
     def seen(self, sighting: Sighting) -> None:
         """Boxes where the things are now; none of what is lost."""
@@ -49,7 +51,9 @@ class Markers:
             return
         lost = [one.id for one in sighting.tracked if one.state is State.LOST]
         gone = [Marker(ns=name, id=label, action=Marker.DELETE) for label in lost for name in (BOX, EDGES, LABEL)]
-        boxes = markers(sighting.header, sighting.objects, sighting.followed.command, Duration(sec=TRACKED_S))
+        followed = sighting.followed
+        lifetime = Duration(sec=TRACKED_S)
+        boxes = markers(sighting.header, sighting.objects, followed.command, followed.phrases, lifetime)
         if gone or boxes:
             self._publish([*gone, *boxes])
 
@@ -66,12 +70,26 @@ def everything() -> Marker:
     return Marker(action=Marker.DELETEALL)
 
 
-def markers(header: Header, things: Sequence[Object3D], command: str, lifetime: Duration) -> list[Marker]:
-    """A translucent box, its edges and a label for everything that has a box."""
-    return [marker for thing in things for marker in _markers_of(header, thing, command, lifetime)]
+def phrases_of(regions: Sequence[Region]) -> dict[int, str]:
+    """What the engine calls each label, where it does."""
+    return {region.mask.label: region.phrase for region in regions if region.phrase}
 
 
-def _markers_of(header: Header, thing: Object3D, command: str, lifetime: Duration) -> list[Marker]:
+def markers(
+    header: Header, things: Sequence[Object3D], command: str, phrases: Mapping[int, str], lifetime: Duration
+) -> list[Marker]:
+    """A translucent box, its edges and a label for everything that has a box.
+
+    phrases: by label; a thing without one is labelled with the command.
+    """
+    return [
+        marker
+        for thing in things
+        for marker in _markers_of(header, thing, phrases.get(thing.label, "") or command, lifetime)
+    ]
+
+
+def _markers_of(header: Header, thing: Object3D, words: str, lifetime: Duration) -> list[Marker]:
     if thing.box is None:
         return []
     box = object_message(thing)
@@ -104,15 +122,15 @@ def _markers_of(header: Header, thing: Object3D, command: str, lifetime: Duratio
             pose=above,
             scale=Vector3(z=LETTER_M),
             color=ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0),
-            text=label_of(thing, command),
+            text=label_of(thing, words),
             **common,
         ),
     ]
 
 
-def label_of(thing: Object3D, command: str) -> str:
-    """What was asked for, and how large it is."""
+def label_of(thing: Object3D, words: str) -> str:
+    """What it is, and how large."""
     assert thing.box is not None
-    words = command if len(command) <= LONGEST_LABEL else f"{command[: LONGEST_LABEL - 3]}..."
+    words = words if len(words) <= LONGEST_LABEL else f"{words[: LONGEST_LABEL - 3]}..."
     sides = " x ".join(f"{100 * side:.0f}" for side in thing.box.size)
     return f"{thing.label}: {words}\n{sides} cm"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +13,13 @@ from sensor_msgs.msg import Image, PointCloud2, PointField, RegionOfInterest
 from std_msgs.msg import Header
 
 from lisa_ros.action import Segment
-from lisa_ros.engine.api import MaskCrop
+from lisa_ros.engine.api import MaskCrop, Region
 from lisa_ros.msg import Mask, Segmentation, TrackedMask, TrackedMasks
 from lisa_ros.msg import Object3D as Object3DMessage
 from lisa_ros.msg import Status as StatusMessage
 from lisa_ros.perception.geometry import Object3D
 from lisa_ros.ros.follower import Sighting
-from lisa_ros.runtime.queue import Answer, NodeState, Progress
+from lisa_ros.runtime.requests import NodeState, Progress, Result
 
 
 def image_message(header: Header, pixels: NDArray[np.uint8], encoding: str) -> Image:
@@ -30,19 +31,31 @@ def image_message(header: Header, pixels: NDArray[np.uint8], encoding: str) -> I
     return message
 
 
-def mask_message(header: Header, crop: MaskCrop) -> Mask:
+def mask_message(header: Header, crop: MaskCrop, phrase: str = "", with_pixels: bool = True) -> Mask:
+    """with_pixels: False leaves ``pixels`` an empty mono8 image under ``header``."""
     return Mask(
         label=crop.label,
         roi=RegionOfInterest(x_offset=crop.x, y_offset=crop.y, width=crop.width, height=crop.height),
-        pixels=image_message(header, crop.pixels, "mono8"),
+        pixels=image_message(header, crop.pixels, "mono8") if with_pixels else Image(header=header, encoding="mono8"),
         score=float(crop.score),
         area=crop.area,
+        phrase=phrase,
         centroid_px=Point(x=float(crop.centroid[0]), y=float(crop.centroid[1]), z=0.0),
     )
 
 
-def mask_messages(header: Header, crops: Sequence[MaskCrop]) -> list[Mask]:
-    return [mask_message(header, crop) for crop in crops]
+def region_message(header: Header, region: Region, with_pixels: bool = True) -> Mask:
+    """A mask with the places of the answer that mention it."""
+    message = mask_message(header, region.mask, region.phrase, with_pixels)
+    message.text_begin = [begin for begin, _ in region.spans]
+    message.text_end = [end for _, end in region.spans]
+    return message
+
+
+def compact_mask(mask: Mask) -> Mask:
+    """A copy of ``mask`` without its pixels."""
+    fields = {name: getattr(mask, name) for name in mask.get_fields_and_field_types()}
+    return Mask(**{**fields, "pixels": Image(header=mask.pixels.header, encoding="mono8")})
 
 
 def object_message(thing: Object3D) -> Object3DMessage:
@@ -94,26 +107,46 @@ def cloud_message(header: Header, things: Sequence[Object3D], rgb: NDArray[np.ui
     return message
 
 
-def segmentation_message(answer: Answer) -> Segmentation:
-    header = answer.header if answer.header is not None else Header()
+def segmentation_message(result: Result) -> Segmentation:
+    header = result.header if result.header is not None else Header()
     return Segmentation(
         header=header,
-        request_id=answer.request_id,
-        command=answer.command,
-        answer=answer.text,
-        status=int(answer.status),
-        message=answer.message,
-        masks=mask_messages(header, answer.crops),
-        objects=[object_message(thing) for thing in answer.objects],
-        image_age_s=float(answer.frame.age_s) if answer.frame is not None else 0.0,
-        encode_s=float(answer.timings.encode_s),
-        first_mask_s=float(answer.timings.first_mask_s),
-        generate_s=float(answer.timings.generate_s),
-        decode_s=float(answer.timings.decode_s),
-        total_s=float(answer.timings.total_s),
-        model=answer.model,
-        precision=answer.precision,
+        request_id=result.request_id,
+        command=result.command,
+        camera=result.camera,
+        answer=result.text,
+        status=int(result.status),
+        message=result.message,
+        masks=[region_message(header, region) for region in result.regions],
+        absent=list(result.absent),
+        objects=[object_message(thing) for thing in result.objects],
+        image_age_s=float(result.frame.age_s) if result.frame is not None else 0.0,
+        encode_s=float(result.timings.encode_s),
+        first_mask_s=float(result.timings.first_mask_s),
+        generate_s=float(result.timings.generate_s),
+        decode_s=float(result.timings.decode_s),
+        total_s=float(result.timings.total_s),
+        model=result.model,
+        precision=result.precision,
     )
+
+
+class ResultMessages:
+    """The message of each result, made once for the topic and for the caller."""
+
+    def __init__(self) -> None:
+        self._made: weakref.WeakKeyDictionary[Result, Segmentation] = weakref.WeakKeyDictionary()
+
+    def of(self, result: Result) -> Segmentation:
+        if result not in self._made:
+            self._made[result] = segmentation_message(result)
+        return self._made[result]
+
+
+def compact_segmentation(message: Segmentation) -> Segmentation:
+    """A copy of ``message`` whose masks have no pixels."""
+    fields = {name: getattr(message, name) for name in message.get_fields_and_field_types()}
+    return Segmentation(**{**fields, "masks": [compact_mask(mask) for mask in message.masks]})
 
 
 def tracked_message(sighting: Sighting) -> TrackedMasks:
@@ -124,25 +157,32 @@ def tracked_message(sighting: Sighting) -> TrackedMasks:
         command=followed.command,
         camera=followed.camera,
         masks=[
-            TrackedMask(state=int(one.state), confidence=float(one.confidence), mask=mask_message(header, one.crop))
+            TrackedMask(
+                state=int(one.state),
+                confidence=float(one.confidence),
+                mask=mask_message(header, one.crop, followed.phrases.get(one.id, "")),
+            )
             for one in sighting.tracked
         ],
         objects=[object_message(thing) for thing in sighting.objects],
     )
 
 
-def fill_result(result: Any, answer: Answer) -> Any:
-    """``result``: of the action or of the service; they have the same fields."""
-    result.status = int(answer.status)
-    result.message = answer.message
-    result.segmentation = segmentation_message(answer)
-    return result
+def fill_result(reply: Any, message: Segmentation) -> Any:
+    """``reply``: result of the action or response of the service; they have the same fields."""
+    reply.status, reply.message, reply.segmentation = message.status, message.message, message
+    return reply
 
 
-def feedback_message(progress: Progress) -> Segment.Feedback:
+def feedback_message(progress: Progress, compact: bool = False) -> Segment.Feedback:
+    """All masks so far; pixels only of those that are new with this message. compact: of none."""
     feedback = Segment.Feedback(stage=int(progress.stage), partial_answer=progress.partial_answer)
     if progress.frame is not None:
-        feedback.masks = mask_messages(progress.frame.header, progress.crops)
+        first_new = len(progress.regions) - progress.new
+        feedback.masks = [
+            region_message(progress.frame.header, region, index >= first_new and not compact)
+            for index, region in enumerate(progress.regions)
+        ]
     return feedback
 
 

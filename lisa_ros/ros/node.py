@@ -1,5 +1,8 @@
 """The node: camera images and commands in, masks and answers out, under a lifecycle.
 
+Everything moves one way: cameras -> queue -> transport -> engine -> results -> publishers and following. A re-detection
+is a value that following returns; the node submits it like any other request.
+
 One thread runs every callback, the model is in another process. A callback converts, calls and publishes, and never
 waits.
 """
@@ -10,6 +13,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import importlib.util
 import logging
 import signal
 import sys
@@ -17,8 +21,9 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import rclpy
@@ -34,33 +39,52 @@ from rclpy.task import Future
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from lisa_ros.engine.api import MaskCrop
+from lisa_ros.engine.api import Region
+from lisa_ros.engine.registry import BUILT_IN, bundled_model, engine_name, is_callable_name
 from lisa_ros.errors import ConfigError, LisaError
 from lisa_ros.perception.tracking import Tracker
 from lisa_ros.ros import parameters
 from lisa_ros.ros.cameras import Cameras
 from lisa_ros.ros.diagnostics import PERIOD_S, Diagnostics, Mismatches
-from lisa_ros.ros.endpoints import REQUESTS, Doors
+from lisa_ros.ros.endpoints import REQUESTS, Endpoints
 from lisa_ros.ros.follower import Sighting
-from lisa_ros.ros.following import Tracks
+from lisa_ros.ros.following import Following
 from lisa_ros.ros.logs import RosHandler
-from lisa_ros.ros.publishers import OVERRIDABLE, Topics
+from lisa_ros.ros.publishers import OVERRIDABLE, Publishers
 from lisa_ros.runtime import worker
-from lisa_ros.runtime.frame_memory import FrameMemory
-from lisa_ros.runtime.queue import FINALIZED, UNCONFIGURED, Frame, Measured, NodeState, RequestQueue
+from lisa_ros.runtime.queue import RequestQueue
+from lisa_ros.runtime.requests import FINALIZED, UNCONFIGURED, Frame, Measured, NodeState, Result
 from lisa_ros.runtime.status import State
-from lisa_small import model_folder
+from lisa_ros.runtime.transport import SharedMemory
 
 PARTING_S = 0.3  # for the last answers to be sent before the node ends
+
+
+class Outlet:
+    """Where the queue's frames, results and states go: the publishers, then what follows the masks."""
+
+    def __init__(self, publishers: Publishers, following: Following) -> None:
+        self.frame_taken = following.frame_taken
+        self.publish_early = publishers.publish_early
+        self.publish_state = publishers.publish_state
+        self._publish_result = publishers.publish_result
+        self._follow = following.take_result
+
+    def publish_result(self, result: Result) -> None:
+        try:
+            self._publish_result(result)
+        finally:
+            self._follow(result)
 
 
 class LisaNode(LifecycleNode):
     """Wires the parts. Raises ConfigError for parameters that cannot be used.
 
-    Doors, topics and the queue are there as long as the node, so that a command is answered in every state. The worker
-    and its memory come with configure and go with cleanup; cameras are subscribed to while the node is active.
+    Endpoints, publishers and the queue exist as long as the node, so that a command is answered in every state. The
+    worker and its transport come with configure and go with cleanup; cameras are subscribed to while it is active.
 
-    ended: is done when the node has been stopped and everybody has their answer.
+    Attributes:
+        ended: Is done when the node has been stopped and everybody has their answer.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -69,15 +93,18 @@ class LisaNode(LifecycleNode):
         try:
             self._make()
         except BaseException:
-            with contextlib.suppress(Exception):  # what was wrong first is what is to be said
+            with contextlib.suppress(Exception):  # the first error is the one to report
                 self.destroy_node()  # while ROS is there: a half-made node that outlives it can crash the process
             raise
 
     def _make(self) -> None:
         self.ended = Future()
         self.parameters = parameters.declare(self)
+        # A wrong name or a missing package ends the node at once, as other wrong parameters do.
+        tracker_of(self.parameters)
+        check_torch(self.parameters.model)
         log_handler = RosHandler(self.get_logger())
-        log_handler.addFilter(lambda _: self.context.ok())  # what fails because ROS is shut down beneath is no news
+        log_handler.addFilter(lambda _: self.context.ok())  # failures after ROS's shutdown are no news
         logging.getLogger().addHandler(log_handler)
         self._closing.callback(logging.getLogger().removeHandler, log_handler)
         logging.getLogger("lisa_ros").setLevel(logging.INFO)
@@ -89,32 +116,28 @@ class LisaNode(LifecycleNode):
         self._alarm.cancel()
         self._alarm_at: float | None = None
 
-        # Numpy and OpenCV let go of Python's lock: callbacks are served while masks are measured and drawn.
+        # Numpy and OpenCV release Python's lock: callbacks are served while masks are measured and drawn.
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="lisa-aside")
         self._closing.callback(self._aside.shutdown)  # after its last picture: publishers are there until then
 
         current = self._current_parameters
         self._held = contextlib.ExitStack()  # what configure made and cleanup frees
-        self._cameras = Cameras(self, current, self._now_s, lambda camera, frame: self._tracks.see(camera, frame))
-        self._mismatches = Mismatches(self)
-        topics = Topics(self, self._cameras, current, self._mismatches, self._aside.submit)
-        self._requests = RequestQueue(
-            self._take, self._cameras.check, topics, current, self._wake_at, measure=self._measure
-        )
-        diagnostics = Diagnostics(self, self._requests, self._cameras, self._mismatches)
+        mismatches = Mismatches(self)
+        publishers = Publishers(self, current, mismatches, self._aside.submit)
+        self._mismatches = mismatches
+        self._following = Following(publishers.tracked, publishers.markers, current, self._event_came)
+        self._cameras = Cameras(self, current, self._now_s, self._following.see, self._following.depth_came)
+        outlet = Outlet(publishers, self._following)
+        self._queue = RequestQueue(self._cameras, outlet, current, self._wake_at, measure=self._measure)
+        diagnostics = Diagnostics(self, self._queue, self._cameras, mismatches)
         self.create_timer(PERIOD_S, self._guarded(diagnostics.publish), clock=self._steady)
-        self._tracks = Tracks(
-            topics.tracked, self._cameras.pixels, current, self._event_came, self._requests.look_again, topics.markers
-        )
         self._closing.callback(self._free)  # not before there is all that it frees
-        topics.listeners.append(self._tracks.answered)
-        tracker_of(self.parameters)  # a wrong name ends the node at once, as other wrong parameters do
-        self._clear = self.create_service(Trigger, "~/clear", self._tracks.clear)
-        doors = Doors(self, self._requests, current)
-        self._command = self.subscribe(String, "~/command", doors.command, REQUESTS)
+        self._clear = self.create_service(Trigger, "~/clear", self._following.clear)
+        endpoints = Endpoints(self, self._queue, current, publishers.messages)
+        self._command = self.subscribe(String, "~/command", endpoints.command, REQUESTS)
 
         self.add_on_set_parameters_callback(self._parameters_set)
-        topics.publish_state(self._requests.state)
+        publishers.publish_state(self._queue.state)
         answer_bad_transitions(self)
         if self.parameters.autostart and self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
@@ -122,14 +145,14 @@ class LisaNode(LifecycleNode):
     # --- lifecycle
 
     def on_configure(self, _: LifecycleState) -> TransitionCallbackReturn:
-        """Begin to load the model; ~/status tells when it is there."""
+        """Begin to load the model; ~/status shows when it is ready."""
         return self._passing(self._hold)
 
     def on_activate(self, _: LifecycleState) -> TransitionCallbackReturn:
         """Open the cameras and take commands. FAILURE where the model could not be loaded."""
 
         def activate() -> None:
-            self._requests.activate()
+            self._queue.activate()
             self._cameras.activate()
 
         return self._passing(activate)
@@ -138,9 +161,9 @@ class LisaNode(LifecycleNode):
         """Answer what is open and close the cameras; the model stays."""
 
         def deactivate() -> None:
-            self._requests.deactivate()
+            self._queue.deactivate()
             self._cameras.deactivate()
-            self._tracks.deactivate()
+            self._following.deactivate()
 
         return self._passing(deactivate)
 
@@ -168,22 +191,22 @@ class LisaNode(LifecycleNode):
         super().destroy_node()
 
     def _hold(self) -> None:
-        """Make what the model needs: the worker and the memory it gets frames by."""
+        """Make what the model needs: the worker, and the transport that it gets frames by."""
+        check_torch(self.parameters.model)
         with contextlib.ExitStack() as made:
-            memory = FrameMemory(self.parameters.max_image_pixels)
-            made.callback(memory.close)
-            model = worker.Worker(settings_from(self.parameters), memory, self._event_came)
+            transport = SharedMemory(self.parameters.max_image_pixels)
+            made.callback(transport.close)
+            model = worker.Worker(settings_from(self.parameters), transport, self._event_came)
             made.callback(model.close)
-            self._cameras.configure(memory)
-            self._requests.configure(model)
-            self._tracks.configure(tracker_of(self.parameters))
-            made.callback(self._tracks.cleanup)
+            self._queue.configure(model, transport)
+            self._following.configure(tracker_of(self.parameters))
+            made.callback(self._following.cleanup)
             model.start()
             self._held = made.pop_all()
 
     def _free(self, state: NodeState = UNCONFIGURED) -> None:
-        self._requests.cleanup(state)
-        self._cameras.cleanup()
+        self._queue.cleanup(state)
+        self._cameras.deactivate()
         self._held.close()
         self._events.clear()  # of a worker and a follower that are no more
 
@@ -224,15 +247,9 @@ class LisaNode(LifecycleNode):
     def _current_parameters(self) -> parameters.Parameters:
         return self.parameters
 
-    def _take(self, image: Any, camera: str) -> Frame:
-        frame = self._cameras.take(image, camera)
-        if image is None:
-            self._tracks.take_up(frame)
-        return frame
-
-    def _measure(self, request_id: str, frame: Frame, crops: list[MaskCrop]) -> bool:
+    def _measure(self, request_id: str, frame: Frame, regions: Sequence[Region]) -> bool:
         """Measure on a thread of its own; what comes of it is an event. False where there is no depth."""
-        measurement = self._cameras.measurement(frame, crops)
+        measurement = frame.source.measurement(frame, regions)
         if measurement is None:
             return False
         measured = self._aside.submit(measurement)
@@ -249,15 +266,17 @@ class LisaNode(LifecycleNode):
         while self._events:
             event = self._events.popleft()
             newer = self._events[0] if self._events else None
-            if isinstance(event, worker.Answering) and isinstance(newer, worker.Answering):
-                continue  # tokens came faster than they are passed on: the newest one says it all
+            if isinstance(event, worker.PartialText) and isinstance(newer, worker.PartialText):
+                continue  # tokens came faster than they are passed on: the newest one has them all
             handle(event)
 
     def _handle(self, event: worker.Event | Measured | Sighting) -> None:
         if isinstance(event, Sighting):
-            self._tracks.handle(event)
+            redetection = self._following.handle(event)
+            if redetection is not None:
+                self._queue.submit(redetection)
         else:
-            self._requests.handle(event)
+            self._queue.handle(event)
 
     def _wake_at(self, when: float | None) -> None:
         """Ring at ``when`` (time.monotonic), or not at all."""
@@ -272,11 +291,11 @@ class LisaNode(LifecycleNode):
 
     def _ring(self) -> None:
         self._alarm_at = None
-        self._requests.tick()
+        self._queue.tick()
 
     def _parameters_set(self, changes: list[Parameter]) -> SetParametersResult:
         try:
-            configured = self._requests.state.state not in (State.UNCONFIGURED, State.FINALIZED)
+            configured = self._queue.state.state not in (State.UNCONFIGURED, State.FINALIZED)
             self.parameters = parameters.change(self.parameters, changes, configured=configured)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
@@ -301,10 +320,8 @@ class LisaNode(LifecycleNode):
 def settings_from(values: parameters.Parameters) -> worker.WorkerSettings:
     """What the worker needs of the parameters."""
     return worker.WorkerSettings(
-        checkpoint=values.model or str(model_folder()),
-        segmenter=values.segmenter,
-        vision_tower=values.vision_tower or None,
-        conversation=values.conversation or None,
+        model=values.model,
+        options=values.engine_options,
         device=values.device,
         precision=values.precision,
         threads=values.threads,
@@ -313,6 +330,21 @@ def settings_from(values: parameters.Parameters) -> worker.WorkerSettings:
         max_turns=values.max_turns,
         first_pause_s=values.restart_pause_s,
     )
+
+
+def check_torch(model: str) -> None:
+    """Raise ConfigError where the engine of ``model`` needs torch and there is none, before a worker tries for long.
+
+    Other engines fail by themselves where they lack a package.
+    """
+    if importlib.util.find_spec("torch") is not None or is_callable_name(model) or "://" in model:
+        return
+    name = engine_name(Path(model).expanduser() if model else bundled_model())
+    if name in BUILT_IN:
+        raise ConfigError(
+            f"the engine '{name}' needs torch, which is not installed; pip install torch transformers, or set model to "
+            "an engine that works without it"
+        )
 
 
 def answer_bad_transitions(node: LifecycleNode) -> None:
@@ -342,18 +374,18 @@ def tracker_of(values: parameters.Parameters) -> Callable[[], Tracker]:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is told to stop. Returns the process's exit code.
+    """Run the node until it is asked to stop. Returns the process's exit code.
 
     Python's signal handlers run on the main thread only, and not while it waits in rclpy; rclpy's own ones end ROS
     before the last answers are out. So the node has a thread to itself, and this one waits for signals.
     """
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     executor = SingleThreadedExecutor()
-    told, ended = threading.Event(), threading.Event()
+    stopping, ended = threading.Event(), threading.Event()
 
     def stop(*_: Any) -> None:
-        if not told.is_set():
-            told.set()
+        if not stopping.is_set():
+            stopping.set()
             executor.create_task(lambda: node.stop())  # run when there is a node
 
     def run() -> None:
@@ -366,7 +398,7 @@ def main(args: list[str] | None = None) -> int:
         signal.signal(number, stop)
     try:
         node = LisaNode()
-    except ConfigError as error:
+    except LisaError as error:
         print(f"lisa_node: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 2

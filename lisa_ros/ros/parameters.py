@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from lisa_ros.engine.options import PRECISIONS, parse_options
+from lisa_ros.engine.registry import is_callable_name
 from lisa_ros.errors import ConfigError
-from lisa_ros.runtime.worker import SEGMENTER
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -45,22 +46,25 @@ def _parameter(
 class Parameters:
     """Values that were checked. Raises ConfigError for one that cannot be used."""
 
-    model: str = _parameter("", "folder of the checkpoint; empty: the small model that comes with the package")
-    vision_tower: str = _parameter(
-        "", "folder of the CLIP tower, or hub id of one in the cache of this machine; empty: what the checkpoint names"
-    )
-    conversation: str = _parameter(
+    model: str = _parameter(
         "",
-        "conversation template; empty: the checkpoint's",
-        choices=("", "compact", "v1", "llava_v1", "llava_llama_2"),
+        "folder or URL of a model, or package.module:callable (at the node's start only) that makes an engine; empty: "
+        "the bundled demo model",
     )
+    options: tuple[str, ...] = _parameter(
+        ("",), "options of the engine as name=value, for example [family=lisa]; the engine names the ones it knows"
+    )
+    vision_tower: str = _parameter(
+        "", "LISA: folder of the CLIP tower, or hub id of one in the local cache; empty: what the checkpoint names"
+    )
+    conversation: str = _parameter("", "LISA: conversation template; empty: the checkpoint's")
     device: str = _parameter("auto", "auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
     precision: str = _parameter(
         "auto",
-        "number format of the language model; auto: bf16 on a GPU, or fp16 where it has none, fp32 on a CPU",
-        choices=("auto", "bf16", "fp16", "fp32", "int8", "nf4"),
+        "number format of the model; auto: bf16 on a GPU, or fp16 where it has no bf16, fp32 on a CPU",
+        choices=PRECISIONS,
     )
-    threads: int = _parameter(0, "CPU threads of the model; 0: as many as torch takes", between=(0, 1024))
+    threads: int = _parameter(0, "CPU threads of the model; 0: torch's default", between=(0, 1024))
     image_transport: str = _parameter(
         "raw",
         "type of the messages on image: sensor_msgs/Image or sensor_msgs/CompressedImage (JPEG or PNG)",
@@ -68,69 +72,71 @@ class Parameters:
     )
     max_image_age_s: float = _parameter(
         2.0,
-        "[s] a frame that came in longer ago is not used: the command is answered NO_IMAGE",
+        "[s] maximum age of a camera frame; with an older one a command is answered NO_IMAGE",
         between=(0.01, 86400.0),
         live=True,
     )
     max_image_pixels: int = _parameter(
-        50_000_000, "[pixels] larger images are answered INVALID_IMAGE", between=(64, 1_000_000_000)
+        50_000_000,
+        "[pixels] maximum size of an image; larger ones are answered INVALID_IMAGE",
+        between=(64, 1_000_000_000),
     )
     max_command_length: int = _parameter(
         # At most 10,000: a command is written to the worker's pipe at once, also while nobody reads there; longer ones
         # than the pipe holds would stop the node until somebody does.
         2000,
-        "[characters] longer commands are answered INVALID_COMMAND",
+        "[characters] maximum length of a command or target; longer ones are answered INVALID_COMMAND",
         between=(1, 10_000),
         live=True,
     )
-    max_new_tokens: int = _parameter(512, "[tokens] an answer is cut off here", between=(1, 16384), live=True)
+    max_new_tokens: int = _parameter(
+        512, "[tokens] maximum length of an answer; 16 more for each target", between=(1, 16384), live=True
+    )
     timeout_s: float = _parameter(
         60.0,
-        "[s] from receiving a command to its answer, where the caller gives no limit; then it is answered TIMEOUT",
+        "[s] from receiving a command to its TIMEOUT, where the caller gives no limit",
         between=(0.01, 86400.0),
         live=True,
     )
     queue_size: int = _parameter(
-        4, "commands that wait behind the running one; the next is answered BUSY", between=(0, 1000), live=True
+        4, "maximum number of waiting commands; one more is answered BUSY", between=(0, 1000), live=True
     )
     command_session: str = _parameter(
-        "", "session of the commands on ~/command, so that they can follow up; empty: each stands alone", live=True
+        "", "session of the commands on ~/command, for follow-up questions; empty: no history", live=True
     )
     early_mask: bool = _parameter(
         False,
-        "publish ~/mask, ~/labels and ~/camera_info with every mask that is found, before the answer is complete; the "
-        "last message of a stamp is the complete one",
+        "publish ~/mask, ~/labels and ~/camera_info with every new mask, before the answer is complete; the last "
+        "message of a stamp is the complete one",
         live=True,
     )
-    use_depth: bool = _parameter(
-        True, "measure every mask with the depth image of its moment, where the topic depth and camera_info have one"
-    )
+    use_depth: bool = _parameter(True, "measure every mask in metres, where depth and camera_info are published")
     depth_slop_s: float = _parameter(
         0.02,
-        "[s] by which the stamps of image and depth may differ, where none is the same",
+        "[s] maximum difference between the stamps of image and depth",
         between=(0.0, 10.0),
         live=True,
     )
     organized_points: bool = _parameter(
         False,
-        "~/points has the image's rows and columns, NaN beside the masks; false: only the masks' points",
+        "~/points has the image's rows and columns, NaN outside the masks; false: only the masks' points",
         live=True,
     )
     overlay_opacity: float = _parameter(
-        0.5, "of the masks' colours on ~/overlay; 0 invisible, 1 opaque", between=(0.0, 1.0), live=True
+        0.5, "opacity of the masks on ~/overlay; 0 invisible, 1 opaque", between=(0.0, 1.0), live=True
     )
     use_tracking: bool = _parameter(
-        True, "masks of an answer follow the camera on ~/tracked, while somebody subscribes to it", live=True
+        True, "follow the masks of a result on ~/tracked, while it has a subscriber", live=True
     )
     redetect_period_s: float = _parameter(
         2.0,
-        "[s] at least, between two questions to the model about what tracking is in doubt of; 0: it is never asked",
+        "[s] minimum time between re-detections of uncertain targets; 0 disables them",
         between=(0.0, 3600.0),
         live=True,
     )
     search_s: float = _parameter(
         10.0,
-        "[s] how long what is followed is looked for after all of it was lost (FlowTracker: 5 s, then the model)",
+        "[s] how long lost targets are searched before following ends (FlowTracker searches 5 s, re-detection longer)",
         between=(0.0, 86400.0),
         live=True,
     )
@@ -141,35 +147,32 @@ class Parameters:
     )
     marker_lifetime_s: float = _parameter(
         0.0,
-        "[s] after which boxes of an answer on ~/markers vanish; 0: with the next; of followed things always 1 s",
+        "[s] lifetime of a result's boxes on ~/markers; 0: until the next result; followed boxes always have 1 s",
         between=(0.0, 86400.0),
         live=True,
     )
-    kept_frames: int = _parameter(2, "encoded frames kept for follow-up commands", between=(0, 64))
+    kept_frames: int = _parameter(2, "number of encoded frames kept for follow-up commands", between=(0, 64))
     max_sessions: int = _parameter(
-        16, "sessions remembered; the one not used for longest is forgotten", between=(1, 1000)
+        16, "maximum number of sessions; the least recently used is forgotten", between=(1, 1000)
     )
-    max_turns: int = _parameter(8, "commands remembered in a session", between=(1, 100))
+    max_turns: int = _parameter(8, "maximum number of commands remembered in a session", between=(1, 100))
     restart_pause_s: float = _parameter(
-        1.0, "[s] before a dead worker process is started again; doubles up to 4 s", between=(0.0, 30.0)
+        1.0, "[s] pause before a dead worker process is started again; doubles up to 4 s", between=(0.0, 30.0)
     )
     stuck_worker_s: float = _parameter(
         60.0,
-        "[s] a worker that has not let go of a canceled or timed out command by then is killed and started again",
+        "[s] a worker that still works on a canceled or timed out command after this is killed and started again",
         between=(0.1, 3600.0),
         live=True,
     )
-    segmenter: str = _parameter(
-        SEGMENTER, "module:callable that loads the model; set at the node's start only", fixed=True
-    )
     cameras: tuple[str, ...] = _parameter(
         ("",),
-        "names of cameras: each is subscribed to as NAME/image, NAME/camera_info and NAME/depth, and chosen by its "
-        "name; without names: one camera, on image, camera_info and depth",
+        "names of cameras, each on NAME/image, NAME/camera_info and NAME/depth; without names: one camera, on image, "
+        "camera_info and depth",
     )
     autostart: bool = _parameter(
         True,
-        "configure and activate the node; false: wait for a lifecycle manager; set at the node's start only",
+        "configure and activate the node at its start; false: a lifecycle manager does; set at the node's start only",
         fixed=True,
     )
 
@@ -181,6 +184,19 @@ class Parameters:
                 raise ConfigError(f"cameras has {name!r}; a name is letters, digits and _, as in a topic")
         if len(set(self.cameras)) < len(self.cameras):
             raise ConfigError(f"cameras is {list(self.cameras)!r}; every name must be there once")
+        _ = self.engine_options  # raises for one that cannot be read
+
+    @property
+    def engine_options(self) -> dict[str, Any]:
+        """``options``, ``vision_tower`` and ``conversation`` as the engine takes them. Raises ConfigError."""
+        options = parse_options(filter(None, self.options))
+        for name in ("vision_tower", "conversation"):
+            value = getattr(self, name)
+            if value and name in options:
+                raise ConfigError(f"{name} is a parameter and in options, too; give it once")
+            if value:
+                options[name] = value
+        return options
 
     @property
     def camera_names(self) -> tuple[str, ...]:
@@ -243,6 +259,11 @@ def change(current: Parameters, changes: Iterable[Parameter], *, configured: boo
             raise ConfigError(
                 f"{change.name} is read-only once the node is configured; clean the node up first "
                 "(ros2 lifecycle set NODE deactivate, cleanup), or start it with the other value"
+            )
+        if change.name == "model" and change.value != current.model and is_callable_name(str(change.value)):
+            raise ConfigError(
+                f"model is {change.value!r}, which is code; who calls a service may not choose what runs: start the "
+                "node with it, or set a folder"
             )
     return current.changed({change.name: change.value for change in changes if change.name in ours})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rclpy.node import Node
@@ -14,22 +14,21 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import String
 from visualization_msgs.msg import MarkerArray
 
-from lisa_ros.engine.api import MaskCrop
+from lisa_ros.engine.api import Region
 from lisa_ros.msg import Segmentation, TrackedMasks
 from lisa_ros.msg import Status as StatusMessage
 from lisa_ros.perception.masks import labels_image, union_image
-from lisa_ros.ros.cameras import Cameras
 from lisa_ros.ros.detections import Detections, vision_msgs
 from lisa_ros.ros.diagnostics import Mismatches
 from lisa_ros.ros.markers import Markers
-from lisa_ros.ros.messages import image_message, segmentation_message, status_message
+from lisa_ros.ros.messages import ResultMessages, image_message, status_message
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.pictures import Pictures
-from lisa_ros.runtime.queue import Answer, Frame, NodeState
+from lisa_ros.runtime.requests import Frame, NodeState, Result
 
 OUTPUT = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
-# As many as a door keeps of commands (doors.REQUESTS): an answer that a subscriber has not taken before five newer ones
-# came would be gone, and with it all that somebody on ~/command gets to know.
+# As many as an endpoint keeps of commands (endpoints.REQUESTS): for somebody on ~/command the result is everything, and
+# it must not be replaced by newer ones before it was taken.
 RESULTS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 OVERRIDABLE = (
     QoSPolicyKind.HISTORY,
@@ -40,65 +39,81 @@ OVERRIDABLE = (
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
-class Topics:
+class Publishers:
     """Every image goes out under the header of the frame that it is about.
 
-    aside: has a call made on another thread, one at a time.
+    Args:
+        node: Publishes.
+        parameters: The current ones.
+        mismatches: Is given every QoS that does not fit.
+        aside: Has a call made on another thread, one at a time.
+
+    Attributes:
+        messages: The message of each result, made once.
+        tracked: Publisher of ~/tracked.
+        markers: ~/markers.
     """
 
     def __init__(
         self,
         node: Node,
-        cameras: Cameras,
         parameters: Callable[[], Parameters],
         mismatches: Mismatches,
         aside: Callable[[Callable[[], None]], object],
     ) -> None:
         self._node = node
         self._mismatches = mismatches
-        self._cameras = cameras
-        self._early: tuple[Frame, int] | None = None
+        self._early: tuple[Frame, Sequence[Region]] | None = None
+        self.messages = ResultMessages()
         self._result = self._publisher(Segmentation, "~/result", RESULTS)
         self._mask = self._publisher(Image, "~/mask")
         self._labels = self._publisher(Image, "~/labels")
         self._camera_info = self._publisher(CameraInfo, "~/camera_info")
         self._answer = self._publisher(String, "~/answer")
         points, overlay = self._publisher(PointCloud2, "~/points"), self._publisher(Image, "~/overlay")
-        pictures = Pictures(overlay, points, cameras.pixels, parameters, aside)
+        pictures = Pictures(overlay, points, parameters, aside)
         self._status = self._publisher(StatusMessage, "~/status", LATCHED)
         self.tracked = self._publisher(TrackedMasks, "~/tracked")
         self.markers = Markers(self._publisher(MarkerArray, "~/markers"), parameters)
-        # Told of every answer, last: nobody computes with what they publish.
-        self.listeners: list[Callable[[Answer], None]] = [pictures.answered, self.markers.answered]
+        # Last: nobody computes with what they publish.
+        self.listeners: list[Callable[[Result], None]] = [pictures.take_result, self.markers.take_result]
         if (vision := vision_msgs()) is not None:
-            self.listeners.append(Detections(self._publisher, LATCHED, vision).answered)
+            self.listeners.append(Detections(self._publisher, LATCHED, vision).take_result)
 
-    def publish_answer(self, answer: Answer) -> None:
-        """A refusal is a result too; images and words are published only where the model answered."""
-        if answer.frame is not None:
-            if self._early != (answer.frame, len(answer.crops)):
-                self._publish_masks(answer.frame, answer.crops)
+    def publish_result(self, result: Result) -> None:
+        """A refusal is a result too; images and text are published only where the engine answered."""
+        if result.frame is not None:
+            if not self._is_out(result.frame, result.regions):
+                self._publish_masks(result.frame, result.regions)
             self._early = None
-            self._answer.publish(String(data=answer.text))
-        self._result.publish(segmentation_message(answer))
+            self._answer.publish(String(data=result.text))
+        self._result.publish(self.messages.of(result))
         for listener in self.listeners:
             try:
-                listener(answer)
-            except Exception:  # the others are told all the same
+                listener(result)
+            except Exception:  # the others get it all the same
                 self._node.get_logger().error(traceback.format_exc())
 
-    def publish_early(self, frame: Frame, crops: list[MaskCrop]) -> None:
+    def publish_early(self, frame: Frame, regions: Sequence[Region]) -> None:
         """Masks of an answer that still grows."""
-        self._publish_masks(frame, crops)
-        self._early = (frame, len(crops))
+        self._publish_masks(frame, regions)
+        self._early = (frame, regions)
+
+    def _is_out(self, frame: Frame, regions: Sequence[Region]) -> bool:
+        """Whether exactly these regions were published early."""
+        if self._early is None or self._early[0] is not frame or len(self._early[1]) != len(regions):
+            return False
+        return all(early is final for early, final in zip(self._early[1], regions, strict=True))
 
     def publish_state(self, state: NodeState) -> None:
         self._status.publish(status_message(self._node.get_clock().now().to_msg(), state))
 
-    def _publish_masks(self, frame: Frame, crops: list[MaskCrop]) -> None:
-        self._mask.publish(image_message(frame.header, union_image(crops, frame.size), "mono8"))
-        self._labels.publish(image_message(frame.header, labels_image(crops, frame.size), "mono8"))
-        info = self._cameras.camera_info(frame)
+    def _publish_masks(self, frame: Frame, regions: Sequence[Region]) -> None:
+        crops = [region.mask for region in regions]
+        for publisher, render in ((self._mask, union_image), (self._labels, labels_image)):
+            if is_wanted(publisher):
+                publisher.publish(image_message(frame.header, render(crops, frame.size), "mono8"))
+        info = frame.source.camera_info(frame) if frame.source is not None else None
         if info is not None:
             self._camera_info.publish(info)
 
@@ -110,3 +125,10 @@ class Topics:
             qos_overriding_options=QoSOverridingOptions(OVERRIDABLE),
             event_callbacks=self._mismatches.of_publisher(topic),
         )
+
+
+def is_wanted(publisher: Publisher) -> bool:
+    """Whether anybody gets what is published: a subscriber now, or a late one where the last message is kept."""
+    return bool(publisher.get_subscription_count()) or (
+        publisher.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+    )

@@ -76,7 +76,7 @@ class State(IntEnum):
 
 
 class Stage(IntEnum):
-    """Stages of a command, as in Segment.action; the names are the ones that lisa_ros.lisa.segmenter uses."""
+    """Stages of a command, as in Segment.action; in lower case, an engine sends them (lisa_ros.engine.api.Stage)."""
 
     QUEUED = 0
     ENCODING = 1

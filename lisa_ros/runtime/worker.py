@@ -14,17 +14,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe
+from typing import Any
 
-from lisa_ros.engine.api import MaskCrop, Timings
+from lisa_ros.engine.api import Ask, EngineInfo, Region, Timings
 from lisa_ros.errors import LisaError
-from lisa_ros.runtime.frame_memory import FrameMemory
+from lisa_ros.runtime.transport import Ticket, Transport
 
 logger = logging.getLogger(__name__)
 
-SEGMENTER = "lisa_ros.lisa.segmenter:Segmenter.from_checkpoint"
 LONGEST_PAUSE_S = 4.0  # unless the first is longer: a robot waits, and a model that cannot be loaded is given up
 LONG_LIFE_S = 60.0  # a worker that lived longer died of something new
 MAX_DEATHS_LOADING = 5
@@ -32,18 +32,23 @@ MAX_DEATHS_LOADING = 5
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What the worker process needs to know before it loads the model.
+    """What the worker process needs to know before it loads the engine.
 
-    segmenter: "module:callable" that is called like ``Segmenter.from_checkpoint``. threads: CPU threads of the model,
-    0 leaves it to torch. kept_frames: encoded frames kept for follow-up commands. max_sessions, max_turns: bounds of
-    what is remembered of conversations. first_pause_s: before a dead worker is started again; doubles with every
-    further death up to LONGEST_PAUSE_S.
+    Args:
+        model: Folder, URL, ``package.module:callable``, or empty for the bundled demo model.
+        options: Of the engine.
+        device: auto, cpu, cuda or cuda:N.
+        precision: auto, or a number format.
+        threads: CPU threads of the engine; 0 leaves it to torch.
+        kept_frames: Encoded frames kept for follow-up commands.
+        max_sessions: Conversations that are remembered.
+        max_turns: Commands that are remembered of each.
+        first_pause_s: Seconds before a dead worker is started again; doubles with every further death up to
+            LONGEST_PAUSE_S.
     """
 
-    checkpoint: str
-    segmenter: str = SEGMENTER
-    vision_tower: str | None = None
-    conversation: str | None = None
+    model: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
     device: str = "auto"
     precision: str = "auto"
     threads: int = 0
@@ -58,18 +63,18 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class Command:
-    """One command about the frame in the shared memory. size: (height, width) of that frame."""
+    """One question. ask: without its history, which the worker keeps by ``session``. ticket: of its frame."""
 
     request_id: str
-    text: str
-    size: tuple[int, int]
-    explain: bool = False
+    ask: Ask
+    ticket: Ticket
     session: str = ""
-    max_new_tokens: int = 512
 
 
 @dataclass(frozen=True)
 class Cancel:
+    """Stop working on a command."""
+
     request_id: str
 
 
@@ -88,27 +93,29 @@ class Stop:
 
 @dataclass(frozen=True)
 class Loading:
-    """progress: 0..1."""
+    """progress: in [0, 1]."""
 
     progress: float
 
 
 @dataclass(frozen=True)
 class Ready:
-    """gpu_bytes: memory that the process holds on the GPU."""
+    """The engine is loaded. gpu_bytes: memory that the process holds on the GPU."""
 
-    name: str
-    device: str
-    precision: str
+    info: EngineInfo
     load_s: float
     gpu_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class LoadFailed:
-    """The model cannot be loaded; the worker is not started again, since trying again would fail again."""
+    """The engine cannot be loaded; the worker is not started again, since trying again would fail again.
+
+    traceback: of an error that is nobody's on purpose; else empty.
+    """
 
     error: LisaError
+    traceback: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,15 +127,15 @@ class Died:
 
 
 @dataclass(frozen=True)
-class Staged:
-    """name: "encoding", "reading", "generating" or "decoding"."""
+class StageBegan:
+    """name: encoding, reading, generating or decoding."""
 
     request_id: str
     name: str
 
 
 @dataclass(frozen=True)
-class Answering:
+class PartialText:
     """text: the whole answer so far."""
 
     request_id: str
@@ -136,38 +143,55 @@ class Answering:
 
 
 @dataclass(frozen=True)
-class Found:
-    """crops: masks that no earlier event of this command carried."""
+class NewRegions:
+    """Regions that no earlier event of this command carried."""
 
     request_id: str
-    crops: list[MaskCrop]
+    regions: Sequence[Region]
 
 
 @dataclass(frozen=True)
 class Done:
-    """crops: masks that no ``Found`` carried. gpu_bytes: memory that the process holds on the GPU now."""
+    """The complete answer.
+
+    Args:
+        request_id: Of the command.
+        text: What the engine says.
+        new: Regions that no ``NewRegions`` carried: a mask crosses the pipe once.
+        order: The answer's regions, as indexes into all that were carried, ``new`` last. One that was announced and is
+            not named here is not part of the answer.
+        absent: Targets that are not in the image.
+        timings: Seconds.
+        gpu_bytes: Memory that the process holds on the GPU now.
+    """
 
     request_id: str
-    answer: str
-    crops: list[MaskCrop]
-    timings: Timings
+    text: str
+    new: Sequence[Region] = ()
+    order: Sequence[int] = ()
+    absent: Sequence[str] = ()
+    timings: Timings = field(default_factory=Timings)
     gpu_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Failed:
+    """The command could not be answered."""
+
     request_id: str
     error: LisaError
 
 
 @dataclass(frozen=True)
 class Log:
+    """A log record of the worker's."""
+
     level: int
     name: str
     message: str
 
 
-Event = Loading | Ready | LoadFailed | Died | Staged | Answering | Found | Done | Failed
+Event = Loading | Ready | LoadFailed | Died | StageBegan | PartialText | NewRegions | Done | Failed
 OnEvent = Callable[[Event], None]
 
 
@@ -178,9 +202,9 @@ class Worker:
     One command at a time: the next one may be sent after ``Done``, ``Failed`` or ``Died``.
     """
 
-    def __init__(self, settings: WorkerSettings, frames: FrameMemory, on_event: OnEvent) -> None:
+    def __init__(self, settings: WorkerSettings, transport: Transport, on_event: OnEvent) -> None:
         self._settings = settings
-        self._frames = frames
+        self._transport = transport
         self._on_event = on_event
         self._closing = threading.Event()
         self._sending = threading.Lock()
@@ -230,13 +254,12 @@ class Worker:
             self._thread.join()
 
     def _keep_alive(self) -> None:
-        """However this ends, somebody is told: a node without a worker must not look as if it had one."""
+        """However this ends, it ends in an event: a node without a worker must not look as if it had one."""
         try:
             self._start_again_and_again()
         except Exception as error:
-            logger.error("%s", traceback.format_exc())
             text = f"nothing looks after the worker any more ({type(error).__name__}: {error}); start the node again"
-            self._on_event(LoadFailed(LisaError(text)))
+            self._on_event(LoadFailed(LisaError(text), traceback.format_exc()))
 
     def _start_again_and_again(self) -> None:
         first_s, deaths_loading = self._settings.first_pause_s, 0
@@ -272,8 +295,8 @@ class Worker:
             self._process = process = None
             try:
                 with theirs:
-                    self._process = process = _spawn(theirs, self._frames, self._settings)
-                ours.send((self._settings, self._frames.max_pixels))
+                    self._process = process = _spawn(theirs, self._transport, self._settings)
+                ours.send((self._settings, self._transport.receiver()))
             except OSError:
                 ours.close()
                 if process is not None:
@@ -284,7 +307,7 @@ class Worker:
         return ours, process
 
     def _follow(self, connection: Connection, process: subprocess.Popen[bytes]) -> tuple[bool, bool]:
-        """One life of the process: (whether it was ever ready, whether it said that the model cannot be loaded)."""
+        """One life of the process: (whether it was ever ready, whether its engine cannot be loaded)."""
         was_ready = load_failed = False
         try:
             while True:
@@ -308,18 +331,17 @@ class Worker:
         return was_ready, load_failed
 
 
-def _spawn(connection: Connection, frames: FrameMemory, settings: WorkerSettings) -> subprocess.Popen[bytes]:
+def _spawn(connection: Connection, transport: Transport, settings: WorkerSettings) -> subprocess.Popen[bytes]:
     """A fresh interpreter: never a fork of a process that has threads, DDS or CUDA in it."""
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(_import_path())
     if settings.threads:
         environment["OMP_NUM_THREADS"] = str(settings.threads)
-    descriptors = (connection.fileno(), frames.fd)
     # A subprocess and not multiprocessing.Process: the parent's __main__ (and with it rclpy) is not imported again, no
     # resource tracker runs beside it, and `ps` shows what it is.
     return subprocess.Popen(
-        [sys.executable, "-m", "lisa_ros.runtime.worker_process", *map(str, (os.getpid(), *descriptors))],
-        pass_fds=descriptors,
+        [sys.executable, "-m", "lisa_ros.runtime.worker_process", str(os.getpid()), str(connection.fileno())],
+        pass_fds=(connection.fileno(), *transport.descriptors),
         env=environment,
         stdin=subprocess.DEVNULL,
     )

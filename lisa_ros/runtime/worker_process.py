@@ -1,7 +1,6 @@
-"""What runs in the worker process: load the model, answer one command after another, say what happens meanwhile.
+"""What runs in the worker process: load the engine, answer one command after another, report what happens meanwhile.
 
-``lisa_ros.runtime.worker`` starts it:
-``python -m lisa_ros.runtime.worker_process PARENT_PID CONNECTION_FD FRAMES_FD``.
+``lisa_ros.runtime.worker`` starts it: ``python -m lisa_ros.runtime.worker_process PARENT_PID CONNECTION_FD``.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import hashlib
-import importlib
 import logging
 import os
 import queue
@@ -20,18 +18,22 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lisa_ros import errors
-from lisa_ros.engine.api import MaskCrop, crop_mask
-from lisa_ros.errors import Cancelled, LisaError, OutOfMemory
+from lisa_ros.engine.api import Ask, Conversation, EngineInfo, Event, Stage, Timings, Token
+from lisa_ros.engine.registry import load_engine
+from lisa_ros.engine.support import SupportedEngine
+from lisa_ros.errors import Cancelled, ConfigError, LisaError, OutOfMemory
+from lisa_ros.process_tuning import keep_freed_buffers
 from lisa_ros.runtime import worker
-from lisa_ros.runtime.frame_memory import FrameMemory
+from lisa_ros.runtime.answer_regions import AnswerRegions, plain_text
+from lisa_ros.runtime.transport import Receiver
 
 logger = logging.getLogger("lisa_ros.runtime.worker_process")  # __name__ is "__main__" here
 
@@ -39,56 +41,72 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    parent, connection_fd, frames_fd = map(int, sys.argv[1:])
+    parent, connection_fd = map(int, sys.argv[1:])
     die_with(parent)
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides what it means
-    wire = Wire(Connection(connection_fd))
-    settings, max_pixels = wire.receive()
-    logging.getLogger().addHandler(WireHandler(wire))
+    pipe = ParentPipe(Connection(connection_fd))
+    settings, frames = pipe.receive()
+    logging.getLogger().addHandler(PipeHandler(pipe))
     logging.getLogger().setLevel(logging.INFO)
     logging.captureWarnings(True)
-    inbox = Inbox(wire)
+    inbox = Inbox(pipe)
     started = time.monotonic()
     try:
-        segmenter = load_segmenter(settings, loading_reporter(wire))
-        warm_up(segmenter)
+        engine = load_engine(
+            settings.model, settings.device, settings.precision, settings.options, loading_reporter(pipe)
+        )
+        info = plain_info(engine.info)
     except BaseException as error:
-        if not isinstance(error, LisaError):
-            logger.error("%s", traceback.format_exc())
-        wire.send(worker.LoadFailed(as_lisa_error(error, "the model cannot be loaded")))
+        pipe.send(load_failed(error))
         return
-    load_s = time.monotonic() - started
-    wire.send(worker.Ready(segmenter.name, str(segmenter.device), segmenter.precision, load_s, gpu_bytes()))
-    desk = Desk(segmenter, FrameMemory(max_pixels, frames_fd), settings, wire, inbox)
+    keep_freed_buffers()
+    warm_up(engine)
+    pipe.send(worker.Ready(info, time.monotonic() - started, gpu_bytes()))
+    commands = CommandRunner(engine, frames, settings, pipe, inbox)
     while True:
-        desk.handle(inbox.next())
+        commands.handle(inbox.next())
 
 
-def warm_up(segmenter: Any) -> None:
-    """Answer a command about a made-up frame: a first command's own costs (memory, kernels) are paid before READY.
+def warm_up(engine: SupportedEngine) -> None:
+    """Answer a question about a made-up frame: a first command's own costs (memory, kernels) are paid before READY.
 
-    A failure is no reason not to serve: it is logged, and a command that meets it again says so.
+    A failure is no reason not to serve: it is logged, and a command that meets it again fails with it.
     """
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    noise.flags.writeable = False
     try:
-        encoded = segmenter.encode(noise)
-        segmenter.segment(
-            encoded, "the object", max_new_tokens=8, should_stop=lambda: False, on_event=lambda event: None
-        )
+        engine.ask(engine.encode(noise), Ask("the object", max_new_tokens=8))
     except Exception as error:
         logger.warning("the model's warm-up failed; commands may, too: %s: %s", type(error).__name__, error)
 
 
-def loading_reporter(wire: Wire) -> Callable[[float], None]:
-    """A progress callback that says every twentieth once: a model has hundreds of tensors, and nobody reads so fast."""
-    told = -1
+def load_failed(error: BaseException) -> worker.LoadFailed:
+    """Why there is no engine. A traceback goes along where the error is nobody's on purpose."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        name = error.name.partition(".")[0]
+        return worker.LoadFailed(
+            ConfigError(f"the engine needs the Python package '{name}', which is not installed; pip install {name}")
+        )
+    text = "" if isinstance(error, LisaError) else traceback.format_exc()
+    return worker.LoadFailed(as_lisa_error(error, ""), text)
+
+
+def plain_info(info: EngineInfo) -> EngineInfo:
+    """``info`` in types that the node's process knows."""
+    return EngineInfo(str(info.name), str(info.device), str(info.precision), frozenset(map(str, info.capabilities)))
+
+
+def loading_reporter(pipe: ParentPipe) -> Callable[[float], None]:
+    """A progress callback that reports every twentieth once: a model has hundreds of tensors."""
+    reported = -1
 
     def report(progress: float) -> None:
-        nonlocal told
-        if int(20 * progress) > told:
-            told = int(20 * progress)
-            wire.send(worker.Loading(float(progress)))
+        nonlocal reported
+        share = min(max(float(progress), 0.0), 1.0)  # an engine may report anything
+        if int(20 * share) > reported:
+            reported = int(20 * share)
+            pipe.send(worker.Loading(share))
 
     return report
 
@@ -100,22 +118,6 @@ def die_with(parent: int) -> None:
         os._exit(0)
 
 
-def load_segmenter(settings: worker.WorkerSettings, progress: Callable[[float], None]) -> Any:
-    """Call ``settings.segmenter`` ("module:callable") as ``Segmenter.from_checkpoint`` is called."""
-    module, _, attribute = settings.segmenter.partition(":")
-    factory: Any = importlib.import_module(module)
-    for name in attribute.split("."):
-        factory = getattr(factory, name)
-    return factory(
-        Path(settings.checkpoint),
-        vision_tower=settings.vision_tower,
-        conversation=settings.conversation,
-        device=settings.device,
-        precision=settings.precision,
-        progress=progress,
-    )
-
-
 def gpu_bytes() -> int:
     """What torch holds of the GPU's memory; 0 where it has none."""
     torch = sys.modules.get("torch")
@@ -124,7 +126,7 @@ def gpu_bytes() -> int:
     return int(torch.cuda.memory_reserved())
 
 
-class Wire:
+class ParentPipe:
     """The connection to the parent; any thread may send."""
 
     def __init__(self, connection: Connection) -> None:
@@ -142,22 +144,22 @@ class Wire:
         return self._connection.recv()
 
 
-class WireHandler(logging.Handler):
+class PipeHandler(logging.Handler):
     """Sends log records to the parent, which logs them as its own."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, pipe: ParentPipe) -> None:
         super().__init__()
-        self._wire = wire
+        self._pipe = pipe
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._wire.send(worker.Log(record.levelno, record.name, self.format(record)))
+        self._pipe.send(worker.Log(record.levelno, record.name, self.format(record)))
 
 
 class Inbox:
     """Commands in order. A thread reads the connection, so that a cancel is seen while a command runs."""
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
+    def __init__(self, pipe: ParentPipe) -> None:
+        self._pipe = pipe
         self._waiting: queue.SimpleQueue[worker.Command | worker.ForgetSessions] = queue.SimpleQueue()
         self._canceled = ""
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
@@ -172,7 +174,7 @@ class Inbox:
     def _read(self) -> None:
         try:
             while True:
-                message = self._wire.receive()
+                message = self._pipe.receive()
                 if isinstance(message, worker.Stop):
                     break
                 if isinstance(message, worker.Cancel):
@@ -184,19 +186,24 @@ class Inbox:
         os._exit(0)  # not sys.exit: it would only end this thread, and a model must not outlive its node
 
 
-class Desk:
-    """Answers commands with the segmenter; keeps encoded frames and conversations, a bounded number of each."""
+class CommandRunner:
+    """Answers commands with the engine; keeps encoded frames and conversations, a bounded number of each."""
 
     def __init__(
-        self, segmenter: Any, frames: FrameMemory, settings: worker.WorkerSettings, wire: Wire, inbox: Inbox
+        self,
+        engine: SupportedEngine,
+        frames: Receiver,
+        settings: worker.WorkerSettings,
+        pipe: ParentPipe,
+        inbox: Inbox,
     ) -> None:
-        self._segmenter = segmenter
+        self._engine = engine
         self._frames = frames
-        self._wire = wire
+        self._pipe = pipe
         self._inbox = inbox
         self._settings = settings
         self._encoded: OrderedDict[bytes, Any] = OrderedDict()
-        self._sessions: OrderedDict[str, Any] = OrderedDict()
+        self._sessions: OrderedDict[str, Conversation] = OrderedDict()
 
     def handle(self, message: worker.Command | worker.ForgetSessions) -> None:
         if isinstance(message, worker.ForgetSessions):
@@ -204,65 +211,54 @@ class Desk:
             return
         try:
             event: worker.Done | worker.Failed = self._answer(message)
-        except Exception as error:
+        except BaseException as error:  # an engine may raise anything, SystemExit too
             if not isinstance(error, LisaError):
                 logger.error("%s", traceback.format_exc())
             event = worker.Failed(message.request_id, as_lisa_error(error, "the model failed"))
             if isinstance(event.error, OutOfMemory):
                 self._free_memory()
-        self._wire.send(event)
+        self._pipe.send(event)
 
     def _answer(self, command: worker.Command) -> worker.Done:
-        watcher = Watcher(command, self._wire, self._inbox)
-        if watcher.should_stop():
+        events = CommandEvents(command, self._pipe, self._inbox)
+        if events.should_stop():
             raise Cancelled("canceled before the work began")
-        encoded, encode_s = self._encode(command, watcher)
-        if watcher.should_stop():
+        encoded, encode_s = self._encode(command, events)
+        if events.should_stop():
             raise Cancelled("canceled while the image was encoded")
-        result = self._segmenter.segment(
-            encoded,
-            command.text,
-            explain=command.explain,
-            history=self._history(command.session),
-            max_new_tokens=command.max_new_tokens,
-            should_stop=watcher.should_stop,
-            on_event=watcher.on_event,
+        ask = replace(command.ask, history=self._history(command.session))
+        answer = self._engine.ask(encoded, ask, events.on_event, events.should_stop)
+        new, order = events.regions.complete(answer.regions)
+        return worker.Done(
+            command.request_id,
+            plain_text(answer.text),
+            new,
+            order,
+            [plain_text(phrase) for phrase in answer.absent],
+            whole_timings(answer.timings, encode_s),
+            gpu_bytes(),
         )
-        new = [
-            crop_mask(mask, index + 1, float(result.scores[index]))
-            for index, mask in enumerate(result.masks)
-            if index >= watcher.found
-        ]
-        timings = replace(
-            result.timings,
-            encode_s=encode_s + result.timings.encode_s,
-            first_mask_s=encode_s + result.timings.first_mask_s if result.timings.first_mask_s else 0.0,
-        )
-        return worker.Done(command.request_id, result.answer, new, timings, gpu_bytes())
 
-    def _encode(self, command: worker.Command, watcher: Watcher) -> tuple[Any, float]:
+    def _encode(self, command: worker.Command, events: CommandEvents) -> tuple[Any, float]:
         """The encoded frame and the seconds it took: 0 where this frame was encoded before."""
-        rgb = self._frames.pixels(command.size)
-        # Frames are told apart by what is in them: a frame that a client sends twice is found again too.
-        key = hashlib.sha1(rgb.data, usedforsecurity=False).digest() + repr(command.size).encode()
+        rgb = self._frames.get(command.ticket)
+        # The pixels are the key: a frame that a client sends twice is recognised, too.
+        key = hashlib.sha1(rgb.data, usedforsecurity=False).digest() + repr(rgb.shape).encode()
         if key in self._encoded:
             self._encoded.move_to_end(key)
             return self._encoded[key], 0.0
-        watcher.stage("encoding")
+        events.on_event(Stage("encoding"))
         while len(self._encoded) >= max(self._settings.kept_frames, 1):
             self._encoded.popitem(last=False)  # before the new one is made: the peak is kept_frames, not one more
         started = time.monotonic()
-        # A copy, since the encoded value may keep the pixels for later, and the memory is the next frame's then.
-        encoded = self._segmenter.encode(rgb.copy())
+        encoded = self._engine.encode(own_pixels(rgb))
         if self._settings.kept_frames:
             self._encoded[key] = encoded
         return encoded, time.monotonic() - started
 
-    def _history(self, session: str) -> Any:
+    def _history(self, session: str) -> Conversation | None:
         if not session:
             return None
-        from lisa_ros.engine.api import Conversation
-
         if session not in self._sessions:
             self._sessions[session] = Conversation(max_turns=self._settings.max_turns)
             if len(self._sessions) > self._settings.max_sessions:
@@ -271,50 +267,72 @@ class Desk:
         return self._sessions[session]
 
     def _free_memory(self) -> None:
-        """After an out-of-memory: let go of everything that can be made again."""
+        """After an out-of-memory: free everything that can be made again."""
         self._encoded.clear()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
-class Watcher:
-    """What the segmenter sees of a command's owner: where events go and whether to stop."""
+def own_pixels(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A copy that nobody changes, since the engine may keep it: it is read-only and owns its memory."""
+    pixels = rgb.copy()
+    pixels.flags.writeable = False
+    return pixels
 
-    def __init__(self, command: worker.Command, wire: Wire, inbox: Inbox) -> None:
+
+def whole_timings(timings: Timings, encode_s: float) -> Timings:
+    """``timings`` of an answer with the seconds that its frame took before, as plain numbers."""
+    seconds = {name.name: float(getattr(timings, name.name)) for name in fields(Timings)}
+    seconds["encode_s"] += encode_s
+    if seconds["first_mask_s"]:
+        seconds["first_mask_s"] += encode_s
+    return Timings(**seconds)
+
+
+class CommandEvents:
+    """One command's way back to the node: what the engine reports, and whether it shall stop."""
+
+    def __init__(self, command: worker.Command, pipe: ParentPipe, inbox: Inbox) -> None:
         self._request_id = command.request_id
-        self._wire = wire
+        self._pipe = pipe
         self._inbox = inbox
-        self.found = 0
+        self.regions = AnswerRegions()
 
     def should_stop(self) -> bool:
         return self._inbox.is_canceled(self._request_id)
 
-    def stage(self, name: str) -> None:
-        self._wire.send(worker.Staged(self._request_id, name))
-
-    def on_event(self, event: Any) -> None:
-        """Pass on a ``Stage``, ``Token`` or ``Masks`` of lisa_ros.lisa.segmenter, told apart by what they carry."""
-        if hasattr(event, "crops"):
-            new: list[MaskCrop] = list(event.crops[self.found :])
-            self.found += len(new)
-            if new:
-                self._wire.send(worker.Found(self._request_id, new))
-        elif hasattr(event, "text"):
-            self._wire.send(worker.Answering(self._request_id, event.text))
-        else:
-            self.stage(event.name)
+    def on_event(self, event: Event) -> None:
+        """Pass an event on."""
+        if isinstance(event, Stage):
+            self._pipe.send(worker.StageBegan(self._request_id, plain_text(event.name)))
+        elif isinstance(event, Token):
+            self._pipe.send(worker.PartialText(self._request_id, plain_text(event.text)))
+        elif new := self.regions.announce(event.regions):
+            self._pipe.send(worker.NewRegions(self._request_id, new))
 
 
 def as_lisa_error(error: BaseException, what: str) -> LisaError:
-    """``error`` as one that can be sent and understood: our own types as they are, out of memory by any name."""
+    """``error`` as one that can be sent and understood: our own types as they are, out of memory by any name.
+
+    what: begins the text of an error that does not say what failed; may be empty.
+    """
+    begin, reason = f"{what}: " if what else "", text_of(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return OutOfMemory(f"{what}: out of memory; use a smaller image, a lower precision or another device ({error})")
+        return OutOfMemory(f"{begin}out of memory; use a smaller image, a lower precision or another device ({reason})")
     if isinstance(error, LisaError):
         # The nearest type of lisa_ros.errors: a subclass may need arguments that unpickling does not have.
         known = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
-        return known(str(error))
-    return LisaError(f"{what}: {type(error).__name__}: {error}")
+        return known(reason)
+    return LisaError(f"{begin}{type(error).__name__}: {reason}")
+
+
+def text_of(error: BaseException) -> str:
+    """The error's text, also of one whose text cannot be made."""
+    try:
+        return plain_text(str(error))
+    except Exception:
+        return "(no text)"
 
 
 if __name__ == "__main__":

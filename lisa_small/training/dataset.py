@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lisa_ros.data.picture import BadExample
-from lisa_ros.data.scenes import SceneConversation, SceneRecord, read_pair, read_records
+from lisa_ros.data.scene_records import ConversationRecord, SceneRecord
+from lisa_ros.data.scenes import read_pair, read_records
 from lisa_ros.engine.api import Turn
 from lisa_ros.errors import CommandError, ConfigError
 from lisa_ros.lisa.prompt import QuestionForms, phrase_command
@@ -48,16 +48,16 @@ class Scenes:
             raise BadExample(f"scene {record['id']} of {self._path} is broken: {error!r}") from error
         return Example(str(self._path / record["image"]), rgb, dialogues)
 
-    def _conversations(self, record: SceneRecord, rng: random.Random) -> list[SceneConversation]:
+    def _conversations(self, record: SceneRecord, rng: random.Random) -> list[ConversationRecord]:
         known = record.get("conversations") or []
         if known and not self._fresh:
             return rng.sample(known, min(self._questions, len(known)))
         from lisa_small.scenes.commands import conversations_for
 
-        return cast(list[SceneConversation], conversations_for(cast(Any, record), rng, self._questions, "train"))
+        return conversations_for(record, rng, self._questions, "train")
 
 
-def _dialogue(conversation: SceneConversation, ids: NDArray[np.uint8]) -> Dialogue:
+def _dialogue(conversation: ConversationRecord, ids: NDArray[np.uint8]) -> Dialogue:
     turns, masks = [], []
     for number, turn in enumerate(conversation["turns"]):
         question = phrase_command(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lisa_ros.data.scenes import SceneConversation, SceneObject
+from lisa_ros.data.scene_records import ConversationRecord, ObjectRecord
 from lisa_ros.engine.api import Turn
 from lisa_ros.lisa.prompt import QuestionForms, Template, build_prompt, phrase_command
 from lisa_ros.lisa.tokenizer import IMAGE_ID, Tokenizer
@@ -84,7 +84,7 @@ class Speech:
         return ids[:at], ids[at + 1 : at + 2]
 
     def suffix(
-        self, conversation: SceneConversation, rng: random.Random | None = None, objects: Sequence[SceneObject] = ()
+        self, conversation: ConversationRecord, rng: random.Random | None = None, objects: Sequence[ObjectRecord] = ()
     ) -> Suffix:
         """The conversation's ids after the shared prefix. rng: where given, commands are typed hastily at times.
         objects: of the scene, so that words can point at them."""
@@ -127,7 +127,7 @@ class Speech:
     def _point(
         self,
         result: Suffix,
-        objects: Sequence[SceneObject],
+        objects: Sequence[ObjectRecord],
         question_at: int,
         begin: int,
         verdict: int | None,

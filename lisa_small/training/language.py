@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lisa_ros.data.scenes import SceneConversation, SceneRecord
+from lisa_ros.data.scene_records import ConversationRecord, SceneRecord
 from lisa_ros.errors import ConfigError
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.training.loop import Pace, Pass, TrainingLoop, make_accelerator
@@ -49,7 +49,7 @@ from lisa_small.training.scenes import Scene
 
 log = logging.getLogger(__name__)
 
-Conversations = Callable[..., list[SceneConversation]]
+Conversations = Callable[..., list[ConversationRecord]]
 """conversations_for(scene record, rng, count, split, kinds=None, weight=None): where the sentences come from.
 
 kinds is given where a round has some, and weight (Practice.weight) where ``known`` is below 1: then a conversation
@@ -214,7 +214,7 @@ class Library:
 
     def _mixed(
         self, record: SceneRecord, count: int, rng: random.Random, absent: float, split: str, options: dict[str, Any]
-    ) -> list[SceneConversation]:
+    ) -> list[ConversationRecord]:
         """``count`` conversations, a share of ``absent`` about what is not there."""
         if not absent:
             return self._conversations(record, rng, count, split, **options)

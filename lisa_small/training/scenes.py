@@ -12,7 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from lisa_ros.data.picture import BadExample
-from lisa_ros.data.scenes import SceneRecord, read_pair, read_records
+from lisa_ros.data.scene_records import SceneRecord
+from lisa_ros.data.scenes import read_pair, read_records
 from lisa_ros.lisa.preprocess import resize_longest
 from lisa_small.scenes.colours import COLOURS
 from lisa_small.training.augment import Image, Sample

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lisa_ros.atomic import replacing
-from lisa_ros.data.scenes import SceneRecord, read_records
+from lisa_ros.data.scene_records import SceneRecord
+from lisa_ros.data.scenes import read_records
 from lisa_ros.errors import ConfigError
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.prompt import template

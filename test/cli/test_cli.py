@@ -459,3 +459,10 @@ def test_the_overlay_colours_masks_and_leaves_the_rest() -> None:
     assert not np.array_equal(drawn[80, 50], rgb[80, 50])
     assert (drawn[110:] == 90).all()
     assert np.array_equal(draw_overlay(rgb, [crop_mask(np.zeros((120, 200), bool), 1, 0.0)]), rgb)
+
+
+def test_options_may_stand_between_the_picture_and_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    scene = str(Path(__file__).parents[2] / "demo" / "scene.jpg")
+    assert main(["segment", scene, "--explain", "the cup", "--json", "-", "the pot"]) == 3
+    answers = json.loads(capsys.readouterr().out)["answers"]
+    assert [answer["command"] for answer in answers] == ["the cup", "the pot"]

@@ -18,10 +18,10 @@ from training_data import SIZE, box, grefer, picture, refer, text
 
 from lisa_ros.data.picture import BadExample, read_picture
 from lisa_ros.data.plain_pickle import load_plain
-from lisa_ros.lisa.draft import ANSWERS
+from lisa_ros.engine.api import Turn
 from lisa_ros.errors import ConfigError
 from lisa_ros.evaluation.examples import read_pictures
-from lisa_ros.engine.api import Turn
+from lisa_ros.lisa.draft import ANSWERS
 from lisa_ros.training import templates
 from lisa_ros.training.datasets.ade20k import ade20k
 from lisa_ros.training.datasets.cocostuff import cocostuff

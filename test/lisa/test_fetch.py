@@ -14,6 +14,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from loopback_hub import LoopbackHub
+from machine_speed import limit
 from safetensors.torch import load_file
 from whole_answer import segment
 
@@ -235,7 +236,7 @@ def test_what_the_hub_has_not_is_said_in_a_line(
 def test_the_command_speaks_to_the_hub_that_the_environment_names(hub: LoopbackHub, repository: Path) -> None:
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "PYTHONPATH": str(repository)}
     command = [sys.executable, "-m", "lisa_ros.cli", "fetch", "lab/LISA-tiny", "--out", "deep/er/tiny"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit(200))
     assert done.returncode == 0, done.stderr
     assert f"lab/LISA-tiny at {FIRST}: " in done.stdout
     assert done.stdout.splitlines()[-1].startswith("ready: lisa segment")

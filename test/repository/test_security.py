@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from machine_speed import limit
 
 from benchmarks.random_checkpoint import SIZES, write_checkpoint
 from lisa_ros.errors import CheckpointError, CommandError, ImageError
@@ -25,7 +26,7 @@ from lisa_ros.lisa.weights.spec import read_clip
 from lisa_ros.lisa.weights.tensors import find_files, iterate_tensors, read_shapes
 from lisa_ros.perception.geometry import depth_image
 from lisa_ros.perception.image_codec import check_image, decode, decode_compressed
-from lisa_ros.runtime.queue import clean_command
+from lisa_ros.runtime.admission import clean_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODULES = sorted((REPOSITORY / "lisa_ros").rglob("*.py"))
@@ -101,7 +102,7 @@ def test_an_index_cannot_name_a_file_elsewhere(tmp_path, name):
     folder.mkdir()
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": name}}))
-    with pytest.raises(CheckpointError, match="names shards that are not in"):
+    with pytest.raises(CheckpointError, match=r"without a folder|not in"):
         find_files(folder)
 
 
@@ -140,7 +141,7 @@ def test_a_config_that_claims_a_giant_is_refused_before_memory_is_asked_for(chec
     finally:
         config.write_text(text)
     assert peak_kb() - before < 300_000
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < limit(30)
 
 
 # --- images
@@ -191,7 +192,7 @@ def test_what_is_no_command_is_refused_at_once(command):
     begun = time.monotonic()
     with pytest.raises(CommandError):
         clean_command(command, 10_000)
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < limit(0.5)
 
 
 def test_the_library_refuses_what_is_no_text_too():

@@ -47,6 +47,7 @@ class DepthCamera:
     def usual(self) -> None:
         """Aligned, in time, calibrated."""
         self.frame_id, self.late_s, self.k = "camera_optical", 0.0, K
+        self.p, self.d = [0.0] * 12, []
         self.depth = np.full(SIZE, 1000 * TABLE_M, np.uint16)
         self.depth[TRUTH] = 1000 * BOX_M
 
@@ -55,7 +56,7 @@ class DepthCamera:
 
     def publish(self, message: Image | CameraInfo) -> None:
         if isinstance(message, CameraInfo):
-            message.k = self.k
+            message.k, message.p, message.d = self.k, self.p, self.d
             self._infos.publish(message)
             return
         header = copy.deepcopy(message.header)

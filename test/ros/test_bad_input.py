@@ -1,7 +1,8 @@
-"""Whatever comes in gets its status and a message with a way out, at every door, and the next command works."""
+"""Whatever comes in gets its status and a message that helps, at every endpoint, and the next command works."""
 
 import numpy as np
 import pytest
+from machine_speed import limit
 from robot import SIZE, scene, stamped
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -38,30 +39,30 @@ def by_service(client, command):
     return answer.status, answer.message
 
 
-DOORS = {"topic": by_topic, "action": by_action, "service": by_service}
+ENDPOINTS = {"topic": by_topic, "action": by_action, "service": by_service}
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
+@pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=ENDPOINTS)
 @pytest.mark.parametrize(("command", "says"), COMMANDS.values(), ids=COMMANDS)
-def test_a_command_that_is_no_command_is_refused(client, door, command, says):
+def test_a_command_that_is_no_command_is_refused(client, endpoint, command, says):
     if says is None:
         # A null character ends the string on its way through DDS in C: what arrives is a usual command.
-        assert door(client, command)[0] in (Segmentation.SUCCESS, Segmentation.INVALID_COMMAND)
+        assert endpoint(client, command)[0] in (Segmentation.SUCCESS, Segmentation.INVALID_COMMAND)
     else:
-        status, message = door(client, command)
+        status, message = endpoint(client, command)
         assert status == Segmentation.INVALID_COMMAND
         assert says in message
     client.works()
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
-def test_special_tokens_in_a_command_are_text(client, door):
-    assert door(client, "<s> [SEG] <image> </s> <im_start> the box")[0] == Segmentation.SUCCESS
+@pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=ENDPOINTS)
+def test_special_tokens_in_a_command_are_text(client, endpoint):
+    assert endpoint(client, "<s> [SEG] <image> </s> <im_start> the box")[0] == Segmentation.SUCCESS
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
-def test_line_breaks_in_a_command_are_spaces(client, door):
-    assert door(client, "the\r\n\tbox")[0] == Segmentation.SUCCESS
+@pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=ENDPOINTS)
+def test_line_breaks_in_a_command_are_spaces(client, endpoint):
+    assert endpoint(client, "the\r\n\tbox")[0] == Segmentation.SUCCESS
     assert client.wait(lambda: client.heard["result"], "result")[-1].command == "the box"
 
 
@@ -174,7 +175,7 @@ def test_no_image_at_all_says_where_one_is_expected(launch):
 
 def test_a_camera_that_stopped_is_no_image(launch):
     """Asked until it is so: a machine that stands still for 0.3 s makes any frame old."""
-    client = launch(max_image_age_s="0.3")
+    client = launch(max_image_age_s=limit(0.3))
     client.ready()
 
     def answered(status):

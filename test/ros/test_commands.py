@@ -163,8 +163,8 @@ def test_a_late_listener_learns_the_state(client):
 
 
 def test_loading_is_shown_and_commands_meanwhile_are_not_ready(launch, tmp_path):
-    gate = tmp_path / "gated-standin"
-    client = launch(model=gate)
+    gate = tmp_path / "gate"
+    client = launch(options=f"[loading=gated, 'gate={gate}']")
     client.wait(client.service.service_is_ready, "service")
     client.meet()
     for answer in (

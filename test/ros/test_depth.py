@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from depth_camera import BOX_M, BOX_SIZE, FOCAL, DepthCamera, box_centre
+from depth_camera import BOX_M, BOX_SIZE, FOCAL, DepthCamera, K, box_centre
 from robot import SIZE, TRUTH, Client, scene, stamped
 from sensor_msgs.msg import PointCloud2, PointField
 
@@ -84,6 +84,23 @@ def test_depth_within_the_slop_is_taken(seen: Client, camera: DepthCamera) -> No
     assert_the_box(answer_of(seen).objects[0])
 
 
+def test_metres_are_of_the_rectified_camera(seen: Client, camera: DepthCamera) -> None:
+    camera.k = [0.5 * K[0], *K[1:4], 0.5 * K[4], *K[5:]]
+    camera.p = [K[0], 0.0, K[2], 0.0, 0.0, K[4], K[5], 0.0, 0.0, 0.0, 1.0, 0.0]
+    camera.d = [0.1, 0.0, 0.0, 0.0, 0.0]
+    for _ in range(2):
+        seen.show(scene())
+        assert_the_box(answer_of(seen).objects[0])
+    assert seen.lisa.said().count("positions in metres need rectified images") == 1
+
+
+def test_the_end_of_the_range_is_no_measurement(seen: Client, camera: DepthCamera) -> None:
+    camera.depth[TRUTH] = 10_000  # where this camera cuts off: 10 m
+    seen.show(scene())
+    (thing,) = answer_of(seen).objects
+    assert (thing.has_box, thing.valid_share) == (False, 0.0)
+
+
 def test_what_is_hidden_from_depth_has_no_box(seen: Client, camera: DepthCamera) -> None:
     camera.depth = np.zeros(SIZE, np.uint16)
     seen.show(scene())
@@ -96,7 +113,7 @@ def test_what_is_hidden_from_depth_has_no_box(seen: Client, camera: DepthCamera)
     ("change", "says"),
     [
         ({"frame_id": "depth_optical"}, "publish depth aligned to the colour image"),
-        ({"late_s": 0.025}, "more than depth_slop_s"),
+        ({"late_s": -100.0}, "more than depth_slop_s"),  # far from every image, also where images come in bursts
         ({"k": [0.0] * 9}, "calibrate the camera"),
         ({"depth": np.zeros((SIZE[0] // 2, SIZE[1] * 2), np.uint16)}, "with a camera of"),
     ],

@@ -66,6 +66,12 @@ def test_an_answer_is_detections_in_the_image_and_in_metres(listening: Client) -
     assert [(c.class_id, c.class_name) for c in info.class_map] == [(1, "the box")]
 
 
+def test_the_class_is_the_phrase_where_the_engine_gives_one(listening: Client) -> None:
+    listening.say("the box with a phrase")
+    for topic in TOPICS[:2]:
+        assert heard(listening, topic).detections[0].results[0].hypothesis.class_id == "bright box"
+
+
 def test_not_found_is_empty_arrays(listening: Client) -> None:
     answer = listening.say("nothing")
     for topic in TOPICS[:2]:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from machine_speed import limit
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from robot import scene, stamped
 from sensor_msgs.msg import CompressedImage, Image
@@ -69,7 +70,7 @@ def test_restarts_of_the_worker_are_counted(client, diagnostics):
 
 
 def test_a_model_that_cannot_be_loaded_is_an_error(launch):
-    client = launch(model="/models/missing-standin")
+    client = launch(options="[loading=missing]")
     status, _ = Diagnostics(client).until("node", lambda s, _: s.level == DiagnosticStatus.ERROR, "error")
     assert "does not exist" in status.message
 
@@ -141,7 +142,7 @@ def test_the_name_that_event_callbacks_have_in_humble_is_known():
         "sys.modules['rclpy.event_handler'] = None; import lisa_ros.ros.diagnostics as ours; "
         "assert ours.SubscriptionEventCallbacks is now.SubscriptionEventCallbacks"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=limit(60))
 
 
 def test_a_process_that_is_gone_has_no_memory():

@@ -19,17 +19,18 @@ import pytest
 import rclpy
 from action_msgs.msg import GoalInfo
 from builtin_interfaces.msg import Duration, Time
+from geometry_msgs.msg import Point32
 from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.action import ActionServer
 from rclpy.parameter import Parameter
 from rclpy.serialization import serialize_message
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 
 from lisa_ros.action import Segment
-from lisa_ros.engine.api import Timings, crop_mask
+from lisa_ros.engine.api import EngineInfo, Region, crop_mask
 from lisa_ros.errors import Cancelled, CommandError, ImageError, OutOfMemory
 from lisa_ros.perception.geometry import Camera, depth_image, metres
 from lisa_ros.perception.image_codec import LAYOUTS, decode, decode_compressed
@@ -140,16 +141,20 @@ infos = st.builds(
     uint32,
     calibrations,
 )
+points = st.builds(Point32, x=st.floats(width=32), y=st.floats(width=32))
 goals = st.builds(
-    lambda command, explain, session, image, camera, timeout: Segment.Goal(
-        command=command, explain=explain, session=session, image=image, camera=camera, timeout=timeout
-    ),
-    commands,
-    st.booleans(),
-    st.one_of(text, st.just("s" * 300)),
-    images,
-    st.one_of(st.just(""), text),
-    durations,
+    Segment.Goal,
+    command=commands,
+    explain=st.booleans(),
+    targets=st.one_of(st.just([]), st.lists(text, max_size=3), st.just(["cup"] * 300), st.just(["x" * 1000] * 11)),
+    compact=st.booleans(),
+    points=st.one_of(st.just([]), st.lists(points, max_size=3), st.just([Point32()] * 1001)),
+    point_labels=st.one_of(st.just([]), st.lists(st.integers(-1, 2), max_size=3)),
+    box=st.one_of(st.just(RegionOfInterest()), st.builds(RegionOfInterest, width=uint32, height=uint32)),
+    session=st.one_of(text, st.just("s" * 300)),
+    image=images,
+    camera=st.one_of(st.just(""), text),
+    timeout=durations,
 )
 
 
@@ -159,7 +164,7 @@ def serialized(messages) -> st.SearchStrategy[bytes]:
     return st.one_of(whole, damage(whole), st.binary(max_size=100))
 
 
-# --- the node, and a worker that says what it is told to
+# --- the node, and a worker whose events are made up
 
 
 class FakeWorker:
@@ -167,12 +172,12 @@ class FakeWorker:
 
     mood = "mask"
 
-    def __init__(self, settings, frames, on_event):
+    def __init__(self, settings, transport, on_event):
         self._say = on_event
         self.pid = None
 
     def start(self):
-        self._say(worker.Ready("made up", "cpu", "fp32", 0.0))
+        self._say(worker.Ready(EngineInfo("made up", capabilities=frozenset({"points"})), 0.0))
 
     def close(self):
         pass
@@ -185,18 +190,19 @@ class FakeWorker:
         if not isinstance(message, worker.Command):
             return
         key, mood = message.request_id, type(self).mood
-        self._say(worker.Staged(key, "generating"))
+        self._say(worker.StageBegan(key, "generating"))
         if mood in ERRORS:
             self._say(worker.Failed(key, ERRORS[mood]))
             return
         if mood == "death":
-            self.restart("it was told to")
+            self.restart("as it was asked to")
             return
-        mask = np.zeros(message.size, bool)
-        mask[: message.size[0] // 2] = mood == "mask"
-        self._say(worker.Answering(key, "Sure, [SEG]."))
-        self._say(worker.Found(key, [crop_mask(mask, 1, 0.5)]))
-        self._say(worker.Done(key, "Sure, [SEG].", [], Timings()))
+        height, width = message.ticket.size
+        mask = np.zeros((height, width), bool)
+        mask[: height // 2] = mood == "mask"
+        self._say(worker.PartialText(key, "Sure, [SEG]."))
+        self._say(worker.NewRegions(key, [Region(crop_mask(mask, 1, 0.5), 0.5, "cup", span=(6, 11))]))
+        self._say(worker.Done(key, "Sure, [SEG].", [], [0], ["unicorn"]))
 
 
 ERRORS = {"refusal": CommandError("no"), "memory": OutOfMemory("none"), "stopped": Cancelled("stopped")}
@@ -242,7 +248,7 @@ class Fuzzed:
         self.count = 0
 
     def settle(self) -> None:
-        """Let the node take in what the worker said, and what is measured aside of it."""
+        """Let the node take in the worker's events, and what is measured aside of it."""
         self.node._drain()
         self.node._aside.submit(lambda: None).result()  # one thread: what was begun before this is done
         self.node._drain()

@@ -8,6 +8,7 @@ from action_msgs.msg import GoalStatus
 from lifecycle_msgs.msg import State as LifecycleState
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from machine_speed import limit
 from robot import scene, stamped, wait_for
 from test_parameters import put
 
@@ -109,8 +110,8 @@ def test_a_node_goes_through_its_states_and_answers_in_every_one(manager):
 
 
 def test_configure_returns_at_once_and_loading_goes_on_while_active(launch, tmp_path):
-    gate = tmp_path / "gated-standin"
-    client = launch(autostart="false", model=gate)
+    gate = tmp_path / "gate"
+    client = launch(autostart="false", options=f"[loading=gated, 'gate={gate}']")
     manager = Manager(client)
     assert manager.change(Transition.TRANSITION_CONFIGURE)  # while nothing can be loaded: it did not wait for that
     assert manager.change(Transition.TRANSITION_ACTIVATE)
@@ -178,16 +179,16 @@ def test_a_transition_that_is_not_possible_is_refused_and_answered(manager):
 def test_parameters_are_read_at_configure_and_fixed_from_then_on(manager):
     client = manager.client
     client.wait(client.setter.service_is_ready, "parameter service")
-    assert put(client, "model", "/models/missing-standin") == (True, "")
+    assert put(client, "options", ["loading=missing"]) == (True, "")
     assert manager.change(Transition.TRANSITION_CONFIGURE)
     status = client.state(Status.ERROR, "error state")
-    assert "/models/missing-standin" in status.message
+    assert "standin:load does not exist" in status.message
     assert not manager.change(Transition.TRANSITION_ACTIVATE)
     assert "does not exist" in client.lisa.said().splitlines()[-1]
-    successful, reason = put(client, "model", "/models/standin")
+    successful, reason = put(client, "options", ["loading=ready"])
     assert (successful, "read-only once" in reason, "cleanup" in reason) == (False, True, True)
     assert manager.change(Transition.TRANSITION_CLEANUP)
-    assert put(client, "model", "/models/standin") == (True, "")
+    assert put(client, "options", ["loading=ready"]) == (True, "")
     start(manager)
     client.works()
 
@@ -223,5 +224,5 @@ def test_a_node_that_is_stopped_answers_what_is_open(launch, told):
     wait_for(lambda: goal.result_future.done() and waiting.done(), "answers", step=client.spin)
     assert goal.result_future.result().result.status == Segmentation.NOT_READY
     assert waiting.result().status == Segmentation.NOT_READY
-    assert client.lisa.process.wait(10) == 0
+    assert client.lisa.process.wait(limit(10)) == 0
     assert "Traceback" not in client.lisa.said()

@@ -38,6 +38,11 @@ def xyz(point) -> list[float]:
     return [point.x, point.y, point.z]
 
 
+def test_a_label_is_the_phrase_where_the_engine_gives_one(shown: Client) -> None:
+    shown.say("the box with a phrase")
+    assert newest(shown)[-1].text.startswith("1: bright box\n28 x 14 x")
+
+
 def test_an_answer_has_a_box_with_edges_and_a_label(shown: Client) -> None:
     answer = shown.say("the box")
     first, *markers = newest(shown)

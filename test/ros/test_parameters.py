@@ -1,12 +1,13 @@
 """One dataclass is the source of the parameters; what ROS, the yaml file and the docs say is compared with it."""
 
+import os
 from dataclasses import fields
 
 import pytest
 import yaml
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
-from robot import NodeProcess, scene, stamped
+from robot import NodeProcess, scene, stamped, wait_for
 
 from lisa_ros.errors import ConfigError
 from lisa_ros.msg import Segmentation, Status
@@ -37,7 +38,8 @@ def test_every_parameter_says_what_it_is():
         ({"queue_size": 1.5}, "queue_size is 1.5; it must be of type int"),
         ({"queue_size": True}, "queue_size is True"),
         ({"precision": "fp8"}, "precision is 'fp8'; choose one of auto, bf16"),
-        ({"conversation": "vicuna"}, "conversation is 'vicuna'; choose one of \"\", compact"),
+        ({"options": ["family"]}, "option 'family' is not name=value"),
+        ({"options": ["conversation=v1"], "conversation": "v1"}, "conversation is a parameter and in options, too"),
         ({"cameras": ["left", "left"]}, "every name must be there once"),
         ({"cameras": ["le ft"]}, "cameras has 'le ft'"),
         ({"max_command_length": 10_001}, "max_command_length is 10001; it must lie between 1 and 10000"),
@@ -62,6 +64,7 @@ def value(x):
         int: (ParameterType.PARAMETER_INTEGER, "integer_value"),
         float: (ParameterType.PARAMETER_DOUBLE, "double_value"),
         str: (ParameterType.PARAMETER_STRING, "string_value"),
+        list: (ParameterType.PARAMETER_STRING_ARRAY, "string_array_value"),
     }
     kind, name = kinds[type(x)]
     return ParameterValue(type=kind, **{name: x})
@@ -93,10 +96,33 @@ def test_who_may_call_a_service_may_not_choose_the_code_that_runs(launch):
     client = launch(autostart="false")
     client.state(Status.UNCONFIGURED, "unconfigured node")
     client.meet()
-    assert put(client, "model", "/models/other-standin") == (True, "")
-    for name in ("segmenter", "tracker"):
-        successful, reason = put(client, name, "os:abort")
-        assert (successful, "read-only" in reason) == (False, True)
+    assert put(client, "model", "/models/another") == (True, "")
+    successful, reason = put(client, "model", "os:abort")
+    assert (successful, "which is code" in reason, "start the node with it" in reason) == (False, True, True)
+    successful, reason = put(client, "tracker", "os:abort")
+    assert (successful, "read-only" in reason) == (False, True)
+    successful, reason = put(client, "options", ["no option"])
+    assert (successful, "is not name=value" in reason) == (False, True)
+    assert put(client, "options", ["family=lisa"]) == (True, "")
+
+
+def test_settings_of_lisa_become_options_of_the_engine():
+    values = Parameters(options=("", "family=lisa"), conversation="v1", vision_tower="/clip")
+    assert values.engine_options == {"family": "lisa", "conversation": "v1", "vision_tower": "/clip"}
+    assert Parameters().engine_options == {}
+
+
+def test_a_node_without_torch_says_at_once_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
+    node = NodeProcess(tmp_path, model='""')
+    assert node.process.wait(30) == 2
+    [line] = [line for line in node.said().splitlines() if line]
+    assert line.startswith("lisa_node: the engine 'lisa")
+    assert "needs torch, which is not installed; pip install torch" in line
+    other = NodeProcess(tmp_path)  # an engine that works without it
+    wait_for(lambda: "ready: stand-in" in other.said(), "ready node")
+    other.stop()
 
 
 def test_a_live_parameter_changes_at_once(client):

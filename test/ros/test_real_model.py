@@ -8,7 +8,6 @@ from PIL import Image as Picture
 from robot import pixels_of, stamp, stamped
 
 from lisa_ros.msg import Segmentation, Status
-from lisa_ros.runtime.worker import SEGMENTER
 
 pytest.importorskip("torch")
 
@@ -32,7 +31,6 @@ def lisa(golden):
 @pytest.fixture(scope="module")
 def real(launch, golden):
     client = launch(
-        segmenter=SEGMENTER,
         model=golden / "ckpt",
         vision_tower=golden / "clip-tiny",
         device="cpu",
@@ -136,7 +134,7 @@ def broken(launch, golden, tmp_path_factory):
             (folder / "config.json").write_text('{"architectures": ["BertModel"], "model_type": "bert"}')
         if fault == "no tower":
             tower = folder / "no-tower"
-        client = launch(segmenter=SEGMENTER, model=folder, vision_tower=tower, device="cpu", threads=1)
+        client = launch(model=folder, vision_tower=tower, device="cpu", threads=1)
         nodes[fault] = (client, tower if fault == "no tower" else folder)
     return nodes
 

@@ -2,19 +2,23 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from lisa_ros.engine.api import Timings, crop_mask
+from lisa_ros.engine.api import Ask, EngineInfo, Region, crop_mask
 from lisa_ros.errors import Cancelled, CheckpointError, CommandError, ImageError, LisaError, OutOfMemory
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.runtime import worker
-from lisa_ros.runtime.queue import Frame, Measured, Request, RequestQueue, clean_command
+from lisa_ros.runtime.admission import MAX_POINTS, clean_ask, clean_command
+from lisa_ros.runtime.queue import RequestQueue
+from lisa_ros.runtime.requests import Frame, Measured, Request
 from lisa_ros.runtime.status import NoImage, NotReady, Stage, State, Status
+from lisa_ros.runtime.transport import Ticket
 
-READY = worker.Ready("tiny", "cpu", "fp32", 1.0)
+READY = worker.Ready(EngineInfo("tiny", "cpu", "fp32"), 1.0)
 
 
 class Robot:
@@ -26,21 +30,29 @@ class Robot:
         self.sent, self.restarts, self.published, self.states, self.answers, self.progress = [], 0, [], [], {}, {}
         self.wake = None
         self.camera = None  # an error to raise
-        self.queue = RequestQueue(
-            self.take_frame, self.check_image, self, lambda: self.parameters, self.wake_at, lambda: self.now
-        )
-        self.queue.configure(self)
+        self.frames, self.early = [], []
+        self.queue = RequestQueue(self, self, lambda: self.parameters, self.wake_at, lambda: self.now)
+        self.configure()
         self.queue.activate()
         self.count = 0
 
-    def take_frame(self, image, camera):
+    def configure(self):
+        self.queue.configure(self, self)
+
+    def take(self, image, camera):
         if self.camera is not None:
             raise self.camera
-        return Frame("header", (10, 10), 0.0)
+        return Frame("header", np.zeros((10, 10, 3), np.uint8), camera=camera or "front", sent=image is not None)
 
-    def check_image(self, image, camera):
+    def check(self, image, camera):
         if image == "bad":
             raise ImageError("bad image")
+
+    def put(self, rgb):
+        return Ticket(rgb.shape[:2])
+
+    def frame_taken(self, frame):
+        self.frames.append(frame)
 
     def wake_at(self, when):
         self.wake = when
@@ -51,11 +63,11 @@ class Robot:
     def restart(self, reason):
         self.restarts += 1
 
-    def publish_answer(self, answer):
-        self.published.append(answer)
+    def publish_result(self, result):
+        self.published.append(result)
 
-    def publish_early(self, frame, crops):
-        pass
+    def publish_early(self, frame, regions):
+        self.early.append(regions)
 
     def publish_state(self, state):
         self.states.append(state.state)
@@ -66,7 +78,8 @@ class Robot:
         self.count += 1
         key = f"r{self.count}"
         self.answers[key], self.progress[key] = [], []
-        self.queue.submit(Request(key, command, self.answers[key].append, self.progress[key].append, **fields))
+        ask = command if isinstance(command, Ask) else Ask(command)
+        self.queue.submit(Request(key, ask, self.answers[key].append, self.progress[key].append, **fields))
         return key
 
     def status(self, key):
@@ -78,8 +91,8 @@ class Robot:
         """Ids of the commands that the worker was given."""
         return [message.request_id for message in self.sent if isinstance(message, worker.Command)]
 
-    def done(self, key, crops=()):
-        self.queue.handle(worker.Done(key, "Sure, [SEG].", list(crops), Timings()))
+    def done(self, key, regions=(), **fields):
+        self.queue.handle(worker.Done(key, "Sure, [SEG].", list(regions), range(len(regions)), **fields))
 
     def advance(self, seconds):
         """Let time pass, waking the queue when it asked to be."""
@@ -90,10 +103,8 @@ class Robot:
         self.now = end
 
 
-def crop():
-    import numpy as np
-
-    return crop_mask(np.ones((3, 3), bool), 1, 0.5)
+def region(label=1):
+    return Region(crop_mask(np.ones((3, 3), bool), label, 0.5), 0.5)
 
 
 @pytest.fixture
@@ -108,14 +119,14 @@ def test_one_runs_some_wait_the_next_is_busy(robot):
     assert robot.at_worker == keys[:1]
     assert robot.status(keys[3]) is Status.BUSY
     assert robot.progress[keys[1]][0].stage is Stage.QUEUED
-    robot.done(keys[0], [crop()])
+    robot.done(keys[0], [region()])
     assert (robot.status(keys[0]), robot.at_worker) == (Status.SUCCESS, keys[:2])
 
 
 def test_a_stage_that_nobody_knows_is_passed_over(robot):
     key = robot.submit()
     for name in ("reading", "pondering"):
-        robot.queue.handle(worker.Staged(key, name))
+        robot.queue.handle(worker.StageBegan(key, name))
     assert [progress.stage for progress in robot.progress[key]] == [Stage.ENCODING, Stage.READING, Stage.READING]
 
 
@@ -127,14 +138,14 @@ def test_no_mask_is_not_found(robot):
 
 def test_masks_that_came_early_are_in_the_answer(robot):
     key = robot.submit()
-    robot.queue.handle(worker.Found(key, [crop()]))
-    robot.done(key)
-    assert (robot.status(key), len(robot.answers[key][0].crops)) == (Status.SUCCESS, 1)
+    robot.queue.handle(worker.NewRegions(key, [region()]))
+    robot.queue.handle(worker.Done(key, "Sure, [SEG].", [], [0]))
+    assert (robot.status(key), len(robot.answers[key][0].regions)) == (Status.SUCCESS, 1)
 
 
 def test_an_empty_mask_is_not_found(robot):
     key = robot.submit()
-    robot.done(key, [replace(crop(), area=0)])
+    robot.done(key, [replace(region(), mask=replace(region().mask, area=0))])
     assert robot.status(key) is Status.NOT_FOUND
 
 
@@ -143,10 +154,10 @@ class TestMeasuring:
 
     @pytest.fixture
     def running(self, robot):
-        robot.queue._measure = lambda key, frame, crops: True
+        robot.queue._measure = lambda key, frame, regions: True
         key = robot.submit()
         waiting = robot.submit()
-        robot.done(key, [crop()])
+        robot.done(key, [region()])
         assert not robot.answers[key]
         assert robot.at_worker == [key]
         return robot, key, waiting
@@ -182,8 +193,8 @@ class TestMeasuring:
 
         robot.queue._measure = fail
         key = robot.submit()
-        robot.done(key, [crop()])
-        assert (robot.status(key), robot.answers[key][0].objects) == (Status.SUCCESS, [])
+        robot.done(key, [region()])
+        assert (robot.status(key), list(robot.answers[key][0].objects)) == (Status.SUCCESS, [])
 
 
 def test_before_ready_and_after_a_failed_load_commands_are_not_ready():
@@ -239,7 +250,7 @@ def test_a_new_worker_has_nothing_to_forget(robot):
 def test_an_answer_that_comes_after_the_cancel_is_dropped(robot):
     key = robot.submit()
     robot.queue.cancel(key)
-    robot.done(key, [crop()])
+    robot.done(key, [region()])
     robot.queue.cancel(key)
     assert robot.status(key) is Status.CANCELED
 
@@ -295,7 +306,7 @@ def test_without_a_worker_commands_are_answered_too(robot):
     assert (robot.states[-1], robot.wake) == (State.UNCONFIGURED, None)
     robot.queue.forget_sessions()
     assert worker.ForgetSessions() not in robot.sent
-    robot.queue.configure(robot)
+    robot.configure()
     robot.queue.activate()
     robot.queue.handle(READY)
     robot.done(robot.submit())
@@ -345,7 +356,7 @@ def test_a_callback_that_fails_does_not_keep_others_from_their_answers(robot, ca
     def fail(_):
         raise RuntimeError("the client's connection is gone")
 
-    robot.queue.submit(Request("x", "the box", on_answer=fail, on_progress=fail))
+    robot.queue.submit(Request("x", Ask("the box"), on_result=fail, on_progress=fail))
     second = robot.submit()
     robot.done("x")
     robot.done(second)
@@ -387,8 +398,8 @@ class AnyOrder(RuleBasedStateMachine):
     @property
     def held(self):
         """The command that the worker is busy with, answered or not."""
-        work = self.robot.queue._work
-        return work.request.request_id if work else None
+        running = self.robot.queue._running
+        return running.request.request_id if running else None
 
     @rule(timeout_s=st.sampled_from([0.0, 1.0, 20.0]), image=st.sampled_from([None, "good", "bad"]))
     def submit(self, timeout_s, image):
@@ -409,9 +420,9 @@ class AnyOrder(RuleBasedStateMachine):
         key = self.held
         self.robot.queue.handle(
             {
-                "staged": worker.Staged(key, "generating"),
-                "found": worker.Found(key, [crop()]),
-                "done": worker.Done(key, "Sure.", [], Timings()),
+                "staged": worker.StageBegan(key, "generating"),
+                "found": worker.NewRegions(key, [region()]),
+                "done": worker.Done(key, "Sure."),
                 "failed": worker.Failed(key, OutOfMemory("no")),
             }[event]
         )
@@ -419,7 +430,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(key=st.sampled_from(["r1", "r2", "r999"]))
     def worker_says_something_late(self, key):
         if key != self.held:
-            self.robot.queue.handle(worker.Done(key, "late", [], Timings()))
+            self.robot.queue.handle(worker.Done(key, "late"))
 
     @rule()
     def forget(self):
@@ -435,7 +446,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def worker_is_back(self):
-        if self.robot.queue._ready is None and self.robot.queue._worker is not None:
+        if self.robot.queue.engine.ready is None and self.robot.queue.engine._worker is not None:
             self.robot.queue.handle(READY)
 
     @rule()
@@ -445,16 +456,16 @@ class AnyOrder(RuleBasedStateMachine):
         if queue._active:
             queue.deactivate()
             assert all(self.robot.answers.values())
-        elif queue._worker is not None:
+        elif queue.engine._worker is not None:
             queue.activate()
 
     @rule()
     def cleanup(self):
-        if self.robot.queue._worker is not None:
+        if self.robot.queue.engine._worker is not None:
             self.robot.queue.cleanup()
             assert all(self.robot.answers.values())
         else:
-            self.robot.queue.configure(self.robot)
+            self.robot.configure()
             self.robot.queue.activate()
 
     @invariant()
@@ -465,7 +476,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def nothing_waits_while_the_worker_is_free(self):
-        if hasattr(self, "robot") and self.robot.queue._ready is not None and self.held is None:
+        if hasattr(self, "robot") and self.robot.queue.engine.ready is not None and self.held is None:
             assert not self.robot.queue._waiting
 
     def teardown(self):
@@ -490,3 +501,82 @@ def test_an_answer_is_timed_from_receiving(robot):
     robot.done(key)
     assert robot.answers[key][0].timings.total_s == pytest.approx(2.5)
     assert robot.answers[key][0].model == "tiny"
+
+
+def test_a_question_reaches_the_worker_as_it_was_asked(robot):
+    robot.queue.handle(worker.Ready(EngineInfo("tiny", capabilities=frozenset({"points"})), 1.0))
+    ask = Ask("", targets=("a  cup", "a spoon"), points=((1.0, 2.0),), point_labels=(1,), box=(1, 2, 3, 4))
+    robot.submit(ask, session="talk")
+    [command] = robot.sent
+    assert command.ask.targets == ("a cup", "a spoon")
+    assert (command.ask.points, command.ask.point_labels, command.ask.box) == (((1.0, 2.0),), (1,), (1, 2, 3, 4))
+    assert (command.session, command.ticket, command.ask.max_new_tokens) == ("talk", Ticket((10, 10)), 512)
+
+
+@pytest.mark.parametrize(
+    ("ask", "text"),
+    [
+        (Ask("the box", points=((1.0, 2.0),)), "tiny takes no points; it supports commands in words only"),
+        (Ask("", box=(1, 2, 3, 4)), "tiny takes no box; it supports commands in words only"),
+        (Ask("", targets=("x",) * 256), "256 targets; at most 255"),
+        (Ask("", targets=("x" * 100,) * 101), "the targets have 10100 characters"),
+        (Ask("", targets=("x", " ")), "a target is empty"),
+        (Ask("  "), "the command is empty"),
+        (Ask("the box", points=((1.0, 2.0),) * (MAX_POINTS + 1)), "1001 points; at most 1000"),
+    ],
+)
+def test_what_the_engine_cannot_be_asked_is_refused_before_it_is_queued(robot, ask, text):
+    key = robot.submit(ask)
+    assert robot.status(key) is Status.INVALID_COMMAND
+    assert text in robot.answers[key][0].message
+    assert not robot.sent
+
+
+def test_partly_found_is_success_and_the_rest_is_absent(robot):
+    key = robot.submit(Ask("", targets=("cup", "unicorn")))
+    robot.done(key, [region()], absent=["unicorn"])
+    assert (robot.status(key), robot.answers[key][0].absent) == (Status.SUCCESS, ["unicorn"])
+    key = robot.submit(Ask("", targets=("unicorn",)))
+    robot.done(key, absent=["unicorn"])
+    assert (robot.status(key), robot.answers[key][0].absent) == (Status.NOT_FOUND, ["unicorn"])
+
+
+def test_the_answer_decides_which_regions_count_and_in_which_order(robot):
+    key = robot.submit()
+    robot.queue.handle(worker.NewRegions(key, [region(1), region(2)]))
+    robot.queue.handle(worker.Done(key, "Sure.", [region(3)], [2, 1]))
+    assert [one.mask.label for one in robot.answers[key][0].regions] == [3, 2]
+
+
+def test_progress_has_all_regions_and_the_number_of_new_ones(robot):
+    key = robot.submit()
+    robot.queue.handle(worker.NewRegions(key, [region(1)]))
+    robot.queue.handle(worker.PartialText(key, "Both"))
+    robot.queue.handle(worker.NewRegions(key, [replace(region(2), mask=replace(region(2).mask, area=0)), region(3)]))
+    assert [(len(p.regions), p.new) for p in robot.progress[key]] == [(0, 0), (1, 1), (1, 0), (2, 1)]
+
+
+def test_early_masks_are_published_with_each_new_region_only(robot):
+    robot.parameters = replace(robot.parameters, early_mask=True)
+    key = robot.submit()
+    robot.queue.handle(worker.NewRegions(key, [region(1)]))
+    robot.queue.handle(worker.PartialText(key, "Both"))
+    assert [len(regions) for regions in robot.early] == [1]
+
+
+@pytest.mark.parametrize(("image", "camera"), [(None, "front"), ("good", "")])
+def test_a_result_names_the_camera_of_its_frame_and_none_for_an_image_of_the_caller(robot, image, camera):
+    key = robot.submit(image=image)
+    robot.done(key)
+    assert robot.answers[key][0].camera == camera
+    assert robot.frames[0].sent is (image is not None)
+
+
+def test_an_empty_command_stays_empty_beside_targets():
+    assert clean_ask(Ask(" \n", targets=("cup",)), Parameters()).text == ""
+
+
+def test_the_reason_why_a_model_cannot_be_loaded_is_logged_once(caplog):
+    robot = Robot()
+    robot.queue.handle(worker.LoadFailed(CheckpointError("keys are missing: a, b")))
+    assert caplog.text.count("keys are missing: a, b") == 1

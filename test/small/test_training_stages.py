@@ -350,7 +350,7 @@ def test_every_recipe_in_the_package_can_be_read(name):
 
 @pytest.mark.timeout(300)
 def test_the_quick_recipe_goes_on_from_the_packaged_model_and_forgets_nothing(opengl, tmp_path, monkeypatch):
-    """docs/training.md's run of minutes, in seconds: fewer scenes, a step of each stage."""
+    """The short run of docs/demo_model.md, in seconds: fewer scenes, a step of each stage."""
     monkeypatch.chdir(tmp_path)
     for split, count in (("train", "40"), ("test", "8")):
         assert cli.main(["scenes", "--out", f"scenes/{split}", "--count", count, "--seed", "1", "--split", split]) == 0

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from machine_speed import limit
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from whole_answer import segment
@@ -347,7 +348,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path: Path, d
         config.write_text(yaml.safe_dump(settings(tmp_path / name, data, **how)))
         runs[name] = start_run(config)
     try:
-        until = time.monotonic() + 200
+        until = time.monotonic() + limit(200)
         while not (tmp_path / "killed" / "state" / "0000001").is_dir():
             assert runs["killed"].poll() is None, runs["killed"].communicate()[0]
             assert time.monotonic() < until
@@ -356,9 +357,9 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path: Path, d
         runs["killed"].communicate()
         assert not (tmp_path / "killed" / "state" / "0000003").exists()
         again = start_run(tmp_path / "killed.yaml")
-        told = again.communicate(timeout=200)[0]
+        told = again.communicate(timeout=limit(200))[0]
         assert again.returncode == 0, told
-        whole = runs["unbroken"].communicate(timeout=200)[0]
+        whole = runs["unbroken"].communicate(timeout=limit(200))[0]
         assert runs["unbroken"].returncode == 0, whole
     finally:
         for run in runs.values():
@@ -397,7 +398,7 @@ def test_two_processes_end_with_the_weights_of_one_that_takes_both_shares(tmp_pa
         runs[name] = start_run(config, *around)
     try:
         for run in runs.values():
-            told = run.communicate(timeout=400)[0]
+            told = run.communicate(timeout=limit(400))[0]
             assert run.returncode == 0, told
     finally:
         for run in runs.values():

@@ -1,4 +1,4 @@
-"""Camera images: the newest one is kept as it came, and turned into pixels only when a command needs it."""
+"""The newest image of a camera, as it came; turned into pixels only when a command needs it."""
 
 from __future__ import annotations
 
@@ -11,32 +11,34 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from lisa_ros.errors import ImageError
+from lisa_ros.perception.calibration import image_size
 from lisa_ros.perception.image_codec import check_image, decode, decode_compressed
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.serialized_image import read_image, read_message
-from lisa_ros.runtime.frame_memory import FrameMemory
-from lisa_ros.runtime.queue import Frame
+from lisa_ros.runtime.requests import Frame
 from lisa_ros.runtime.status import NoImage
 
 MOST_BYTES_PER_PIXEL = 4  # of the encodings that are known
 
 
-class Frames:
-    """The newest frame and camera_info, still serialized: a 30 Hz stream that nobody asks about costs almost nothing.
+class FrameStore:
+    """The newest image and camera_info, still serialized: a 30 Hz stream that nobody asks about costs almost nothing.
 
-    ros_now_s: the node's clock in seconds, for the age of a stamp. Whether a frame is too old is told by when it came
-    in: stamps of another machine, of a bag or of a simulation say nothing about a camera that has stopped.
-    count: how many came.
+    Whether an image is too old depends on when it came in: stamps of another machine, of a bag or of a simulation say
+    nothing about a camera that has stopped.
+
+    Args:
+        parameters: The current ones.
+        topic: Name of the image topic, for messages.
+        ros_now_s: The node's clock in seconds, for the age of a stamp.
+
+    Attributes:
+        count: Images that came.
     """
 
     def __init__(
-        self,
-        memory: FrameMemory,
-        parameters: Callable[[], Parameters],
-        topic: Callable[[], str],
-        ros_now_s: Callable[[], float],
+        self, parameters: Callable[[], Parameters], topic: Callable[[], str], ros_now_s: Callable[[], float]
     ) -> None:
-        self._memory = memory
         self._parameters = parameters
         self._topic = topic
         self._ros_now_s = ros_now_s
@@ -74,14 +76,12 @@ class Frames:
         check_image(image, self._parameters().max_image_pixels)
 
     def take(self, image: Image | None) -> Frame:
-        """Put the pixels of ``image``, or of the newest frame, into the shared memory. Raises ImageError or NoImage."""
-        most = self._parameters().max_image_pixels
+        """The frame of ``image``, or of the newest one. Raises ImageError or NoImage."""
         if image is not None:
-            pixels = decode(image, most, self._memory.pixels)
+            header, pixels = image.header, decode(image, self._parameters().max_image_pixels)
         else:
-            image = self._newest_message()
-            pixels = (decode_compressed if self._compressed else decode)(image, most, self._memory.pixels)
-        return Frame(image.header, pixels.shape[:2], self._age_s(image.header))
+            header, pixels = self._decoded(self._newest_message())
+        return Frame(header, read_only(pixels), self._age_s(header), sent=image is not None)
 
     def header(self, serialized: bytes) -> Any:
         """Of a frame as it came, its pixels left alone. Raises ImageError."""
@@ -89,26 +89,19 @@ class Frames:
 
     def decode(self, serialized: bytes) -> tuple[Any, NDArray[np.uint8]]:
         """Header and pixels (H, W, 3), to read only, of a frame as it came. Raises ImageError. On any thread."""
-        image = self._message(serialized)
-        return image.header, (decode_compressed if self._compressed else decode)(
-            image, self._parameters().max_image_pixels
-        )
+        return self._decoded(self._message(serialized))
 
-    def pixels(self, frame: Frame) -> Any:
-        """(H, W, 3) uint8 of the frame that was taken last."""
-        return self._memory.pixels(frame.size)
-
-    def camera_info(self, frame: Frame) -> CameraInfo | None:
-        """The camera's newest info under the header of ``frame``; None where it is not about this camera or size."""
+    def camera_info(self, header: Any, size: tuple[int, int]) -> CameraInfo | None:
+        """The camera's newest info under a frame's ``header``; None where it is not about this camera or size."""
         if self._info is None:
             return None
         try:
             info = read_message(self._info, CameraInfo)
         except ImageError:
             return None
-        if info.header.frame_id != frame.header.frame_id or (info.height, info.width) != frame.size:
+        if info.header.frame_id != header.frame_id or image_size(info) != size:
             return None
-        info.header = frame.header
+        info.header = header
         return info
 
     def _newest_message(self) -> Any:
@@ -132,6 +125,11 @@ class Frames:
     def _message(self, serialized: bytes) -> Any:
         return read_message(serialized, CompressedImage) if self._compressed else read_image(serialized)
 
+    def _decoded(self, image: Any) -> tuple[Any, NDArray[np.uint8]]:
+        """Header and pixels; of an unpadded rgb8 image a view of the message, which is not copied."""
+        pixels = (decode_compressed if self._compressed else decode)(image, self._parameters().max_image_pixels)
+        return image.header, pixels
+
     def _most_bytes(self) -> int:
         return MOST_BYTES_PER_PIXEL * self._parameters().max_image_pixels + 65536
 
@@ -139,3 +137,10 @@ class Frames:
         """From the stamp to now; 0 for an image without a stamp."""
         stamp_s = header.stamp.sec + header.stamp.nanosec / 1e9  # not rclpy's Time: it refuses a negative stamp
         return self._ros_now_s() - stamp_s if stamp_s else 0.0
+
+
+def read_only(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A view that nobody can write to: a frame is shared by the queue, the tracker and the publishers."""
+    view = pixels.view()
+    view.flags.writeable = False
+    return view

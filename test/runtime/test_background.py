@@ -1,11 +1,12 @@
 """The queue's own questions, for tracking: nobody hears of them, and no person's command waits for one."""
 
 import pytest
-from test_requests import READY, Robot, crop
+from test_requests import READY, Robot, region
 
+from lisa_ros.engine.api import Ask
 from lisa_ros.errors import ImageError
 from lisa_ros.runtime import worker
-from lisa_ros.runtime.queue import Request
+from lisa_ros.runtime.requests import Request
 from lisa_ros.runtime.status import State, Status
 
 
@@ -15,10 +16,12 @@ class Asking(Robot):
         self.queue.handle(READY)
         self.own = []
 
-    def look_again(self):
+    def ask_again(self):
         """(whether the worker was asked, id)"""
         self.count += 1
-        return self.queue.look_again(Request(f"own{self.count}", "the box", self.own.append)), f"own{self.count}"
+        key = f"own{self.count}"
+        self.queue.submit(Request(key, Ask("the box"), self.own.append, background=True))
+        return key in self.at_worker, key
 
 
 @pytest.fixture
@@ -27,9 +30,9 @@ def robot():
 
 
 def test_an_answer_to_ourselves_is_not_published(robot):
-    asked, key = robot.look_again()
+    asked, key = robot.ask_again()
     assert asked
-    robot.done(key, [crop()])
+    robot.done(key, [region()])
     assert [answer.status for answer in robot.own] == [Status.SUCCESS]
     assert robot.own[0].frame is not None
     assert not robot.published
@@ -39,12 +42,13 @@ def test_an_answer_to_ourselves_is_not_published(robot):
 
 def test_nothing_is_asked_while_a_command_runs(robot):
     robot.submit()
-    assert not robot.look_again()[0]
-    assert not robot.own
+    assert not robot.ask_again()[0]
+    assert [result.status for result in robot.own] == [Status.BUSY]
+    assert not robot.published
 
 
 def test_a_command_stops_our_question_and_takes_no_place_in_the_queue_for_it(robot):
-    _, key = robot.look_again()
+    _, key = robot.ask_again()
     first, second, third = robot.submit(), robot.submit(), robot.submit()
     assert [answer.status for answer in robot.own] == [Status.CANCELED]
     assert isinstance(robot.sent[-1], worker.Cancel)
@@ -59,9 +63,9 @@ def test_a_command_stops_our_question_and_takes_no_place_in_the_queue_for_it(rob
 
 def test_a_question_that_cannot_be_asked_or_takes_too_long_is_answered_all_the_same(robot):
     robot.camera = ImageError("bad image")
-    robot.look_again()
+    robot.ask_again()
     robot.camera = None
-    robot.look_again()
+    robot.ask_again()
     robot.advance(11.0)
     assert [answer.status for answer in robot.own] == [Status.INVALID_IMAGE, Status.TIMEOUT]
     assert not robot.published
@@ -69,7 +73,7 @@ def test_a_question_that_cannot_be_asked_or_takes_too_long_is_answered_all_the_s
 
 def test_without_a_queue_a_command_still_comes_before_our_question():
     robot = Asking(queue_size=0)
-    _, own = robot.look_again()
+    _, own = robot.ask_again()
     key = robot.submit()
     robot.done(own)
     robot.done(key)
@@ -77,7 +81,7 @@ def test_without_a_queue_a_command_still_comes_before_our_question():
 
 
 def test_a_dead_worker_ends_our_question(robot):
-    robot.look_again()
+    robot.ask_again()
     robot.queue.handle(worker.Died("of SIGKILL", 1.0))
     assert [answer.status for answer in robot.own] == [Status.INTERNAL_ERROR]
-    assert not robot.look_again()[0]
+    assert not robot.ask_again()[0]
