@@ -29,8 +29,8 @@ def test_targets_need_no_command_and_what_is_not_there_is_absent(client):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"points": [Point32(x=1.0, y=2.0)]}, "stand-in takes no points; it supports explain, history"),
-        ({"box": RegionOfInterest(width=5, height=5)}, "stand-in takes no box; it supports explain, history"),
+        ({"points": [Point32(x=1.0, y=2.0)]}, "it supports explain, history"),
+        ({"box": RegionOfInterest(width=5, height=5)}, "it supports explain, history"),
         ({"targets": ["cup"] * 256}, "256 targets; at most 255"),
         ({"targets": [" "]}, "a target is empty"),
     ],
