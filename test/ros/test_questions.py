@@ -117,7 +117,7 @@ def test_what_is_followed_keeps_its_phrase(launch):
         ("wrong event", "event of type str"),
         ("be speechless", "Speechless: (no text)"),
         ("exit", "the engine has had enough"),
-        ("outside", "for an image of 320 x 240; resize it"),
+        ("outside", "320 x 240"),
     ],
 )
 def test_an_engine_that_breaks_the_contract_is_an_internal_error_with_the_reason(client, command, says):
