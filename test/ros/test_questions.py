@@ -26,6 +26,13 @@ def test_targets_need_no_command_and_what_is_not_there_is_absent(client):
     assert (result.status, result.segmentation.absent) == (Segmentation.NOT_FOUND, ["nothing"])
 
 
+def test_two_hundred_targets_have_labels_of_their_own(client):
+    names = [f"box {number}" for number in range(200)]
+    result = client.call("", own_image(client), targets=names).segmentation
+    assert [mask.phrase for mask in result.masks] == names
+    assert [mask.label for mask in result.masks] == list(range(1, 201))
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
