@@ -19,7 +19,14 @@ _ADAPTER = "default"
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """rank 0: no LoRA. targets: names of the language model's linear layers."""
+    """LoRA's settings.
+
+    Args:
+        rank: 0 for no LoRA.
+        alpha: The scale is ``alpha / rank``.
+        dropout: Share of inputs that are dropped, in training.
+        targets: Names of the language model's linear layers.
+    """
 
     rank: int = 8
     alpha: float = 16.0
@@ -39,10 +46,19 @@ class LoraOptions:
 def prepare_training(
     lisa: Lisa, options: LoraOptions, *, quantised: bool, checkpointing: bool
 ) -> dict[str, nn.Parameter]:
-    """Put LoRA into ``lisa`` and choose what is trained: returned by name, float32. Raises ConfigError.
+    """Put LoRA into ``lisa`` and choose what is trained.
 
-    quantised: whether the language model is in four or eight bits. checkpointing: recompute activations of the language
-    model in the backward pass, for memory.
+    Args:
+        lisa: The model; changed in place.
+        options: LoRA's.
+        quantised: Whether the language model is in four or eight bits.
+        checkpointing: Recompute activations of the language model in the backward pass, for memory.
+
+    Returns:
+        Name -> parameter that is trained, float32.
+
+    Raises:
+        ConfigError: peft is not installed, or a target is no layer.
     """
     lisa.requires_grad_(False)
     lisa.eval()
@@ -63,10 +79,6 @@ def training_mode(lisa: Lisa, on: bool) -> None:
     """Dropout and checkpointing in the language model, where LoRA is; everything else is never in training mode."""
     lisa.eval()
     lisa.llama.train(on)
-
-
-def is_lora(name: str) -> bool:
-    return ".lora_A." in name or ".lora_B." in name
 
 
 def _checkpoint(llama: nn.Module) -> None:

@@ -47,8 +47,8 @@ def convert(packed: bytes) -> dict[str, Tensor]:
         return torch.from_numpy(np.frombuffer(data, np.float16).reshape(tensor.ShapeAsNumpy()).astype(np.float32))
 
     encoder = ConvImageEncoder()
-    wanted = iter(_convolutions(encoder))
-    layer = next(wanted)
+    layers = iter(_convolutions(encoder))
+    layer = next(layers)
     for operator in operators:
         if kind(operator) not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
             continue
@@ -60,7 +60,7 @@ def convert(packed: bytes) -> dict[str, Tensor]:
         with torch.no_grad():
             layer.weight.copy_(weight)
             layer.bias.copy_(read(operator.Inputs(2)))
-        layer = next(wanted, None)
+        layer = next(layers, None)
         if layer is None:
             break
     else:
