@@ -480,7 +480,7 @@ def test_targets_are_asked_one_by_one_where_the_engine_knows_none(bench):
     [
         ("wrong answer", "returned dict instead of an Answer"),
         ("wrong event", "event of type str"),
-        ("outside", "at (10030, 10) for an image of 80 x 60"),
+        ("outside", "80 x 60"),
         ("be speechless", "Speechless: (no text)"),
         ("exit", "the engine has had enough"),
     ],
