@@ -24,6 +24,9 @@ CAPABILITIES = frozenset({EXPLAIN, HISTORY, TARGETS, PROPOSALS, POINTS, TEACHER_
 MAX_TARGETS = 255
 """Targets of one ask: ``~/labels`` is mono8 and 0 is background."""
 
+MAX_LABELS = 255
+"""Regions of one answer, for the same reason."""
+
 MASKS_PER_ANSWER = 32
 TOKENS_PER_TARGET = 16
 
@@ -62,7 +65,20 @@ class MaskCrop:
 
 
 def crop_mask(mask: NDArray[np.bool_], label: int = 0, score: float = 0.0) -> MaskCrop:
-    """Cut ``mask`` (H, W) bool to its tight box."""
+    """Cut a mask to its tight box.
+
+    Args:
+        mask: (H, W) bool. Of numbers, such as 0 and 255 or logits, what is above 0 is covered.
+        label: See :class:`MaskCrop`.
+        score: In [0, 1].
+
+    Raises:
+        ValueError: The mask does not have two dimensions.
+    """
+    if mask.ndim != 2:
+        raise ValueError(f"a mask has the shape {mask.shape}; it must be (height, width)")
+    if mask.dtype != np.bool_:
+        mask = mask > 0
     columns = np.flatnonzero(mask.any(axis=0))
     if columns.size == 0:
         return MaskCrop(label, 0, 0, 0, 0, np.zeros((0, 0), np.uint8), score, 0, (0.0, 0.0))
@@ -87,7 +103,7 @@ class Region:
         score: Confidence in [0, 1]; comparable within one engine only.
         phrase: What it is in words, where the engine knows; else empty.
         spans: Where ``Answer.text`` mentions it. For LISA the ``[SEG]`` itself.
-        span: The first of ``spans``. Either may be given.
+        span: The first of ``spans``. Either may be given; to replace the spans of a region, pass ``span=None`` too.
     """
 
     mask: MaskCrop
@@ -125,7 +141,7 @@ class Conversation:
 
     def append(self, turn: Turn) -> None:
         self.turns.append(turn)
-        del self.turns[: -self.max_turns]
+        del self.turns[: max(len(self.turns) - self.max_turns, 0)]
 
     def clear(self) -> None:
         self.turns.clear()

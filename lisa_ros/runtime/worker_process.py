@@ -32,7 +32,7 @@ from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import Cancelled, ConfigError, LisaError, OutOfMemory
 from lisa_ros.process_tuning import keep_freed_buffers
 from lisa_ros.runtime import worker
-from lisa_ros.runtime.answer_regions import AnswerRegions, plain_text
+from lisa_ros.runtime.answer_regions import AnswerRegions
 from lisa_ros.runtime.transport import Receiver
 
 logger = logging.getLogger("lisa_ros.runtime.worker_process")  # __name__ is "__main__" here
@@ -231,10 +231,10 @@ class CommandRunner:
         new, order = events.regions.complete(answer.regions)
         return worker.Done(
             command.request_id,
-            plain_text(answer.text),
+            answer.text,
             new,
             order,
-            [plain_text(phrase) for phrase in answer.absent],
+            answer.absent,
             whole_timings(answer.timings, encode_s),
             gpu_bytes(),
         )
@@ -305,9 +305,9 @@ class CommandEvents:
     def on_event(self, event: Event) -> None:
         """Pass an event on."""
         if isinstance(event, Stage):
-            self._pipe.send(worker.StageBegan(self._request_id, plain_text(event.name)))
+            self._pipe.send(worker.StageBegan(self._request_id, event.name))
         elif isinstance(event, Token):
-            self._pipe.send(worker.PartialText(self._request_id, plain_text(event.text)))
+            self._pipe.send(worker.PartialText(self._request_id, event.text))
         elif new := self.regions.announce(event.regions):
             self._pipe.send(worker.NewRegions(self._request_id, new))
 
@@ -330,7 +330,7 @@ def as_lisa_error(error: BaseException, what: str) -> LisaError:
 def text_of(error: BaseException) -> str:
     """The error's text, also of one whose text cannot be made."""
     try:
-        return plain_text(str(error))
+        return str(error).encode("utf-8", "replace").decode("utf-8")
     except Exception:
         return "(no text)"
 
