@@ -53,9 +53,9 @@ class View:
 def views(studio, models: tuple[str, ...], count: int, size: tuple[int, int] = (640, 480)) -> Iterator[View]:
     """``count`` views of each model; size: (width, height). The same numbers, the same views."""
     from lisa_small.scenes.assets import load_models
+    from lisa_small.scenes.dataset import describe_camera
     from lisa_small.scenes.layout import Placement, rotate, sample_layout, turned
     from lisa_small.scenes.layout import View as Look
-    from lisa_small.scenes.render import focal_length
 
     known = {model.name: index for index, model in enumerate(load_models())}
     for name in models:
@@ -78,10 +78,8 @@ def views(studio, models: tuple[str, ...], count: int, size: tuple[int, int] = (
             look = Look(tuple(target + distance * np.array(arm)), tuple(target), 0.0, 48.0, *size)
             layout = replace(sample_layout(seed, "train", size), placements=(Placement(known[name], 0, lift, pose),))
             frame = studio.draw(replace(layout, view=look))
-            # MuJoCo's optical centre is the image's middle; the centre of the top left pixel is (0, 0) here.
-            focal, middle = focal_length(look), ((size[0] - 1) / 2, (size[1] - 1) / 2)
             sides = np.sort(np.ptp(model.hull, axis=0).astype(np.float64))[::-1]
-            yield View(name, Camera(*size, focal, focal, *middle), frame.depth, frame.ids == 1, sides)
+            yield View(name, Camera(**describe_camera(look)), frame.depth, frame.ids == 1, sides)
 
 
 def camera_like(depth: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint16]:

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import yaml
 
-from lisa_small.scenes.commands import KINDS, Speaker
+from lisa_ros.data.scene_records import ConversationRecord
+from lisa_small.scenes.commands import KINDS, Speaker, conversations_by
+from lisa_small.scenes.phrasings import Intention
 from lisa_small.scenes.world import WORLD, Phrases, collect
 
 WORDS = Path(__file__).with_suffix(".yaml")
@@ -34,14 +36,16 @@ CONTENT = {kind: collect(THINGS, field) for kind, field in (("use", "uses"), ("n
 
 
 class OtherSpeaker(Speaker):
-    """Says what it can in the words of the file."""
+    """Uses the words of the file wherever it has any."""
 
-    def say(self, intention: str, **words: str) -> str:
+    def say(self, intention: Intention, **fields: str) -> str:
         others = TABLE["phrasings"].get(intention)
-        return self.rng.choice(others).format(**words) if others else super().say(intention, **words)
+        return self.rng.choice(others).format(**fields) if others else super().say(intention, **fields)
 
-    def make_phrase(self, kind: str, intention: str, phrases: Phrases, held: bool = False) -> dict | None:
-        return super().make_phrase(kind, intention, CONTENT[kind], held=True)
+    def phrase_conversation(
+        self, kind: str, intention: Intention, phrases: Phrases, held_out_content: bool = False
+    ) -> ConversationRecord | None:
+        return super().phrase_conversation(kind, intention, CONTENT[kind], held_out_content=True)
 
 
 def main() -> None:
@@ -57,7 +61,7 @@ def main() -> None:
         for line in (arguments.scenes / "scenes.jsonl").read_text(encoding="utf-8").splitlines():
             scene = json.loads(line)
             rng = random.Random(f"other words {scene['seed']} {scene['id']}")
-            scene["conversations"] = OtherSpeaker(scene, rng, "test").talk(EACH, SHARES)
+            scene["conversations"] = conversations_by(OtherSpeaker(scene, rng, "test"), EACH, SHARES)
             asked += len(scene["conversations"])
             lines.write(json.dumps(scene) + "\n")
     print(f"{arguments.out}: {asked} conversations")

@@ -38,3 +38,7 @@ class NumericalError(LisaError):
 
 class Cancelled(LisaError):
     """The caller asked to stop before the answer was complete."""
+
+
+class TrainingDiverged(LisaError):
+    """The loss or a weight of a training run is no longer a finite number."""

@@ -42,6 +42,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if match := re.fullmatch(r"/api/models/([^/?]+/[^/?]+)(?:/revision/([^/?]+))?(\?.*)?", self.path):
             self._model_info(match[1], match[2])
+        elif match := re.fullmatch(r"/api/models/([^/?]+/[^/?]+)/tree/([^/?]+)(\?.*)?", self.path):
+            self._tree(match[1], match[2])
         else:
             self._file(with_body=True)
 
@@ -64,6 +66,21 @@ class _Handler(BaseHTTPRequestHandler):
         commit = revision if revision in self.hub.older else commit
         content = {"_id": "0", "id": name, "modelId": name, "sha": commit, "siblings": siblings, "tags": []}
         self._send(200, json.dumps({**content, "private": False, "downloads": 0}).encode(), {})
+
+    def _tree(self, name: str, revision: str) -> None:
+        if name not in self.hub.repositories:
+            return self._error(404, "RepoNotFound")
+        folder, commit = self.hub.repositories[name]
+        if revision not in ("main", commit, *self.hub.older):
+            return self._error(404, "RevisionNotFound")
+        entries = []
+        for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+            data = file.read_bytes()
+            entry = {"type": "file", "path": str(file.relative_to(folder)), "size": len(data), "oid": "0" * 40}
+            if file.suffix in (".bin", ".safetensors", ".model"):
+                entry["lfs"] = {"size": len(data), "oid": hashlib.sha256(data).hexdigest(), "pointerSize": 134}
+            entries.append(entry)
+        self._send(200, json.dumps(entries).encode(), {})
 
     def _file(self, *, with_body: bool) -> None:
         match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/([^?]+)(\?.*)?", self.path)

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from machine_speed import limit
 
 from lisa_ros.engine.api import (
     EXPLAIN,
@@ -34,9 +35,9 @@ from lisa_ros.engine.options import check_options
 from lisa_ros.errors import Cancelled, CheckpointError, CommandError, OutOfMemory
 
 TOKEN_S = 0.02
-SLOW_TOKENS = 60
+SLOW_TOKENS = round(limit(60))
 SLOW_RED = 7  # a frame whose first pixel has this red value takes SLOW_S to encode
-SLOW_S = 1.0
+SLOW_S = limit(1.0)
 BRIGHT = 128
 
 

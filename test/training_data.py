@@ -45,7 +45,7 @@ def write_scenes(folder: Path, count: int, seed: int = 0) -> Path:
             "depth": None,
             "objects": objects,
         }
-        record["camera"] = {"width": 64, "height": 48, "fx": 60.0, "fy": 60.0, "cx": 32.0, "cy": 24.0}
+        record["camera"] = {"width": 64, "height": 48, "fx": 60.0, "fy": 60.0, "cx": 31.5, "cy": 23.5}
         record["conversations"] = conversations_for(record, random.Random(number), 3, "test")
         lines.append(json.dumps(record))
     (folder / "scenes.jsonl").write_text("\n".join(lines) + "\n")

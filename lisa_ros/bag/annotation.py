@@ -133,7 +133,7 @@ class Annotator:
             self._message("tracked", frame, tracked),
         ]
         if topic := OVERLAYS[self._settings.overlay]:
-            picture = draw_overlay(rgb, crops)
+            picture = draw_overlay(rgb, crops, phrases=[self._phrases.get(crop.label, "") for crop in crops])
             raw = self._settings.overlay == "raw"
             drawn = messages.image(header, picture, "rgb8") if raw else messages.jpeg(header, picture)
             written.append(self._message(topic, frame, drawn))

@@ -314,7 +314,8 @@ def _write_pictures(
     if arguments.out is not None:
         from lisa_ros.perception.overlay import draw_overlay
 
-        written["overlay"] = _save(draw_overlay(rgb, _crops(answer)), arguments.out, number)
+        phrases = [region.phrase for region in answer.regions]
+        written["overlay"] = _save(draw_overlay(rgb, _crops(answer), phrases=phrases), arguments.out, number)
     if arguments.mask is not None:
         written["mask"] = _save(union_image(_crops(answer), rgb.shape[:2]), arguments.mask, number)
     return written

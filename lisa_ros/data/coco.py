@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,48 +10,54 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lisa_ros.data.entries import usable
 from lisa_ros.data.picture import BadExample
 from lisa_ros.errors import ConfigError
+from lisa_ros.json_file import read_json
 
 Masks = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class CocoFile:
-    """One annotation file. images, annotations: by id. of_image: annotations of a picture. categories: id -> name."""
+    """One annotation file.
 
-    images: dict[int, dict]
-    annotations: dict[int, dict]
-    of_image: dict[int, list[dict]]
+    Args:
+        images: Id -> entry, whose ``id`` is a number.
+        annotations: Id -> entry, whose ``id`` and ``image_id`` are numbers.
+        of_image: A picture's id -> its annotations.
+        categories: Id -> name.
+    """
+
+    images: dict[int, dict[str, Any]]
+    annotations: dict[int, dict[str, Any]]
+    of_image: dict[int, list[dict[str, Any]]]
     categories: dict[int, str]
 
 
-def read_json(file: Path) -> Any:
-    """Raises ConfigError where the file is missing or broken: without it there is no data set."""
-    try:
-        return json.loads(file.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{file} does not exist") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file} is not readable JSON: {error}") from error
-
-
 def read_coco(file: Path) -> CocoFile:
-    """Raises ConfigError where the file is missing or not COCO's."""
+    """Read an annotation file. Entries that cannot be used are counted in the log and left out.
+
+    Raises:
+        ConfigError: The file is missing or not COCO's.
+    """
     content = read_json(file)
-    try:
-        images = {int(image["id"]): image for image in content["images"]}
-        annotations = {int(told["id"]): told for told in content["annotations"]}
-        categories = {int(kind["id"]): str(kind["name"]) for kind in content.get("categories", [])}
-        of_image: dict[int, list[dict]] = defaultdict(list)
-        for told in annotations.values():
-            of_image[int(told["image_id"])].append(told)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{file} is not in COCO's format: {error!r}") from error
-    return CocoFile(images, annotations, dict(of_image), categories)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} is not in COCO's format: it is not a JSON object")
+    images = dict(usable(content.get("images"), lambda one: (int(one["id"]), one), "images", file))
+    annotations = usable(
+        content.get("annotations"), lambda one: (int(one["id"]), int(one["image_id"]), one), "annotations", file
+    )
+    categories = usable(
+        content.get("categories", []), lambda one: (int(one["id"]), str(one["name"])), "categories", file
+    )
+    of_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for _, image_id, one in annotations:
+        of_image[image_id].append(one)
+    return CocoFile(images, {number: one for number, _, one in annotations}, dict(of_image), dict(categories))
 
 
-def mask_of(annotation: dict, size: tuple[int, int]) -> Masks:
+def mask_of(annotation: dict[str, Any], size: tuple[int, int]) -> Masks:
     """(H, W) uint8 of 0 and 1. Polygons, run lengths, or a list of run lengths (RefCLEF). Raises BadExample."""
     try:
         from pycocotools import mask as rle
@@ -61,16 +66,16 @@ def mask_of(annotation: dict, size: tuple[int, int]) -> Masks:
             "COCO's masks need pycocotools; install what training needs with \"pip install 'lisa_ros[train]'\""
         ) from error
     height, width = size
-    told = annotation.get("segmentation")
+    parts = annotation.get("segmentation")
     try:
-        if not told:
+        if not parts:
             raise ValueError("no polygon and no run lengths")
-        if isinstance(told, dict):
-            told = [told]
-        if isinstance(told[0], dict):
-            runs = [_compressed(part, rle, size) for part in told]
+        if isinstance(parts, dict):
+            parts = [parts]
+        if isinstance(parts[0], dict):
+            runs = [_compressed(part, rle, size) for part in parts]
         else:
-            runs = rle.frPyObjects([[float(v) for v in polygon] for polygon in told], height, width)
+            runs = rle.frPyObjects([[float(v) for v in polygon] for polygon in parts], height, width)
         mask = rle.decode(runs)
     except Exception as error:  # pycocotools raises bare Exceptions
         raise BadExample(f"annotation {annotation.get('id')} has no usable segmentation: {error}") from error
@@ -80,19 +85,19 @@ def mask_of(annotation: dict, size: tuple[int, int]) -> Masks:
     return mask.astype(np.uint8)
 
 
-def _compressed(part: dict, rle: Any, size: tuple[int, int]) -> dict:
+def _compressed(part: dict[str, Any], rle: Any, size: tuple[int, int]) -> dict[str, Any]:
     if isinstance(part["counts"], list):
         return rle.frPyObjects(part, *size)
     counts = part["counts"]
     return {"size": part["size"], "counts": counts.encode() if isinstance(counts, str) else counts}
 
 
-def union_of(annotations: list[dict], size: tuple[int, int]) -> Masks:
+def union_of(annotations: list[dict[str, Any]], size: tuple[int, int]) -> Masks:
     """(H, W) uint8: the union of several annotations. Raises BadExample."""
-    return np.maximum.reduce([mask_of(told, size) for told in annotations])
+    return np.maximum.reduce([mask_of(one, size) for one in annotations])
 
 
-def size_of(image: dict, name: str) -> tuple[int, int]:
+def size_of(image: dict[str, Any], name: str) -> tuple[int, int]:
     """(height, width) as the file says. Raises BadExample."""
     try:
         return int(image["height"]), int(image["width"])

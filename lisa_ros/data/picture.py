@@ -1,7 +1,12 @@
-"""Pictures and maps of class numbers from disk, whole and of the size that their labels are for."""
+"""Pictures and maps of class numbers from disk, complete and of the size that their labels are for.
+
+All readers of data sets, for training and for evaluation, follow one rule: an example is drawn right, or it is named
+and left out. It never stops a run, and it never disappears silently.
+"""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +15,23 @@ from PIL import Image, ImageOps
 
 from lisa_ros.errors import LisaError
 
+log = logging.getLogger(__name__)
+
 
 class BadExample(LisaError):
     """A picture or label of a data set that cannot be used. It is named and left out; the rest goes on."""
+
+
+class SkipLog:
+    """Names what is left out, each reason once: an example may be drawn again and again."""
+
+    def __init__(self) -> None:
+        self._named: set[str] = set()
+
+    def __call__(self, reason: str) -> None:
+        if reason not in self._named:
+            self._named.add(reason)
+            log.warning("skipped: %s", reason)
 
 
 def read_picture(file: Path) -> NDArray[np.uint8]:

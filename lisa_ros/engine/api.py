@@ -24,6 +24,9 @@ CAPABILITIES = frozenset({EXPLAIN, HISTORY, TARGETS, PROPOSALS, POINTS, TEACHER_
 MAX_TARGETS = 255
 """Most targets of one command: ``~/labels`` is mono8, and 0 is background."""
 
+MAX_LABELS = 255
+"""Regions of one answer, for the same reason."""
+
 MASKS_PER_ANSWER = 32
 TOKENS_PER_TARGET = 16
 
@@ -67,13 +70,20 @@ def crop_mask(mask: NDArray[np.bool_], label: int = 0, score: float = 0.0) -> Ma
     """Cut a mask to its tight box.
 
     Args:
-        mask: (H, W) bool, of the image's size.
+        mask: (H, W) bool, of the image's size. For other types (0 and 255, logits), the mask is where they are > 0.
         label: Value of the mask in a labels image.
         score: Confidence in [0, 1].
 
     Returns:
         The crop, with its own copy of the pixels.
+
+    Raises:
+        ValueError: The mask does not have two dimensions.
     """
+    if mask.ndim != 2:
+        raise ValueError(f"a mask has the shape {mask.shape}; it must be (height, width)")
+    if mask.dtype != np.bool_:
+        mask = mask > 0
     columns = np.flatnonzero(mask.any(axis=0))
     if columns.size == 0:
         return MaskCrop(label, 0, 0, 0, 0, np.zeros((0, 0), np.uint8), score, 0, (0.0, 0.0))
@@ -98,7 +108,8 @@ class Region:
         score: Confidence in [0, 1]; comparable within one engine only.
         phrase: A name of the object, if the engine gives one; else empty.
         spans: Positions in ``Answer.text`` that mention the object. For LISA the position of ``[SEG]``.
-        span: The first of ``spans``. The constructor needs only one of the two.
+        span: The first of ``spans``. The constructor needs only one of the two. To replace the spans of a region, pass
+            ``span=None`` too.
     """
 
     mask: MaskCrop
@@ -146,7 +157,7 @@ class Conversation:
 
     def append(self, turn: Turn) -> None:
         self.turns.append(turn)
-        del self.turns[: -self.max_turns]
+        del self.turns[: max(len(self.turns) - self.max_turns, 0)]
 
     def clear(self) -> None:
         self.turns.clear()

@@ -12,12 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lisa_ros.engine.api import (
-    CAPABILITIES,
     EXPLAIN,
     HISTORY,
-    MAX_TARGETS,
-    POINTS,
-    PROPOSALS,
+    MAX_LABELS,
     TARGETS,
     TEACHER_FORCED,
     Answer,
@@ -25,36 +22,19 @@ from lisa_ros.engine.api import (
     Engine,
     EngineInfo,
     Event,
-    MaskCrop,
     OnEvent,
     Region,
     Regions,
     ShouldStop,
-    Stage,
     TeacherForced,
     Timings,
     Token,
     Turn,
 )
-from lisa_ros.errors import Cancelled, CommandError, ConfigError, ImageError
+from lisa_ros.engine.contract import Contract, check_info, check_rgb, checked_ask
+from lisa_ros.errors import Cancelled, CommandError, ConfigError
 
 logger = logging.getLogger(__name__)
-
-SLACK = 1e-5
-"""Tolerance for scores outside of [0, 1], which rounding can cause."""
-
-
-def check_rgb(rgb: NDArray[np.uint8]) -> None:
-    """Check an image.
-
-    Raises:
-        ImageError: ``rgb`` is not uint8 (H, W, 3) with at least one pixel.
-    """
-    if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
-        what = f"{rgb.dtype} {rgb.shape}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
-        raise ImageError(f"the image is {what}; a uint8 array of shape (height, width, 3) in RGB order is needed")
-    if rgb.shape[0] == 0 or rgb.shape[1] == 0:
-        raise ImageError(f"the image is {rgb.shape[1]} x {rgb.shape[0]} pixels; it has no pixels to look at")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +70,8 @@ class SupportedEngine:
         if missing:
             raise ConfigError(f"{type(engine).__name__} is not an engine: it has no {', '.join(missing)}")
         check_info(engine.info)
+        if TEACHER_FORCED in engine.info.capabilities and not isinstance(engine, TeacherForced):
+            raise ConfigError(f"{engine.info.name} has the capability {TEACHER_FORCED} and no method of that name")
         self.engine = engine
         self._history_warned = False
 
@@ -112,7 +94,7 @@ class SupportedEngine:
         Raises:
             CommandError: This engine cannot answer the command.
         """
-        check_ask(ask, self.info)
+        checked_ask(ask, self.info)
 
     def ask(
         self,
@@ -123,8 +105,7 @@ class SupportedEngine:
         details: bool = False,
     ) -> Answer:
         """As :meth:`Engine.ask`, for any command that passes :meth:`check`."""
-        self.check(ask)
-        ask = self._without_unsupported(ask)
+        ask = self._without_unsupported(checked_ask(ask, self.info))
         on_event, should_stop = on_event or _ignore, should_stop or _never
         if ask.targets and TARGETS not in self.info.capabilities:
             return self._ask_each(encoded, ask, on_event, should_stop, details)
@@ -143,15 +124,15 @@ class SupportedEngine:
     def _ask_engine(
         self, encoded: Encoded, ask: Ask, on_event: OnEvent, should_stop: ShouldStop, details: bool
     ) -> Answer:
-        """The engine's answer, checked; its total time is measured here where the engine gives no timings."""
+        """The engine's answer by the contract; its total time is measured here where the engine gives no timings."""
         begun = time.perf_counter()
+        contract = Contract(self.info, encoded.size)
 
         def checked(event: Event) -> None:
-            check_event(event, self.info, encoded.size)
-            on_event(event)
+            on_event(contract.event(event))
 
-        answer = self.engine.ask(encoded.value, ask, checked, should_stop, details)
-        check_answer(answer, self.info, encoded.size)
+        answer = self.engine.ask(encoded.value, ask, on_event=checked, should_stop=should_stop, details=details)
+        answer = contract.answer(answer)
         if answer.timings == Timings():
             total_s = time.perf_counter() - begun
             timings = Timings(generate_s=total_s, first_mask_s=total_s if answer.regions else 0.0, total_s=total_s)
@@ -193,7 +174,10 @@ class SupportedEngine:
         text = "\n".join(texts)
         if ask.history is not None:
             ask.history.append(Turn(", ".join(ask.targets), text))
-        return Answer(text, regions, tuple(dict.fromkeys(absent)), _sum(answers), _joined_details(answers, details))
+        if len(regions) > MAX_LABELS:
+            logger.warning("%d regions for %d targets; the first %d are used", len(regions), len(texts), MAX_LABELS)
+        gone = tuple(dict.fromkeys(absent))
+        return Answer(text, tuple(regions[:MAX_LABELS]), gone, _sum(answers), _joined_details(answers, details))
 
 
 class _Shifted:
@@ -219,135 +203,6 @@ class _Shifted:
             moved = replace(region, phrase=region.phrase or self._target, spans=spans, span=None)
             self._regions[id(region)] = (region, moved)
         return self._regions[id(region)][1]
-
-
-def check_ask(ask: Ask, info: EngineInfo) -> None:
-    """Check a command.
-
-    Args:
-        ask: The command.
-        info: Of the engine.
-
-    Raises:
-        CommandError: The engine lacks a capability, or a field has an invalid value.
-    """
-    supported = ", ".join(sorted(info.capabilities)) or "commands in words only"
-    if (len(ask.points) or ask.box is not None) and POINTS not in info.capabilities:
-        what = "no points" if len(ask.points) else "neither points nor a box"
-        raise CommandError(f"{info.name} takes {what}; it supports {supported}")
-    if ask.proposals is not None and PROPOSALS not in info.capabilities:
-        raise CommandError(f"{info.name} takes no proposals; it supports {supported}")
-    if any(len(point) != 2 for point in ask.points):
-        raise CommandError(f"points are {list(ask.points)}; give pairs of x and y in pixels")
-    if ask.box is not None and len(ask.box) != 4:
-        raise CommandError(f"the box is {ask.box}; give x, y, width and height in pixels")
-    if len(ask.point_labels) and len(ask.point_labels) != len(ask.points):
-        raise CommandError(f"{len(ask.point_labels)} point_labels for {len(ask.points)} points; give one for each")
-    if not all(label in (0, 1) for label in ask.point_labels):
-        raise CommandError(f"point_labels are {list(ask.point_labels)}; use 1 for on the object, 0 for not on it")
-    if not np.isfinite(np.array([*np.ravel(list(ask.points)), *(ask.box or ())], float)).all():
-        raise CommandError("points and box must be finite numbers of pixels")
-    if ask.box is not None and min(ask.box[2:]) <= 0:
-        raise CommandError(f"the box is {ask.box[2]:g} x {ask.box[3]:g} pixels; width and height must be above 0")
-    if isinstance(ask.targets, str):
-        raise CommandError(f"targets is the text {ask.targets!r}; give a sequence of names")
-    if len(ask.targets) > MAX_TARGETS:
-        raise CommandError(
-            f"{len(ask.targets)} targets; at most {MAX_TARGETS} fit into a labels image: send several commands"
-        )
-    for target in ask.targets:
-        if not isinstance(target, str) or not target.strip():
-            raise CommandError(f"a target is {target!r}; each must be a name, for example 'cup'")
-    if not isinstance(ask.text, str):
-        raise CommandError(f"the command is {ask.text!r}; it must be text")
-    if not ask.text.strip() and not ask.targets and not len(ask.points) and ask.box is None:
-        raise CommandError("the command is empty; say what to find, for example 'the thing to drink from'")
-
-
-def check_answer(answer: Answer, info: EngineInfo, size: tuple[int, int]) -> None:
-    """Check an answer of an engine.
-
-    Args:
-        answer: The answer.
-        info: Of the engine.
-        size: (height, width) of the frame, pixels.
-
-    Raises:
-        TypeError: A value has a wrong type.
-        ValueError: A mask, a score or a span is out of its range.
-    """
-    if not isinstance(answer, Answer):
-        raise TypeError(f"{info.name} returned {type(answer).__name__} instead of an Answer")
-    if not isinstance(answer.text, str):
-        raise TypeError(f"{info.name} returned a text of type {type(answer.text).__name__}; it must be str")
-    for name in ("regions", "absent"):
-        value = getattr(answer, name)
-        if not isinstance(value, Sequence) or isinstance(value, str):
-            raise TypeError(f"{info.name} returned {name} of type {type(value).__name__}; it must be a list or a tuple")
-    for region in answer.regions:
-        _check_region(region, info, size)
-        if any(not 0 <= begin <= end <= len(answer.text) for begin, end in region.spans):
-            raise ValueError(f"{info.name} returned spans {region.spans} outside its text of {len(answer.text)}")
-
-
-def check_event(event: Event, info: EngineInfo, size: tuple[int, int]) -> None:
-    """Check an event of an engine.
-
-    Args:
-        event: The event.
-        info: Of the engine.
-        size: (height, width) of the frame, pixels.
-
-    Raises:
-        TypeError: A value has a wrong type.
-        ValueError: A mask or a score is out of its range.
-    """
-    if isinstance(event, Regions):
-        for region in event.regions:
-            _check_region(region, info, size)
-    elif isinstance(event, Token):
-        if not isinstance(event.text, str):
-            raise TypeError(f"{info.name} sent a text of type {type(event.text).__name__}; it must be str")
-    elif not isinstance(event, Stage):
-        raise TypeError(f"{info.name} sent an event of type {type(event).__name__}; send Stage, Token or Regions")
-
-
-def check_info(info: EngineInfo) -> None:
-    """Check the description of an engine.
-
-    Raises:
-        ConfigError: ``info`` is not an EngineInfo, or a capability does not exist.
-    """
-    if not isinstance(info, EngineInfo):
-        raise ConfigError(f"the engine's info is of type {type(info).__name__}; it must be an EngineInfo")
-    if isinstance(info.capabilities, str) or (unknown := sorted(set(info.capabilities) - CAPABILITIES)):
-        what = repr(info.capabilities) if isinstance(info.capabilities, str) else f"'{unknown[0]}'"
-        known = ", ".join(sorted(CAPABILITIES))
-        raise ConfigError(f"{info.name} has the unknown capability {what}; give a frozenset of some of {known}")
-
-
-def _check_region(region: Region, info: EngineInfo, size: tuple[int, int]) -> None:
-    if not isinstance(region, Region):
-        raise TypeError(f"{info.name} returned a region of type {type(region).__name__}; it must be a Region")
-    _check_mask(region.mask, info, size)
-    if not -SLACK <= region.score <= 1 + SLACK:
-        raise ValueError(f"{info.name} returned the score {region.score}; it must be a number in [0, 1]")
-
-
-def _check_mask(mask: MaskCrop, info: EngineInfo, size: tuple[int, int]) -> None:
-    if not isinstance(mask, MaskCrop):
-        raise TypeError(f"{info.name} returned a mask of type {type(mask).__name__}; make it with crop_mask")
-    pixels = mask.pixels
-    if pixels.dtype != np.uint8 or pixels.shape != (mask.height, mask.width) or min(mask.x, mask.y) < 0:
-        raise ValueError(
-            f"{info.name} returned a mask of {pixels.dtype} {pixels.shape} for {mask.width} x {mask.height} pixels at "
-            f"({mask.x}, {mask.y}); make it with crop_mask"
-        )
-    if mask.x + mask.width > size[1] or mask.y + mask.height > size[0]:
-        raise ValueError(
-            f"{info.name}: a mask lies at x {mask.x}, y {mask.y}, {mask.width} x {mask.height} pixels; the image has "
-            f"{size[1]} x {size[0]}: resize the mask to the image first"
-        )
 
 
 def numbered(region: Region, label: int) -> Region:
@@ -388,15 +243,3 @@ def _ignore(event: Event) -> None:
 
 def _never() -> bool:
     return False
-
-
-__all__ = [
-    "Encoded",
-    "SupportedEngine",
-    "check_answer",
-    "check_ask",
-    "check_event",
-    "check_info",
-    "check_rgb",
-    "numbered",
-]

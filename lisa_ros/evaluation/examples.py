@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 
 from lisa_ros.data.coco import CocoFile, mask_of, read_coco
 from lisa_ros.data.picture import BadExample
-from lisa_ros.data.refer_files import (
+from lisa_ros.data.reasonseg import ReasonSegExample, read_folder
+from lisa_ros.data.refer import (
     Sentence,
     image_folder,
     is_generalised,
@@ -21,9 +21,9 @@ from lisa_ros.data.refer_files import (
     read_sentences,
     reference_files,
 )
-from lisa_ros.data.scenes import read_pair
+from lisa_ros.data.scene_records import SceneRecord
+from lisa_ros.data.scenes import read_pair, read_records
 from lisa_ros.errors import ConfigError
-from lisa_ros.evaluation.reasonseg import ReasonSegExample, read_folder
 
 log = logging.getLogger(__name__)
 
@@ -213,16 +213,17 @@ def _from_refer(
 
 
 def _read_scenes(folder: Path) -> Iterator[Picture]:
-    for number, line in enumerate((folder / "scenes.jsonl").read_text("utf-8").splitlines(), 1):
+    for record in read_records(folder):
         try:
-            record = json.loads(line)
             rgb, ids = read_pair(folder, record)
-            yield Picture(record["id"], rgb, list(_examples(record, ids)))
-        except (ConfigError, ValueError, KeyError, TypeError) as error:
-            log.warning("%s, line %d is skipped: %s", folder / "scenes.jsonl", number, error)
+            examples = list(_examples(record, ids))
+        except (BadExample, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("skipped: scene %s of %s: %s", record["id"], folder, error)
+            continue
+        yield Picture(record["id"], rgb, examples)
 
 
-def _examples(record: dict, ids: NDArray[np.uint8]) -> Iterator[Example]:
+def _examples(record: SceneRecord, ids: NDArray[np.uint8]) -> Iterator[Example]:
     things = {o["id"]: o for o in record["objects"]}
     masks = {i: ids == i for i in things}
     for conversation in record["conversations"]:

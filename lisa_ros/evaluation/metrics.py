@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-IGNORED = 255
-"""Target value of pixels that count neither for nor against."""
+from lisa_ros.data.truth import IGNORED
 
 
 @dataclass(frozen=True)

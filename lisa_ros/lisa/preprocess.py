@@ -45,15 +45,25 @@ def for_sam(rgb: NDArray[np.uint8], input_size: int) -> NDArray[np.float32]:
     Returns:
         (3, input_size, input_size) float32.
     """
-    height, width = resized_size(rgb.shape[:2], input_size)
-    resized = np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))
+    resized = resize_longest(rgb, input_size)
     pixels = np.zeros((3, input_size, input_size), np.float32)
+    normalise_for_sam(resized, pixels[:, : resized.shape[0], : resized.shape[1]])
+    return pixels
+
+
+def resize_longest(rgb: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
+    """(H, W, 3) to (h, w, 3), the longer of both ``longest``: Pillow's antialiased bilinear."""
+    height, width = resized_size(rgb.shape[:2], longest)
+    return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def normalise_for_sam(rgb: NDArray[np.uint8], pixels: NDArray[np.float32]) -> None:
+    """Write (H, W, 3) pixels in SAM's units into ``pixels`` (3, H, W)."""
     values = np.arange(256, dtype=np.float32)
     for channel in range(3):
         # 256 values, so a table: the same float32 operations as per pixel, done once.
         table = (values - np.float32(SAM_MEAN[channel])) / np.float32(SAM_STD[channel])
-        np.take(table, resized[:, :, channel], out=pixels[channel, :height, :width], mode="clip")
-    return pixels
+        np.take(table, rgb[:, :, channel], out=pixels[channel], mode="clip")
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from lisa_ros.engine.api import (
     Turn,
     crop_mask,
 )
-from lisa_ros.engine.support import check_rgb
+from lisa_ros.engine.contract import check_rgb
 from lisa_ros.errors import Cancelled, CheckpointError, CommandError, NumericalError, OutOfMemory
 from lisa_ros.lisa.answer_text import AnswerText
 from lisa_ros.lisa.draft import DraftBook

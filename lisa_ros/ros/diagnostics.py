@@ -169,7 +169,7 @@ class Diagnostics:
 
 
 def absence(node: Node, camera: Camera) -> str:
-    """Why no image comes from ``camera``, as far as the ROS graph tells, and what to do."""
+    """Why no image comes from ``camera``, as far as the ROS graph shows, and how to fix it."""
     topic, wanted = camera.image.topic_name, type_name(camera.image.msg_type)
     kinds = {info.topic_type for info in node.get_publishers_info_by_topic(topic)}
     if wanted in kinds:
@@ -217,7 +217,7 @@ def resident_bytes(pid: int | None) -> int:
 
 
 def compared(qos: QoSProfile) -> QoSProfile:
-    """What is compared of a profile that the graph tells: the history is not known there."""
+    """What is compared of a profile of the ROS graph, where the history is not known."""
     return QoSProfile(
         depth=1,
         reliability=qos.reliability,

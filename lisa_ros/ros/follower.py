@@ -243,7 +243,7 @@ class Follower:
             self._mailbox.notify()
 
     def forget(self) -> None:
-        """Follow nothing, and let go of what it took."""
+        """Follow nothing, and free the tracker's targets."""
         with self._mailbox:
             self._begin = self._again = self._frame = None
             self._forgotten = True

@@ -116,7 +116,7 @@ class LisaNode(LifecycleNode):
         self._alarm.cancel()
         self._alarm_at: float | None = None
 
-        # Numpy and OpenCV let go of Python's lock: callbacks are served while masks are measured and drawn.
+        # Numpy and OpenCV release Python's lock: callbacks are served while masks are measured and drawn.
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="lisa-aside")
         self._closing.callback(self._aside.shutdown)  # after its last picture: publishers are there until then
 

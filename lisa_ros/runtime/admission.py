@@ -6,7 +6,7 @@ import unicodedata
 from dataclasses import replace
 
 from lisa_ros.engine.api import Ask, EngineInfo
-from lisa_ros.engine.support import check_ask
+from lisa_ros.engine.contract import checked_ask
 from lisa_ros.errors import CommandError
 from lisa_ros.runtime.requests import Limits, Request
 
@@ -43,7 +43,7 @@ def clean_ask(ask: Ask, limits: Limits) -> Ask:
 
 def check_supported(request: Request, info: EngineInfo) -> None:
     """Raise CommandError for a question that this engine cannot be asked."""
-    check_ask(request.ask, info)
+    request.ask = checked_ask(request.ask, info)
 
 
 def clean_command(text: str, max_length: int, what: str = "the command") -> str:

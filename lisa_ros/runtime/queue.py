@@ -10,32 +10,20 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from lisa_ros.engine.api import Region
 from lisa_ros.errors import Cancelled, LisaError
-from lisa_ros.perception.geometry import Object3D
 from lisa_ros.runtime import worker
 from lisa_ros.runtime.admission import check_supported, clean_request
 from lisa_ros.runtime.engine_life import EngineLife, WorkerLike
-from lisa_ros.runtime.requests import (
-    UNCONFIGURED,
-    Frame,
-    Limits,
-    Measured,
-    NodeState,
-    Progress,
-    Request,
-    Result,
-)
-from lisa_ros.runtime.status import NOTHING_FOUND, Busy, NotReady, Stage, State, Status, TimedOut, status_of
+from lisa_ros.runtime.requests import UNCONFIGURED, Frame, Limits, Measured, NodeState, Progress, Request, Result
+from lisa_ros.runtime.results import Results, call_safely
+from lisa_ros.runtime.running import Running, with_pixels
+from lisa_ros.runtime.status import Busy, NotReady, Stage, State, TimedOut
 from lisa_ros.runtime.transport import Transport
 
 logger = logging.getLogger(__name__)
-
-SHOWN_LENGTH = 80
-REMEMBERED_LATENCIES = 100
 
 RequestEvent = worker.StageBegan | worker.PartialText | worker.NewRegions | worker.Done | worker.Failed | Measured
 
@@ -67,31 +55,6 @@ def no_depth(request_id: str, frame: Frame, regions: Sequence[Region]) -> bool:
     """For a queue whose masks are not measured."""
     del request_id, frame, regions
     return False
-
-
-@dataclass(eq=False)
-class Running:
-    """A request that the worker has. It may be answered (canceled, timed out) before the worker lets go of it.
-
-    announced: regions as they came, empty ones too. done: the engine's answer, while its masks are measured.
-    """
-
-    request: Request
-    frame: Frame
-    stage: Stage = Stage.ENCODING
-    partial_answer: str = ""
-    announced: list[Region] = field(default_factory=list)
-    given_up: float | None = None
-    done: worker.Done | None = None
-
-    def progress(self, new: Sequence[Region] = ()) -> Progress:
-        regions = with_pixels(self.announced)
-        return Progress(self.stage, self.partial_answer, regions, len(with_pixels(new)), self.frame)
-
-    def regions(self, done: worker.Done) -> list[Region]:
-        """Of the complete answer, in its order."""
-        every = [*self.announced, *done.new]
-        return with_pixels([every[index] for index in done.order])
 
 
 class RequestQueue:
@@ -131,7 +94,12 @@ class RequestQueue:
         self._waiting: deque[Request | worker.ForgetSessions] = deque()
         self.engine = EngineLife()
         self.state = UNCONFIGURED
-        self.latencies: deque[float] = deque(maxlen=REMEMBERED_LATENCIES)  # [s] of the last commands with an answer
+        self._results = Results(outlet.publish_result, self.engine, clock)
+
+    @property
+    def latencies(self) -> Sequence[float]:
+        """Seconds from receiving to the answer, of the last commands that the engine answered."""
+        return self._results.latencies
 
     # --- from the lifecycle
 
@@ -163,7 +131,7 @@ class RequestQueue:
         self._waiting.clear()
         self._show(state)
         for request in requests:
-            self._refuse(request, NotReady(state.message))
+            self._results.refuse(request, NotReady(state.message))
         self._settle()
 
     # --- from the endpoints
@@ -174,7 +142,7 @@ class RequestQueue:
         try:
             self._admit(request)
         except Exception as error:
-            self._refuse(request, error)
+            self._results.refuse(request, error)
         self._settle()
 
     def cancel(self, request_id: str) -> None:
@@ -224,30 +192,21 @@ class RequestQueue:
             self._take_answer(running, event)
         elif isinstance(event, worker.Failed):
             self._running = None
-            self._refuse(running.request, event.error, running.frame)
+            self._results.refuse(running.request, event.error, running.frame)
         elif isinstance(event, Measured):
             if running.done is not None:
                 self._running = None
-                self._succeed(running, running.done, event.objects)
+                self._results.succeed(running, running.done, event.objects)
         else:
-            self._take_progress(running, event)
+            self._report(running, running.take(event))
 
-    def _take_progress(
-        self, running: Running, event: worker.StageBegan | worker.PartialText | worker.NewRegions
-    ) -> None:
-        new: Sequence[Region] = ()
-        if isinstance(event, worker.StageBegan):
-            running.stage = Stage.__members__.get(event.name.upper(), running.stage)
-        elif isinstance(event, worker.PartialText):
-            running.partial_answer = event.text
-        else:
-            new = event.regions
-            running.announced += new
+    def _report(self, running: Running, new: Sequence[Region]) -> None:
+        """Pass on what is known of the answer so far."""
         if running.request.answered:
             return
         if new and self._limits().early_mask and not running.request.background:
-            _safely(self._outlet.publish_early, running.frame, with_pixels(running.announced))
-        _safely(running.request.on_progress, running.progress(new))
+            call_safely(self._outlet.publish_early, running.frame, with_pixels(running.announced))
+        call_safely(running.request.on_progress, running.progress(new))
 
     # --- a request's life
 
@@ -269,7 +228,7 @@ class RequestQueue:
             self._start(request)
         elif len(self._queued()) < places:
             self._waiting.append(request)
-            _safely(request.on_progress, Progress(Stage.QUEUED))
+            call_safely(request.on_progress, Progress(Stage.QUEUED))
         else:
             raise Busy(
                 f"one command is running and {len(self._queued())} are waiting; ask again later, or raise queue_size"
@@ -280,9 +239,9 @@ class RequestQueue:
         assert self._transport is not None
         ticket = self._transport.put(frame.rgb)
         self._running = Running(request, frame)
-        _safely(self._outlet.frame_taken, frame)
+        call_safely(self._outlet.frame_taken, frame)
         self.engine.send(worker.Command(request.request_id, request.ask, ticket, request.session))
-        _safely(request.on_progress, self._running.progress())
+        call_safely(request.on_progress, self._running.progress())
 
     def _start_next(self) -> None:
         while self._running is None and self._waiting and self.engine.ready is not None:
@@ -293,7 +252,7 @@ class RequestQueue:
             try:
                 self._start(first)
             except Exception as error:
-                self._refuse(first, error)
+                self._results.refuse(first, error)
 
     def _take_answer(self, running: Running, done: worker.Done) -> None:
         """The engine is done; the request keeps its place until its masks are measured."""
@@ -304,7 +263,7 @@ class RequestQueue:
             running.done = done
         else:
             self._running = None
-            self._succeed(running, done, ())
+            self._results.succeed(running, done, ())
 
     def _measures(self, running: Running, regions: Sequence[Region]) -> bool:
         """Begin to; whatever goes wrong with depth, the masks themselves are answered."""
@@ -314,71 +273,25 @@ class RequestQueue:
             logger.error("%s", traceback.format_exc())
             return False
 
-    def _succeed(self, running: Running, done: worker.Done, objects: Sequence[Object3D]) -> None:
-        regions = running.regions(done)
-        result = Result(
-            Status.SUCCESS if regions else Status.NOT_FOUND,
-            "" if regions else NOTHING_FOUND,
-            running.request.request_id,
-            running.request.ask,
-            frame=running.frame,
-            text=done.text,
-            regions=regions,
-            absent=done.absent,
-            objects=objects,
-            timings=done.timings,
-        )
-        self._finish(running.request, result, running.frame)
-
-    def _refuse(self, request: Request, error: Exception, frame: Frame | None = None) -> None:
-        if not isinstance(error, LisaError | MemoryError):
-            logger.error("%s", "".join(traceback.format_exception(type(error), error, error.__traceback__)))
-        text = str(error) if isinstance(error, LisaError) else f"{type(error).__name__}: {error}; see the node's log"
-        self._finish(request, Result(status_of(error), text, request.request_id, request.ask), frame)
-
     def _give_up(self, request: Request, error: LisaError) -> None:
         """Answer now; a worker that has the request is asked to stop, and keeps its place until it did."""
         if self._running is not None and self._running.request is request:
             self.engine.send(worker.Cancel(request.request_id))
             self._running.given_up = self._clock()
-            self._refuse(request, error, self._running.frame)
+            self._results.refuse(request, error, self._running.frame)
         else:
             self._waiting.remove(request)
-            self._refuse(request, error)
+            self._results.refuse(request, error)
 
     def _drop_everything(self) -> None:
         """There is no engine: the running request fails, the waiting ones are not kept for one that may never come."""
         if self._running is not None and self._running.done is None:  # an engine that is done has left us its answer
             running, self._running = self._running, None
-            self._refuse(running.request, LisaError(f"{self.state.message}; ask again then"), running.frame)
+            self._results.refuse(running.request, LisaError(f"{self.state.message}; ask again then"), running.frame)
         queued = self._queued()
         self._waiting.clear()  # with what was to be forgotten: a new worker remembers nothing
         for request in queued:
-            self._refuse(request, NotReady(self.state.message))
-
-    def _finish(self, request: Request, result: Result, frame: Frame | None) -> None:
-        if request.answered:
-            return
-        request.answered = True
-        info = self.engine.info
-        result = replace(
-            result,
-            header=frame.header if frame is not None else getattr(request.image, "header", None),
-            camera="" if request.image is not None else frame.camera if frame is not None else request.camera,
-            session=request.session,
-            timings=replace(result.timings, total_s=self._clock() - request.received),
-            model=info.name if info is not None else "",
-            precision=info.precision if info is not None else "",
-        )
-        if not request.background:
-            answered = result.frame is not None
-            if answered:
-                self.latencies.append(result.timings.total_s)
-            log = logger.info if answered else logger.warning
-            asked = shorten(request.ask.text or ", ".join(request.ask.targets))
-            log("%s %r: %s %s", request.request_id, asked, result.status.name, result.message or result.text)
-            _safely(self._outlet.publish_result, result)
-        _safely(request.on_result, result)
+            self._results.refuse(request, NotReady(self.state.message))
 
     # --- after every change
 
@@ -408,7 +321,7 @@ class RequestQueue:
     def _show(self, state: NodeState) -> None:
         if state != self.state:
             self.state = state
-            _safely(self._outlet.publish_state, state)
+            call_safely(self._outlet.publish_state, state)
 
     def _open(self) -> list[Request]:
         """Requests without a result."""
@@ -420,21 +333,3 @@ class RequestQueue:
 
     def _stuck_at(self, given_up: float) -> float:
         return given_up + self._limits().stuck_worker_s
-
-
-def with_pixels(regions: Sequence[Region]) -> list[Region]:
-    """Those that mark anything in the image."""
-    return [region for region in regions if region.mask.area]
-
-
-def _safely(publish: Callable[..., None], *values: Any) -> None:
-    """Call ``publish``; what goes wrong there is logged, and keeps no one else from the result."""
-    try:
-        publish(*values)
-    except Exception:
-        logger.error("%s", traceback.format_exc())
-
-
-def shorten(text: str) -> str:
-    """For a log line."""
-    return text if len(text) <= SHOWN_LENGTH else f"{text[:SHOWN_LENGTH]}... ({len(text)} characters)"

@@ -79,7 +79,7 @@ class SharedMemory:
         return Ticket(size)
 
     def close(self) -> None:
-        """The memory itself goes when the other process has let go of it, too."""
+        """The memory itself goes when the other process has closed it, too."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

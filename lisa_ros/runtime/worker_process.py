@@ -32,7 +32,7 @@ from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import Cancelled, ConfigError, LisaError, OutOfMemory
 from lisa_ros.process_tuning import keep_freed_buffers
 from lisa_ros.runtime import worker
-from lisa_ros.runtime.answer_regions import AnswerRegions, plain_text
+from lisa_ros.runtime.answer_regions import AnswerRegions
 from lisa_ros.runtime.transport import Receiver
 
 logger = logging.getLogger("lisa_ros.runtime.worker_process")  # __name__ is "__main__" here
@@ -103,9 +103,10 @@ def loading_reporter(pipe: ParentPipe) -> Callable[[float], None]:
 
     def report(progress: float) -> None:
         nonlocal reported
-        if int(20 * progress) > reported:
-            reported = int(20 * progress)
-            pipe.send(worker.Loading(float(progress)))
+        share = min(max(float(progress), 0.0), 1.0)  # an engine may report anything
+        if int(20 * share) > reported:
+            reported = int(20 * share)
+            pipe.send(worker.Loading(share))
 
     return report
 
@@ -230,10 +231,10 @@ class CommandRunner:
         new, order = events.regions.complete(answer.regions)
         return worker.Done(
             command.request_id,
-            plain_text(answer.text),
+            answer.text,
             new,
             order,
-            [plain_text(phrase) for phrase in answer.absent],
+            answer.absent,
             whole_timings(answer.timings, encode_s),
             gpu_bytes(),
         )
@@ -266,7 +267,7 @@ class CommandRunner:
         return self._sessions[session]
 
     def _free_memory(self) -> None:
-        """After an out-of-memory: let go of everything that can be made again."""
+        """After an out-of-memory: free everything that can be made again."""
         self._encoded.clear()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
@@ -304,9 +305,9 @@ class CommandEvents:
     def on_event(self, event: Event) -> None:
         """Pass an event on."""
         if isinstance(event, Stage):
-            self._pipe.send(worker.StageBegan(self._request_id, plain_text(event.name)))
+            self._pipe.send(worker.StageBegan(self._request_id, event.name))
         elif isinstance(event, Token):
-            self._pipe.send(worker.PartialText(self._request_id, plain_text(event.text)))
+            self._pipe.send(worker.PartialText(self._request_id, event.text))
         elif new := self.regions.announce(event.regions):
             self._pipe.send(worker.NewRegions(self._request_id, new))
 
@@ -329,7 +330,7 @@ def as_lisa_error(error: BaseException, what: str) -> LisaError:
 def text_of(error: BaseException) -> str:
     """The error's text, also of one whose text cannot be made."""
     try:
-        return plain_text(str(error))
+        return str(error).encode("utf-8", "replace").decode("utf-8")
     except Exception:
         return "(no text)"
 

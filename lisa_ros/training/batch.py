@@ -79,35 +79,43 @@ class Batcher:
     max_tokens: int
 
     def prepare(self, example: Example, on_skip: Callable[[str], None]) -> Prepared:
-        """Pixels, and the conversations that fit. on_skip: told what was left out and why.
+        """Make pixels, and the conversations that fit.
 
-        Raises BadExample where no conversation is left. A conversation whose ``[SEG]`` would be cut off loses its last
-        turns, masks included; one whose first turn is too long is left out.
+        A conversation whose ``[SEG]`` would be cut off loses its last turns, masks included; one whose first turn is
+        too long is left out.
+
+        Args:
+            example: A picture with conversations.
+            on_skip: Called with what is left out and why.
+
+        Raises:
+            BadExample: No conversation is left.
         """
-        kept = []
+        fitting = []
         for dialogue in example.dialogues:
             try:
-                kept.append(self._fit(dialogue, example.name, on_skip))
+                fitting.append(self._fit(dialogue, example.name, on_skip))
             except BadExample as error:
                 if len(example.dialogues) == 1:
                     raise
                 on_skip(str(error))
-        if not kept:
+        if not fitting:
             raise BadExample(f"{example.name}: no conversation about it can be used")
         return Prepared(
             pixels=torch.from_numpy(for_sam(example.rgb, self.input_size)),
             tower_pixels=None if self.clip is None else torch.from_numpy(for_clip(example.rgb, self.clip)),
-            texts=tuple(self._text(dialogue) for dialogue in kept),
-            masks=torch.cat([torch.from_numpy(dialogue.masks) for dialogue in kept]),
+            texts=tuple(self._text(dialogue) for dialogue in fitting),
+            masks=torch.cat([torch.from_numpy(dialogue.masks) for dialogue in fitting]),
         )
 
     def join(self, prepared: Sequence[Prepared]) -> Batch:
         """One batch of several examples."""
         texts = [text for one in prepared for text in one.texts]
         tokens = collate(texts, self.tokenizer, self.template, self.max_tokens)
+        towers = [one.tower_pixels for one in prepared if one.tower_pixels is not None]
         return Batch(
             pixels=torch.stack([one.pixels for one in prepared]),
-            tower_pixels=None if self.clip is None else torch.stack([one.tower_pixels for one in prepared]),
+            tower_pixels=torch.stack(towers) if towers else None,
             ids=tokens.ids,
             labels=tokens.labels,
             image_of=tuple(number for number, one in enumerate(prepared) for _ in one.texts),
@@ -122,7 +130,7 @@ class Batcher:
         while cuts_seg(self._text(fitting), self.tokenizer, self.max_tokens):
             turns = fitting.turns[:-1]
             if not turns:
-                raise BadExample(f"{name}: {self._told(dialogue)} is cut before its {SEG} at {self.max_tokens} tokens")
+                raise BadExample(f"{name}: {self._quote(dialogue)} is cut before its {SEG} at {self.max_tokens} tokens")
             count = sum((turn.answer or "").count(SEG) for turn in turns)
             fitting = Dialogue(turns, dialogue.masks[:count])
         if fitting is not dialogue:
@@ -133,10 +141,10 @@ class Batcher:
             raise BadExample(f"{name}: {error}") from error
         if spans[0][0] >= self.max_tokens:
             raise BadExample(
-                f"{name}: {self._told(dialogue)} leaves no room for its answer in {self.max_tokens} tokens"
+                f"{name}: {self._quote(dialogue)} leaves no room for its answer in {self.max_tokens} tokens"
             )
         return fitting
 
     @staticmethod
-    def _told(dialogue: Dialogue) -> str:
+    def _quote(dialogue: Dialogue) -> str:
         return f"'{dialogue.turns[0].question[:60]}'"

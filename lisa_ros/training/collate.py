@@ -15,14 +15,10 @@ from lisa_ros.training.losses import IGNORE
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """N conversations of T ids. ids: (N, T) padded with ``<unk>`` (0). labels: (N, T), IGNORE outside answers.
-
-    attention: (N, T) bool, False on padding.
-    """
+    """N conversations of T ids. ids: (N, T) padded with ``<unk>`` (0). labels: (N, T), IGNORE outside answers."""
 
     ids: Tensor
     labels: Tensor
-    attention: Tensor
 
 
 def collate(conversations: Sequence[str], tokenizer: Tokenizer, template: Template, max_tokens: int) -> TokenBatch:
@@ -39,10 +35,7 @@ def collate(conversations: Sequence[str], tokenizer: Tokenizer, template: Templa
         ids[number, : len(row)] = torch.tensor(row)
         for begin, end in answer_spans(text, tokenizer, template):
             labels[number, begin:end] = ids[number, begin:end]
-    attention = ids != tokenizer.unk_id
-    if longest > max_tokens:
-        ids, labels, attention = ids[:, :max_tokens], labels[:, :max_tokens], attention[:, :max_tokens]
-    return TokenBatch(ids, labels, attention)
+    return TokenBatch(ids[:, :max_tokens], labels[:, :max_tokens])
 
 
 def answer_spans(text: str, tokenizer: Tokenizer, template: Template) -> list[tuple[int, int]]:

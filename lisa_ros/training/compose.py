@@ -13,6 +13,7 @@ from sentencepiece import SentencePieceProcessor
 from torch import Tensor, nn
 
 from lisa_ros.errors import CheckpointError
+from lisa_ros.json_file import read_json_object
 from lisa_ros.lisa.tokenizer import Tokenizer
 from lisa_ros.lisa.weights.tensors import find_files, iterate_tensors, read_shapes
 from lisa_ros.training.sharded import ShardWriter
@@ -25,9 +26,16 @@ _BY_TOKEN = ("model.embed_tokens.weight", "lm_head.weight")
 def compose(llava: Path, sam: Path, folder: Path, seed: int) -> None:
     """Write a LISA checkpoint: LLaVA's tensors and SAM's, new rows for the new tokens, an untrained projector.
 
-    llava: a folder of LLaVA with one linear projector (LLaVA 1, LLaVA-Lightning). sam: sam_vit_h_4b8939.pth or another
-    of SAM's. seed: of what is drawn. As in the reference, new rows are normal with the model's initializer_range.
-    Memory: one shard of LLaVA. Raises CheckpointError.
+    As in the reference, new rows are normal with the model's initializer_range. Takes the memory of one shard of LLaVA.
+
+    Args:
+        llava: A folder of LLaVA with one linear projector (LLaVA 1, LLaVA-Lightning).
+        sam: sam_vit_h_4b8939.pth or another of SAM's.
+        folder: To write.
+        seed: Of what is drawn.
+
+    Raises:
+        CheckpointError: One of the two is missing, damaged or another model.
     """
     config = _llava_config(llava)
     shapes = read_shapes(find_files(llava))
@@ -56,20 +64,17 @@ def compose(llava: Path, sam: Path, folder: Path, seed: int) -> None:
         writer.write(shard)
     writer.write({f"model.visual_model.{name}": tensor.clone() for name, tensor in iterate_tensors([sam])})
     writer.write(_seg_projector(hidden, channels, generator))
-    told = {"out_dim": channels, "train_mask_decoder": True, "mm_use_im_start_end": True, "vocab_size": vocabulary}
+    settings = {"out_dim": channels, "train_mask_decoder": True, "mm_use_im_start_end": True, "vocab_size": vocabulary}
     for file in llava.glob("*token*"):
         if file.is_file() and not file.name.endswith(".index.json"):
             shutil.copyfile(file, folder / file.name)
     (folder / "added_tokens.json").write_text(json.dumps(added, indent=2) + "\n", "utf-8")
     # Last, because a folder with config.json counts as whole.
-    writer.close({**config, **told, "architectures": ["LISAForCausalLM"], "tie_word_embeddings": False})
+    writer.close({**config, **settings, "architectures": ["LISAForCausalLM"], "tie_word_embeddings": False})
 
 
 def _llava_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} has no readable config.json: {error}") from error
+    config = read_json_object(folder / "config.json", CheckpointError)
     if "mm_hidden_size" not in config:
         raise CheckpointError(f"{folder} is not LLaVA: its config.json has no mm_hidden_size")
     return config

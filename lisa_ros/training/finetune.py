@@ -9,18 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import random
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from lisa_ros.atomic import replacing
 from lisa_ros.engine.support import SupportedEngine
@@ -40,14 +37,20 @@ from lisa_ros.training.batch import Batch, Batcher
 from lisa_ros.training.compose import compose
 from lisa_ros.training.datasets.mixture import Mixture, open_mixture
 from lisa_ros.training.finetune_config import FinetuneConfig, LlavaAndSam, Validation
+from lisa_ros.training.loop import Forward, Pace, Pass, TrainingLoop, make_accelerator
 from lisa_ros.training.lora import prepare_training, training_mode
 from lisa_ros.training.objective import Objective
-from lisa_ros.training.report import open_board
-from lisa_ros.training.snapshot import TRAINED, find_snapshot, restore, save_snapshot, save_trained
+from lisa_ros.training.report import Report
+from lisa_ros.training.schedule import ParameterGroup, adamw, linear
+from lisa_ros.training.snapshot import TRAINED, Snapshots, save_trained
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 log = logging.getLogger(__name__)
 
-PARTS = ("loss", "ce", "bce", "dice")
+REPORT_EVERY = 10
+"""Steps between lines of the report: a step of a large model takes seconds."""
 
 
 def train(content: Mapping[str, Any]) -> int:
@@ -73,9 +76,14 @@ def train(content: Mapping[str, Any]) -> int:
 
 
 class Finetuning:
-    """One run. ``accelerator``: accelerate's, which knows the devices, the other processes and the precision."""
+    """One run.
 
-    def __init__(self, config: FinetuneConfig, accelerator: Any) -> None:
+    Args:
+        config: The settings.
+        accelerator: accelerate's, which knows the devices, the other processes and the precision.
+    """
+
+    def __init__(self, config: FinetuneConfig, accelerator: Accelerator) -> None:
         self.config = config
         self.accelerator = accelerator
         self.start = _start_folder(config, accelerator)
@@ -97,56 +105,63 @@ class Finetuning:
             _check_validation(config.validation)
         seg_id = self.tokenizer.id_of(SEG)
         assert seg_id is not None
-        objective = Objective(self.lisa, seg_id, config.loss)
-        optimizer = torch.optim.AdamW(
-            self.trained.values(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
-        )
-        self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
-        self.step = 0
+        self.objective = accelerator.prepare_model(Objective(self.lisa, seg_id, config.loss))
+        self.loop = self._loop()
 
     def to_the_end(self) -> None:
-        """All steps that are left."""
-        self._resume()
+        """Take all steps that are left."""
         count = sum(parameter.numel() for parameter in self.trained.values())
         log.info(
-            "%s: %.1f million numbers are trained, in %s on %s; steps %d to %d",
-            *(self.spec.name, count / 1e6, self.precision.name, self.accelerator.device),
-            *(self.step + 1, self.config.steps),
+            "%s: %.1f million numbers are trained, in %s on %s; %d steps",
+            *(self.spec.name, count / 1e6, self.precision.name, self.accelerator.device, self.config.steps),
         )
-        board = open_board(self.config.folder / "log", self.step) if self.accelerator.is_main_process else None
-        bar = tqdm(
-            total=self.config.steps,
-            initial=self.step,
-            unit="step",
-            disable=not self.accelerator.is_main_process,
-            dynamic_ncols=True,
+        self.loop.run(self._forward_from, self._validate if self.config.validation else None)
+
+    def _loop(self) -> TrainingLoop:
+        config, accelerator = self.config, self.accelerator
+        group: ParameterGroup = {
+            "params": list(self.trained.values()),
+            "factor": 1.0,
+            "weight_decay": config.weight_decay,
+        }
+        optimizer = adamw([group], beta2=0.95)
+        return TrainingLoop(
+            accelerator,
+            self.objective,
+            group["params"],
+            optimizer,
+            linear(optimizer, config.learning_rate, config.steps, config.warmup),
+            Snapshots(config.folder / "state", accelerator, self.trained, metadata=self._metadata),
+            Report(config.folder / "train.json", REPORT_EVERY, silent=not accelerator.is_main_process),
+            Pace(
+                config.steps,
+                config.save_every,
+                config.validation.every if config.validation else config.steps,
+                config.accumulation,
+                config.clip_norm,
+            ),
         )
-        batches = self._batches()
-        while self.step < self.config.steps:
-            told = self._one_step(batches)
-            self.step += 1
-            bar.update()
-            bar.set_postfix({name: f"{told[name]:.4g}" for name in (*PARTS, "pictures_per_s")})
-            if board is not None:
-                for name, value in told.items():
-                    board.add_scalar(f"train/{name}", value, self.step)
-            last = self.step == self.config.steps
-            if self.config.validation and (last or self.step % self.config.validation.every == 0):
-                self._validate(board)
-            if last or self.step % self.config.save_every == 0:
-                self._save()
-        bar.close()
-        if board is not None:
-            board.close()
 
-    # --- one step ---
+    # --- one pass ---
 
-    def _batches(self) -> Iterator[Batch]:
-        """Every batch of this process from the present step on, in order."""
+    def _forward_from(self, first: int) -> Forward:
+        """The forward pass over this process's batches, which are in order from step ``first`` on."""
+        batches = self._batches(first)
+
+        def forward(step: int, number: int) -> Pass:
+            if number == 0:
+                training_mode(self.lisa, True)
+                torch.manual_seed(_seed(self.config.seed, step, self.accelerator.process_index))
+            losses = self.objective(next(batches).to(self.accelerator.device))
+            return Pass(losses.pop("loss"), losses, self.config.batch_size)
+
+        return forward
+
+    def _batches(self, first_step: int) -> Iterator[Batch]:
         config, world = self.config, self.accelerator.num_processes
-        first, last = self.step * config.accumulation, config.steps * config.accumulation
+        first, last = first_step * config.accumulation, config.steps * config.accumulation
         numbers = [number * world + self.accelerator.process_index for number in range(first, last)]
-        how = Batcher(
+        batcher = Batcher(
             self.tokenizer,
             template(self.conversation),
             self.spec.image_start_end,
@@ -155,13 +170,13 @@ class Finetuning:
             # One id stands for the whole image.
             config.max_length - self.lisa.vision_tower.num_tokens + 1,
         )
-        if how.max_tokens < 16:
+        if batcher.max_tokens < 16:
             raise ConfigError(
-                f"max_length {config.max_length} leaves {how.max_tokens} tokens beside the image; "
+                f"max_length {config.max_length} leaves {batcher.max_tokens} tokens beside the image; "
                 f"{self.lisa.vision_tower.num_tokens} are the image's"
             )
         loader = DataLoader(
-            _Stream(self.mixture, how, config.batch_size, config.seed),
+            _Stream(self.mixture, batcher, config.batch_size, config.seed),
             batch_size=None,
             sampler=numbers,
             num_workers=config.workers,
@@ -169,116 +184,58 @@ class Finetuning:
         )
         return iter(loader)
 
-    def _one_step(self, batches: Iterator[Batch]) -> dict[str, float]:
-        config, accelerator = self.config, self.accelerator
-        begun = time.perf_counter()
-        rate = config.learning_rate_at(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        training_mode(self.lisa, True)
-        torch.manual_seed(_seed(config.seed, self.step, accelerator.process_index))
-        sums = torch.zeros(len(PARTS), device=accelerator.device)
-        for number in range(config.accumulation):
-            batch = next(batches).to(accelerator.device)
-            # Only the last pass of a step needs the other processes' gradients.
-            alone = accelerator.no_sync(self.objective) if number + 1 < config.accumulation else nullcontext()
-            with alone:
-                losses = self.objective(batch)
-                accelerator.backward(losses["loss"] / config.accumulation)
-            sums += torch.stack([losses[name].detach().float() for name in PARTS]) / config.accumulation
-        norm = accelerator.clip_grad_norm_(self.trained.values(), config.clip_norm)
-        if torch.isfinite(norm):
-            self.optimizer.step()
-        else:
-            log.warning("step %d: the gradient is not finite; the step is left out", self.step + 1)
-            if accelerator.scaler is not None:
-                self.optimizer.step()  # it leaves the step out itself, and lowers its scale
-        self.optimizer.zero_grad(set_to_none=True)
-        sums = accelerator.reduce(sums, "mean")
-        seconds = time.perf_counter() - begun
-        pictures = config.batch_size * config.accumulation * accelerator.num_processes
-        return {
-            **dict(zip(PARTS, sums.tolist(), strict=True)),
-            "gradient_norm": float(norm),
-            "learning_rate": rate,
-            "pictures_per_s": pictures / seconds,
-        }
-
-    # --- snapshots ---
-
-    def _resume(self) -> None:
-        snapshot = find_snapshot(self.config.folder)
-        if snapshot is None:
-            return
-        if snapshot.facts.get("processes") != self.accelerator.num_processes:
-            log.warning(
-                "the run had %s processes and has %d now; from here on it sees other pictures",
-                *(snapshot.facts.get("processes"), self.accelerator.num_processes),
-            )
-        restore(snapshot, self.trained, self.optimizer)
-        if self.accelerator.scaler is not None and snapshot.facts.get("scaler"):
-            self.accelerator.scaler.load_state_dict(snapshot.facts["scaler"])
-        self.step = snapshot.step
-        log.info("going on after step %d", self.step)
-
-    def _save(self) -> None:
-        if self.accelerator.is_main_process:
-            scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
-            facts = {"processes": self.accelerator.num_processes, "scaler": scaler}
-            save_snapshot(self.config.folder, self.step, self.trained, self.optimizer, self._metadata(), facts)
-        self.accelerator.wait_for_everyone()
-
-    def _metadata(self) -> dict[str, str]:
+    def _metadata(self, step: int) -> dict[str, str]:
         """What ``lisa merge`` needs to know."""
         return {
             "start": str(self.start.resolve()),
             "tower": str(self.clip.folder.resolve()) if self.clip is not None else "",
             "scale": str(self.config.lora.scale),
             "conversation": self.conversation,
-            "step": str(self.step),
+            "step": str(step),
         }
 
     # --- validation ---
 
-    def _validate(self, board: Any) -> None:
-        """gIoU and cIoU, teacher-forced as the reference's; the best weights so far are kept in RUN/best."""
+    def _validate(self, step: int) -> dict[str, float]:
+        """gIoU and cIoU, teacher-forced as the reference's; the best weights so far are kept in RUN/best.
+
+        Empty in all processes but the main one.
+        """
         training_mode(self.lisa, False)
         mine = self._overlaps()
         both = torch.tensor([[o.intersection, o.union] for o in mine], dtype=torch.int64).reshape(-1, 2)
         overlaps = [Overlap(*pair) for pair in _gather(both, self.accelerator).tolist()]
         if not self.accelerator.is_main_process:
-            return
-        score = {"step": self.step, "gIoU": giou(overlaps), "cIoU": ciou(overlaps), "n": len(overlaps)}
-        log.info("step %(step)d: gIoU %(gIoU).4f, cIoU %(cIoU).4f over %(n)d", score)
-        for name in ("gIoU", "cIoU"):
-            board.add_scalar(f"validation/{name}", score[name], self.step)
+            return {}
+        scores = {"gIoU": giou(overlaps), "cIoU": ciou(overlaps), "n": len(overlaps)}
         best = self.config.folder / "best"
-        if score["gIoU"] > _best_so_far(best):
+        if scores["gIoU"] > _best_so_far(best):
             best.mkdir(exist_ok=True)
-            save_trained(best / TRAINED, self.trained, self._metadata())
-            (best / "score.json").write_text(json.dumps(score) + "\n", "utf-8")
+            save_trained(best / TRAINED, self.trained, self._metadata(step))
+            (best / "score.json").write_text(json.dumps({"step": step, **scores}) + "\n", "utf-8")
+        return scores
 
     def _overlaps(self) -> list[Overlap]:
         """Of this process's share of the pictures: each is looked at once, however many processes there are.
 
         Only where something is to be found, as in ``lisa evaluate``: a true answer without a mask has none to judge.
         """
-        told = self.config.validation
-        assert told is not None
+        validation = self.config.validation
+        assert validation is not None
         with torch.inference_mode(), self.accelerator.autocast():
             segmenter = Segmenter(
                 self.lisa, self.spec, self.tokenizer, self.clip, self.conversation, self.precision.name
             )
             engine = SupportedEngine(segmenter)
             share = islice(
-                _validation_pictures(told), self.accelerator.process_index, None, self.accelerator.num_processes
+                _validation_pictures(validation), self.accelerator.process_index, None, self.accelerator.num_processes
             )
-            found = []
+            overlaps = []
             for picture in share:
                 if present := [one for one in picture.examples if not one.question.absent]:
                     encoded = engine.encode(picture.rgb)
-                    found += [overlap(forced_mask(engine, encoded, one), one.truth) for one in present]
-        return found
+                    overlaps += [overlap(forced_mask(engine, encoded, one), one.truth) for one in present]
+        return overlaps
 
 
 class _Stream(Dataset):
@@ -296,20 +253,11 @@ class _Stream(Dataset):
         return self._batcher.join([self._mixture.draw(rng, prepare) for _ in range(self._size)])
 
 
-def _accelerator(config: FinetuneConfig) -> Any:
-    try:
-        from accelerate import Accelerator, DistributedDataParallelKwargs
-        from accelerate.utils import DistributedType
-    except ImportError as error:
-        raise ConfigError("training needs accelerate; install it with \"pip install 'lisa_ros[train]'\"") from error
-    # A step without a mask leaves the mask decoder without a gradient.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+def _accelerator(config: FinetuneConfig) -> Accelerator:
     device = torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu")
     mixed = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}[_precision(config, device).dtype]
-    accelerator = Accelerator(mixed_precision=mixed, cpu=device.type == "cpu", kwargs_handlers=[unused])
-    if accelerator.distributed_type not in (
-        *(DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU),
-    ):
+    accelerator = make_accelerator(mixed_precision=mixed, cpu=device.type == "cpu")
+    if accelerator.distributed_type.value not in ("NO", "MULTI_GPU", "MULTI_CPU"):
         raise ConfigError(
             f"accelerate is set up for {accelerator.distributed_type.value}; snapshots need every process to hold all "
             "trained weights. Use plain data parallelism: accelerate launch --multi_gpu"
@@ -341,7 +289,7 @@ def _claim_folder(config: FinetuneConfig) -> None:
         unfinished.write_text(yaml.safe_dump({"recipe": "lisa", **config.as_dict()}, sort_keys=False), "utf-8")
 
 
-def _start_folder(config: FinetuneConfig, accelerator: Any) -> Path:
+def _start_folder(config: FinetuneConfig, accelerator: Accelerator) -> Path:
     """The checkpoint to start from; made of LLaVA and SAM first, where the configuration names those."""
     if not isinstance(config.start, LlavaAndSam):
         return Path(config.start).expanduser()
@@ -369,22 +317,23 @@ def _check_tokens(tokenizer: Tokenizer, lisa: Lisa, spec: Spec) -> None:
         )
 
 
-def _validation_pictures(told: Validation) -> Iterator[Picture]:
-    return islice(read_pictures(Path(told.data).expanduser()), told.limit)
+def _validation_pictures(validation: Validation) -> Iterator[Picture]:
+    return islice(read_pictures(Path(validation.data).expanduser()), validation.limit)
 
 
-def _check_validation(told: Validation) -> None:
+def _check_validation(validation: Validation) -> None:
     """Raises ConfigError where no picture can be scored, before any step is spent."""
     count = 0
-    for count, picture in enumerate(_validation_pictures(told), 1):  # noqa: B007
+    for count, picture in enumerate(_validation_pictures(validation), 1):  # noqa: B007
         if not all(example.question.absent for example in picture.examples):
             return
     if count == 0:
-        raise ConfigError(f"validation.data: {told.data} has no picture that can be used")
-    first = f"the first {told.limit} (validation.limit)" if told.limit is not None else f"all {count}"
+        raise ConfigError(f"validation.data: {validation.data} has no picture that can be used")
+    limited = validation.limit is not None
+    looked_at = f"the first {validation.limit} (validation.limit)" if limited else f"all {count}"
     raise ConfigError(
-        f"validation.data: {told.data}: on {first} pictures there is nothing to be found, and gIoU needs true masks; "
-        "add pictures with a target" + (", raise validation.limit" if told.limit is not None else "") + ", or leave "
+        f"validation.data: {validation.data}: on {looked_at} pictures there is nothing to be found, and gIoU needs "
+        f"true masks; add pictures with a target{', raise validation.limit' if limited else ''}, or leave "
         "validation out"
     )
 
@@ -396,7 +345,7 @@ def _best_so_far(folder: Path) -> float:
         return -1.0
 
 
-def _gather(rows: Tensor, accelerator: Any) -> Tensor:
+def _gather(rows: Tensor, accelerator: Accelerator) -> Tensor:
     """Rows of all processes, of which each has another number."""
     if accelerator.num_processes == 1:
         return rows

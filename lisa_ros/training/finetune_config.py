@@ -17,7 +17,13 @@ from lisa_ros.training.settings import build, check_positive
 
 @dataclass(frozen=True)
 class Validation:
-    """data: folder in ReasonSeg's format or of ``lisa scenes``. every: steps. limit: only the first pictures."""
+    """Scores during training.
+
+    Args:
+        data: Folder in ReasonSeg's format or of ``lisa scenes``.
+        every: Steps between validations.
+        limit: Only so many pictures, the first; None: all.
+    """
 
     data: str
     every: int = 500
@@ -26,7 +32,12 @@ class Validation:
 
 @dataclass(frozen=True)
 class LlavaAndSam:
-    """Where LISA itself began. llava: folder of a LLaVA checkpoint. sam: SAM's official .pth file."""
+    """What LISA itself began with.
+
+    Args:
+        llava: Folder of a LLaVA checkpoint.
+        sam: SAM's official .pth file.
+    """
 
     llava: str
     sam: str
@@ -34,11 +45,31 @@ class LlavaAndSam:
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """``run``: folder of snapshots, logs and the best weights. ``start``: a LISA checkpoint, or LLaVA and SAM.
+    """The settings of a run.
 
-    ``data``: see :func:`lisa_ros.training.datasets.mixture.open_mixture`. ``batch_size``: pictures a device and pass;
-    ``accumulation``: passes a step. ``max_length``: tokens of a conversation, those of the image included.
-    ``precision``: auto (bf16 where the GPU has it, else fp32), bf16, fp16, fp32, int8, or nf4 for QLoRA.
+    Args:
+        run: Folder of snapshots, logs and the best weights.
+        start: A LISA checkpoint, or LLaVA and SAM.
+        data: See :func:`lisa_ros.training.datasets.mixture.open_mixture`.
+        vision_tower: Folder of CLIP; None: where the checkpoint says.
+        conversation: Name of the template; None: the checkpoint's.
+        device: auto, or cpu.
+        precision: auto (bf16 if the GPU has it, else fp32), bf16, fp16, fp32, int8, or nf4 for QLoRA.
+        gradient_checkpointing: Recompute activations of the language model, for memory.
+        lora: What LoRA is added to.
+        loss: Weights of the losses.
+        steps: Of the optimizer.
+        batch_size: Pictures of a device and pass.
+        accumulation: Passes of a step.
+        learning_rate: After the warm-up; from there it falls to 0.
+        warmup: Steps in which the learning rate rises from 0.
+        weight_decay: AdamW's.
+        clip_norm: Largest norm of the gradient.
+        max_length: Tokens of a conversation, those of the image included.
+        seed: Of everything random.
+        workers: Processes that read pictures.
+        save_every: Steps between snapshots.
+        validation: None: without.
     """
 
     run: str
@@ -78,12 +109,6 @@ class FinetuneConfig:
     @property
     def folder(self) -> Path:
         return Path(self.run).expanduser()
-
-    def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, then linear decay to nothing. step: from 0."""
-        up = (step + 1) / max(self.warmup, 1)
-        down = (self.steps - step) / max(self.steps - self.warmup, 1)
-        return self.learning_rate * max(min(up, down, 1.0), 0.0)
 
     def differs(self, other: Mapping[str, Any]) -> list[str]:
         """Names of settings by which the weights would come out otherwise than with ``other`` (of :meth:`as_dict`)."""

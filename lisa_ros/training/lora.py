@@ -8,8 +8,10 @@ the image projector, SAM's image and prompt encoders.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 from torch import nn
+from transformers import LlamaModel
 
 from lisa_ros.errors import ConfigError
 from lisa_ros.lisa.model.lisa import Lisa
@@ -19,7 +21,14 @@ _ADAPTER = "default"
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """rank 0: no LoRA. targets: names of the language model's linear layers."""
+    """LoRA's settings.
+
+    Args:
+        rank: 0 for no LoRA.
+        alpha: The scale is ``alpha / rank``.
+        dropout: Share of inputs that are dropped, in training.
+        targets: Names of the language model's linear layers.
+    """
 
     rank: int = 8
     alpha: float = 16.0
@@ -39,10 +48,19 @@ class LoraOptions:
 def prepare_training(
     lisa: Lisa, options: LoraOptions, *, quantised: bool, checkpointing: bool
 ) -> dict[str, nn.Parameter]:
-    """Put LoRA into ``lisa`` and choose what is trained: returned by name, float32. Raises ConfigError.
+    """Put LoRA into ``lisa`` and choose what is trained.
 
-    quantised: whether the language model is in four or eight bits. checkpointing: recompute activations of the language
-    model in the backward pass, for memory.
+    Args:
+        lisa: The model; changed in place.
+        options: LoRA's.
+        quantised: Whether the language model is in four or eight bits.
+        checkpointing: Recompute activations of the language model in the backward pass, for memory.
+
+    Returns:
+        Name -> parameter that is trained, float32.
+
+    Raises:
+        ConfigError: peft is not installed, or a target is no layer.
     """
     lisa.requires_grad_(False)
     lisa.eval()
@@ -65,17 +83,13 @@ def training_mode(lisa: Lisa, on: bool) -> None:
     lisa.llama.train(on)
 
 
-def is_lora(name: str) -> bool:
-    return ".lora_A." in name or ".lora_B." in name
-
-
 def _checkpoint(llama: nn.Module) -> None:
     # Renamed in transformers 5; the old name is the only one of release 4.
     new = getattr(llama, "activation_checkpointing_enable", None)
     if new is not None:
         new(activation_checkpointing_kwargs={"use_reentrant": False})
     else:
-        llama.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        cast(LlamaModel, llama).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _add_lora(llama: nn.Module, options: LoraOptions, quantised: bool) -> None:
@@ -91,8 +105,9 @@ def _add_lora(llama: nn.Module, options: LoraOptions, quantised: bool) -> None:
     if quantised:
         # What peft asks a model before it looks at the layers themselves.
         layer = next(layer for layer in llama.modules() if type(layer).__module__.startswith("bitsandbytes"))
-        llama.is_loaded_in_4bit = type(layer).__name__ == "Linear4bit"
-        llama.is_loaded_in_8bit = type(layer).__name__ == "Linear8bitLt"
+        model: Any = llama
+        model.is_loaded_in_4bit = type(layer).__name__ == "Linear4bit"
+        model.is_loaded_in_8bit = type(layer).__name__ == "Linear8bitLt"
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,  # type: ignore[arg-type]  # peft divides it by the rank: a fraction will do

@@ -15,10 +15,10 @@ def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     0 where a batch trains no token.
     """
-    predicted, wanted = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
-    if not (wanted != IGNORE).any():
+    predicted, targets = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    if not (targets != IGNORE).any():
         return logits.sum() * 0.0
-    return F.cross_entropy(predicted.float(), wanted, ignore_index=IGNORE)
+    return F.cross_entropy(predicted.float(), targets, ignore_index=IGNORE)
 
 
 def bce_per_mask(logits: Tensor, targets: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -13,15 +12,16 @@ import torch
 from torch import Tensor
 
 from lisa_ros.errors import CheckpointError
+from lisa_ros.json_file import read_json_object
+from lisa_ros.lisa.weights.names import PEFT_PREFIX
 from lisa_ros.lisa.weights.spec import Spec, read_spec, resolve_tower
 from lisa_ros.lisa.weights.tensors import find_files, iterate_tensors, read_shapes
 from lisa_ros.training.sharded import ShardWriter
-from lisa_ros.training.snapshot import TRAINED, find_snapshot, read_trained
+from lisa_ros.training.snapshot import TRAINED, newest_snapshot, read_trained
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """Number formats that a merged checkpoint can be stored in."""
 
-_PREFIX = "base_model.model."
 _LORA = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
 
 
@@ -33,9 +33,19 @@ def merge_run(
     start: Path | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """A run's weights in the model it started from. Raises CheckpointError.
+    """Write a run's weights into the model it started from.
 
-    The start is read from its own files, in full precision also where it was trained in four bits.
+    The start is read from its own files, in full precision even if it was trained in four bits.
+
+    Args:
+        run: The run's folder.
+        out: Folder to write.
+        weights: ``best`` or ``last``; None: best if the run was validated, else last.
+        start: The model that the run started from; None: where it was then.
+        dtype: Of all weights; None: as they are.
+
+    Raises:
+        CheckpointError: The run has saved nothing, or the start is missing or another model.
     """
     trained, metadata = read_trained(_weights_of(run, weights))
     base = start or Path(metadata.get("start", ""))
@@ -46,15 +56,24 @@ def merge_run(
 
 
 def merge_checkpoint(source: Path, out: Path, *, alpha: float, dtype: torch.dtype | None = None) -> None:
-    """A checkpoint with LoRA beside the weights it belongs to, as zero_to_fp32 and peft leave it.
+    """Merge a checkpoint with LoRA beside the weights it belongs to, as zero_to_fp32 and peft leave it.
 
-    alpha: of LoRA; the rank is read off the tensors. Raises CheckpointError.
+    Args:
+        source: The checkpoint's folder.
+        out: Folder to write.
+        alpha: Of LoRA; the rank is read off the tensors.
+        dtype: Of all weights; None: as they are.
+
+    Raises:
+        CheckpointError: It has no LoRA, or several ranks, or is damaged.
     """
     files = find_files(source)
     if not any(_LORA.fullmatch(name) for name in read_shapes(files)):
         raise CheckpointError(f"{source} has no LoRA weights; there is nothing to merge")
     lora = {
-        name.removeprefix(_PREFIX): tensor.clone() for name, tensor in iterate_tensors(files) if _LORA.fullmatch(name)
+        name.removeprefix(PEFT_PREFIX): tensor.clone()
+        for name, tensor in iterate_tensors(files)
+        if _LORA.fullmatch(name)
     }
     ranks = {tensor.shape[0] for name, tensor in lora.items() if ".lora_A." in name}
     if len(ranks) != 1:
@@ -63,7 +82,7 @@ def merge_checkpoint(source: Path, out: Path, *, alpha: float, dtype: torch.dtyp
 
 
 def fold(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-    """W + scale * B A, in float32. weight: (out, in). down: A (rank, in). up: B (out, rank)."""
+    """W + scale * B A, in float32: W (out, in), A ``down`` (rank, in), B ``up`` (out, rank)."""
     return weight.float() + scale * (up.float() @ down.float())
 
 
@@ -71,10 +90,10 @@ def _weights_of(run: Path, weights: str | None) -> Path:
     best = run / "best" / TRAINED
     if weights == "best" or (weights is None and best.is_file()):
         return best
-    snapshot = find_snapshot(run)
+    snapshot = newest_snapshot(run / "state")
     if snapshot is None:
         raise CheckpointError(f"{run} has saved nothing yet")
-    return snapshot.folder / TRAINED
+    return snapshot / TRAINED
 
 
 def _fold(
@@ -99,7 +118,7 @@ def _fold(
     for file in find_files(base):
         shard = {}
         for theirs, tensor in iterate_tensors([file]):
-            name = theirs.removeprefix(_PREFIX).replace(".base_layer.", ".")
+            name = theirs.removeprefix(PEFT_PREFIX).replace(".base_layer.", ".")
             if _LORA.fullmatch(name) or _is_clip(name) or name.endswith("rotary_emb.inv_freq"):
                 continue
             result = tensor
@@ -108,8 +127,8 @@ def _fold(
             elif name in whole:
                 result = whole[name]
             waiting.discard(name)
-            kept = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
-            shard[name] = result.to(kept, copy=True)
+            stored_as = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
+            shard[name] = result.to(stored_as, copy=True)
             if name == "model.embed_tokens.weight":
                 vocabulary = len(result)
         writer.write(shard)
@@ -139,7 +158,7 @@ def _config(
 
     tower, conversation: what the run used; None: what the base's own configuration leads to.
     """
-    config = json.loads((base / "config.json").read_text("utf-8"))
+    config = read_json_object(base / "config.json", CheckpointError)
     if vocabulary is not None:
         config["vocab_size"] = vocabulary
     if "lisa" in config:

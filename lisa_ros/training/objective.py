@@ -37,12 +37,13 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         lisa = self.lisa
-        frozen = lisa.image_projector.weight.dtype
+        frozen = next(lisa.image_projector.parameters()).dtype
         with torch.no_grad():
-            embeddings = None
+            embeddings: Tensor | None = None
             if lisa.shares_encoder or any(len(mask) for mask in batch.masks):
                 embeddings = lisa.embed_image(batch.pixels.to(frozen))  # (B, C, h, w)
             tower_input = embeddings if batch.tower_pixels is None else batch.tower_pixels.to(frozen)
+            assert tower_input is not None  # a model without pixels of its own for the tower shares its encoder
             tokens = lisa.image_tokens(tower_input)  # (B, K, H)
         tokens = tokens[list(batch.image_of)]  # (N, K, H)
         columns = image_columns(batch.ids, tokens.shape[1])  # (N, L)

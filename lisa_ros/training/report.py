@@ -1,11 +1,11 @@
-"""What a round of training tells while it runs."""
+"""What a training loop reports while it runs."""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from lisa_ros.errors import ConfigError
 log = logging.getLogger(__name__)
 
 EVERY = 50
-"""Steps between lines."""
+"""Steps between lines, unless the recipe says otherwise."""
 
-ON_THE_BAR = ("answer", "prompt", "bce", "dice")
+ON_THE_BAR = ("loss", "ce", "answer", "prompt", "bce", "dice")
 
 
 def open_board(folder: Path, step: int) -> Any:
@@ -36,23 +36,31 @@ def open_board(folder: Path, step: int) -> Any:
 
 
 class Report:
-    """How a round goes: on a terminal a bar with losses and the time left; every EVERY steps the means of all values
-    since the last line, in the log, in a json file and, where it is installed, in TensorBoard.
+    """Progress of a training loop: a bar with losses and the time left on a terminal, and lines of means.
 
-    path: of the json. TensorBoard's logs are in the folder ``log`` beside it, under the same name.
+    A line has the means of all values since the line before. It goes to the log, to a json file and, if it is
+    installed, to TensorBoard.
+
+    Args:
+        path: The json file. TensorBoard's logs are in the folder ``log`` beside it, under the same name.
+        every: Steps between lines.
+        silent: Report nothing; for all processes but the main one.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, every: int = EVERY, *, silent: bool = False) -> None:
+        self._path, self._every, self._silent = path, every, silent
         self._lines: list[dict[str, float]] = []
         self._bar, self._board = tqdm(disable=True), None
         self._forget(time.time())
 
     def steps(self, first: int, last: int) -> Iterator[int]:
-        """``first`` to ``last`` - 1, the steps that are left. Lines that a stopped run wrote of these are dropped."""
+        """``first`` to ``last`` - 1, the steps that are left. Lines that a stopped run wrote about them are dropped."""
+        self._first, self._last = first, last
+        if self._silent:
+            yield from range(first, last)
+            return
         earlier = json.loads(self._path.read_text()) if first and self._path.exists() else []
         self._lines = [line for line in earlier if line["step"] <= first]
-        self._first, self._last = first, last
         self._began, self._cpu = time.time(), time.process_time()
         self._forget(self._began)
         if find_spec("tensorboard"):
@@ -60,15 +68,17 @@ class Report:
         else:
             log.info("no logs for TensorBoard: it is not installed (pip install 'lisa_ros[train]')")
         bar = tqdm(None, self._path.stem, last, initial=first, unit="step", disable=None, dynamic_ncols=True)
-        with logging_redirect_tqdm(), bar as self._bar:
-            for step in range(first, last):
-                yield step
-                self._bar.update()
-        if self._board is not None:
-            self._board.close()
+        try:
+            with logging_redirect_tqdm(), bar as self._bar:
+                for step in range(first, last):
+                    yield step
+                    self._bar.update()
+        finally:
+            if self._board is not None:
+                self._board.close()
 
     def add(self, values: dict[str, float], pictures: int) -> None:
-        """What a step came to, and how many pictures it looked at."""
+        """Add a step's values, and how many pictures it saw."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._since += 1
@@ -77,20 +87,22 @@ class Report:
 
     def due(self, done: int) -> bool:
         """Whether a line is to be written after ``done`` steps."""
-        return done % EVERY == 0 or done == self._last
+        return done % self._every == 0 or done == self._last
 
-    def write(self, done: int, more: dict[str, float]) -> None:
-        """A line of the means since the last one, and of ``more``, with the seconds since this process began."""
+    def write(self, done: int, more: Mapping[str, float]) -> None:
+        """Write a line: the means since the last one, ``more``, and the seconds since this process began."""
+        if self._silent:
+            return
         now = time.time()
-        line = {"step": done} | {name: total / self._since for name, total in self._sums.items()} | more
+        line = {"step": done} | {name: total / self._since for name, total in self._sums.items()} | dict(more)
         line |= {"pictures_per_s": self._pictures / (now - self._last_line)}
         line |= {"wall_s": now - self._began, "cpu_s": time.process_time() - self._cpu}
         self._lines.append(line)
         with replacing(self._path) as unfinished:
             unfinished.write_text(json.dumps(self._lines, indent=1))
-        left = (now - self._began) * (self._last - done) / (done - self._first)
+        seconds_left = (now - self._began) * (self._last - done) / (done - self._first)
         values = " ".join(f"{name} {value:.4g}" for name, value in line.items())
-        log.info("%s, %.1f minutes left: %s", self._path.stem, left / 60, values)
+        log.info("%s, %.1f minutes left: %s", self._path.stem, seconds_left / 60, values)
         if self._board is not None:
             for name in line.keys() - {"step"}:
                 self._board.add_scalar(name, line[name], done)

@@ -28,8 +28,8 @@ def build(kind: type[T], content: Any, where: str = "", beside: Iterable[str] = 
     if unknown := set(content) - set(fields):
         name = min(unknown, key=str)
         close = get_close_matches(str(name), [*fields, *beside], 1, cutoff=0.75)
-        meant = f"did you mean '{close[0]}'?" if close else f"there are {', '.join([*fields, *beside])}"
-        raise ConfigError(f"'{prefix}{name}' is not a setting; {meant}")
+        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join([*fields, *beside])}"
+        raise ConfigError(f"'{prefix}{name}' is not a setting; {hint}")
     required = [
         name
         for name, one in fields.items()
@@ -38,9 +38,9 @@ def build(kind: type[T], content: Any, where: str = "", beside: Iterable[str] = 
     if missing := [f"'{prefix}{name}'" for name in required if name not in content]:
         several = len(missing) > 1
         raise ConfigError(f"the setting{'s' * several} {', '.join(missing)} {'are' if several else 'is'} missing")
-    made = {name: _value(hints[name], value, prefix + name) for name, value in content.items()}
+    values = {name: _value(hints[name], value, prefix + name) for name, value in content.items()}
     try:
-        return kind(**made)
+        return kind(**values)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}" if where else str(error)) from error
 

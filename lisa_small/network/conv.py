@@ -26,6 +26,12 @@ MOBILENET_STAGES = (
 )
 
 
+def bias_of(layer: nn.Conv2d) -> Tensor:
+    """The bias of a convolution that has one."""
+    assert layer.bias is not None
+    return layer.bias
+
+
 class InvertedResidual(nn.Module):
     """Expand (1x1), filter each channel (3x3), project (1x1); added to the input where the shapes agree."""
 

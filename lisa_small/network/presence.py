@@ -5,6 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lisa_ros.lisa.model.lisa import Lisa
+
+
+def presence_of(lisa: Lisa) -> Presence | None:
+    """The presence of a demo model; None for a LISA without one. Raises TypeError for a module of another kind."""
+    if lisa.presence is None or isinstance(lisa.presence, Presence):
+        return lisa.presence
+    raise TypeError(f"this LISA has a {type(lisa.presence).__name__} in the place of the demo model's presence")
+
 
 class Presence(nn.Module):
     """Whether what a state is about can be seen: its best match among the image tokens.

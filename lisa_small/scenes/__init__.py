@@ -1,12 +1,12 @@
-"""Rendered table scenes with exact masks, and commands as people speak about them (``lisa scenes``)."""
+"""Rendered table scenes with exact masks, and commands about them in everyday English (``lisa scenes``)."""
 
 import os
 
-# MuJoCo reads these when it is first imported, whichever module here imports it.
+# MuJoCo reads these when it is first imported; every module here imports this one first.
 os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])
 os.environ.setdefault("LP_NUM_THREADS", "1")  # software OpenGL: several processes are faster than several threads
 
-# train: what a model may learn from. test: other scenes, tables and phrasings, the same object models.
-# novel: like test, with other models of every class that has several.
 SPLITS = ("train", "test", "novel")
+"""train: for training. test: other scenes, tables and phrasings, the same object models. novel: like test, but classes
+with several object models show one that training never shows."""

@@ -1,4 +1,4 @@
-"""The packaged objects: meshes, textures and resting poses of ``assets/``, as plain values."""
+"""The packaged object models: meshes, textures and resting poses, read from ``assets/``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,37 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 FOLDER = Path(__file__).parent / "assets"
+
+
+class PoseEntry(TypedDict):
+    """A rotation, (w, x, y, z), in which a model rests on a table. p: its probability; they need not add up to 1."""
+
+    quat: list[float]
+    p: float
+
+
+# Not a class statement: one key is a keyword of Python.
+ModelEntry = TypedDict(
+    "ModelEntry",
+    {
+        "name": str,  # of the file NAME.npz
+        "class": str,
+        "held_out": bool,
+        "size": list[float],  # x, y, z, metres
+        "poses": list[PoseEntry],
+        "source": str,
+        "creator": str,
+        "licence": str,
+    },
+)
+"""An entry of ``models.json``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +74,8 @@ class Model:
     hull: NDArray[np.float32]
 
 
-def read_model(entry: dict, folder: Path) -> Model:
+def read_model(entry: ModelEntry, folder: Path) -> Model:
+    """Reads the model of an entry from its file in ``folder``."""
     with np.load(folder / f"{entry['name']}.npz") as data:
         low, extent, colours = data["low"], data["extent"], data["rgba"]
         parts = []
@@ -66,7 +92,7 @@ def read_model(entry: dict, folder: Path) -> Model:
         name=entry["name"],
         label=entry["class"],
         held_out=entry["held_out"],
-        size=tuple(entry["size"]),
+        size=(entry["size"][0], entry["size"][1], entry["size"][2]),
         poses=np.array([pose["quat"] for pose in entry["poses"]]),
         chances=chances / chances.sum(),
         parts=tuple(parts),
@@ -77,5 +103,5 @@ def read_model(entry: dict, folder: Path) -> Model:
 @functools.cache
 def load_models(folder: Path = FOLDER) -> tuple[Model, ...]:
     """All packaged models, in the order of ``models.json``."""
-    entries = json.loads((folder / "models.json").read_text())
+    entries: list[ModelEntry] = json.loads((folder / "models.json").read_text())
     return tuple(read_model(entry, folder) for entry in entries)

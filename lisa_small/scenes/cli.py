@@ -1,4 +1,4 @@
-"""``lisa scenes``: pictures of tables with exact masks and commands."""
+"""``lisa scenes``: renders tables with exact masks and commands."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lisa_small.scenes import SPLITS
 FORMATS = ("scenes", "reasonseg")
 
 _PICTURE = re.compile(r"\d{6}\.\w+")
-"""Names in the folders of scenes."""
+"""A file in one of the folders of scenes."""
 
 _PAIR = re.compile(r"\d{6}_\d+\.(jpg|json)")
-"""Names of ReasonSeg's pairs."""
+"""A file of a pair in ReasonSeg's format."""
 
 
 def picture_size(text: str) -> tuple[int, int]:
-    """ "640x480" -> (640, 480), width and height."""
+    """Parses a size: "640x480" -> (640, 480), width and height in pixels."""
     width, _, height = text.lower().partition("x")
     if not (width.isdigit() and height.isdigit() and 32 <= int(width) <= 1280 and 32 <= int(height) <= 1280):
         raise argparse.ArgumentTypeError(f"{text!r}: a size is WIDTHxHEIGHT, 32 to 1280 pixels each, e.g. 640x480")
@@ -30,12 +30,14 @@ def picture_size(text: str) -> tuple[int, int]:
 
 
 def count(text: str) -> int:
+    """Parses a whole number, 0 or more."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
     return int(text)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of ``lisa scenes``."""
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write, new or empty")
     parser.add_argument("--count", type=count, default=100, metavar="N", help="number of scenes (100)")
     parser.add_argument("--first", type=count, default=0, metavar="N", help="number of the first scene (0)")
@@ -60,7 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(out: Path, overwrite: bool) -> None:
-    """An empty folder. Raises ConfigError where that would lose something that `lisa scenes` did not write."""
+    """Makes ``out`` an empty folder.
+
+    Raises:
+        ConfigError: It is not empty and ``overwrite`` is not set, or it has files that `lisa scenes` did not write.
+    """
     if out.is_file():
         raise ConfigError(f"{out} is a file; --out names a folder")
     there = sorted(out.iterdir()) if out.is_dir() else []
@@ -75,7 +81,7 @@ def prepare(out: Path, overwrite: bool) -> None:
 
 
 def _foreign(path: Path) -> Path | None:
-    """What of ``path``, in a folder of scenes, `lisa scenes` did not write."""
+    """The first file at or in ``path`` that `lisa scenes` did not write; None if there is none."""
     if path.name in ("images", "ids", "depth") and path.is_dir() and (path.parent / "scenes.jsonl").is_file():
         return next((inside for inside in sorted(path.iterdir()) if not _PICTURE.fullmatch(inside.name)), None)
     pair = _PAIR.fullmatch(path.name) and path.with_suffix(".json").is_file() and path.with_suffix(".jpg").is_file()
@@ -83,14 +89,19 @@ def _foreign(path: Path) -> Path | None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Write the scenes. Raises ConfigError and DeviceError with the way out."""
+    """Writes the scenes. Returns the exit status.
+
+    Raises:
+        ConfigError: The output folder cannot be used, or MuJoCo is not installed.
+        DeviceError: OpenGL is not available.
+    """
     try:
         from lisa_small.scenes.dataset import take_scenes, write_scenes
         from lisa_small.scenes.preview import ContactSheet
         from lisa_small.scenes.reasonseg import save_pairs
     except ModuleNotFoundError as error:
-        raise ConfigError(f"scenes are drawn by MuJoCo: pip install mujoco ({error})") from error
-    except (ImportError, AttributeError, OSError) as error:  # how PyOpenGL says that libEGL is missing
+        raise ConfigError(f"MuJoCo renders the scenes and is not installed: pip install mujoco ({error})") from error
+    except (ImportError, AttributeError, OSError) as error:  # PyOpenGL raises any of these without libEGL
         raise DeviceError(
             f"no OpenGL without a screen: {error}; on Debian and Ubuntu install libegl1 libegl-mesa0 libgl1-mesa-dri"
         ) from error

@@ -1,4 +1,4 @@
-"""The colours that things are said to have."""
+"""The colours that commands and answers name."""
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black")
-"""A trained model recognises them by their place here: another order is another model."""
+"""A trained model knows a colour by its index here, so the order must not change."""

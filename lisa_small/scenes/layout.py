@@ -1,4 +1,4 @@
-"""What stands where: a random table scene as plain values, settled by physics.
+"""A random table scene as plain values: which object is where, camera and light. Physics settles the objects.
 
 Frames: world, metres, z up, the table's surface at z = 0, its centre at x = y = 0.
 """
@@ -37,7 +37,15 @@ COPIES = 2  # of one model in one scene, at most
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """One object. model: index in ``load_models()``. copy: which of its COPIES. position (3,) m; quat (4,) wxyz."""
+    """One object in the world frame.
+
+    Attributes:
+        model: Index in ``load_models()``.
+        copy: Number of the copy of this model in the scene, below COPIES.
+        position: (3,) of its origin, metres.
+        quat: (4,) rotation w, x, y, z.
+        colour: Its paint, a key of PALETTE, or None.
+    """
 
     model: int
     copy: int
@@ -60,7 +68,14 @@ class View:
 
 @dataclass(frozen=True)
 class Light:
-    """The lamp (position m, brightness in [0, 1], RGB tint) and the light that comes from everywhere."""
+    """The lamp, and the light that comes from everywhere.
+
+    Attributes:
+        position: Of the lamp, metres, world frame.
+        diffuse: Brightness of the lamp, in [0, 1].
+        ambient: Brightness of the light from everywhere, in [0, 1].
+        tint: RGB, around 1, of both.
+    """
 
     position: tuple[float, float, float]
     diffuse: float
@@ -70,8 +85,16 @@ class Light:
 
 @dataclass(frozen=True)
 class Layout:
-    """A whole scene. table, floor, wall: surface numbers; table_size: half sides in m; table_angle: not drawn (the
-    table stays square to the world), but a seed's later numbers come after it."""
+    """A whole scene.
+
+    Attributes:
+        placements: The objects; number i has the id i + 1.
+        table: Number of its surface, as floor and wall.
+        table_size: Half sides along x and y, metres.
+        table_angle: Is not rendered: the table stays aligned with the world. It takes a random number all the same,
+            because the later ones of a seed depend on it.
+        table_repeat: How often the texture repeats on the table.
+    """
 
     placements: tuple[Placement, ...]
     view: View
@@ -84,29 +107,31 @@ class Layout:
     table_repeat: float
 
 
-def rotate(quat: NDArray, points: NDArray) -> NDArray[np.float64]:
-    """Rotate points (N, 3) by quat (w, x, y, z)."""
+def rotate(quat: NDArray[np.float64], points: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Rotates points (N, 3) by quat (w, x, y, z)."""
     matrix = np.zeros(9)
     mujoco.mju_quat2Mat(matrix, np.asarray(quat, float))
     return points @ matrix.reshape(3, 3).T
 
 
-def turned(quat: NDArray, yaw: float) -> NDArray[np.float64]:
-    """quat, then a turn about the vertical by yaw radians."""
+def turned(quat: NDArray[np.float64], yaw: float) -> NDArray[np.float64]:
+    """The rotation quat (w, x, y, z), followed by a turn about the world's z axis by yaw radians."""
     result = np.zeros(4)
     mujoco.mju_mulQuat(result, np.array([math.cos(yaw / 2), 0, 0, math.sin(yaw / 2)]), np.asarray(quat, float))
     return result
 
 
-def corners(low: NDArray, high: NDArray, yaw: float, centre: NDArray) -> NDArray[np.float64]:
-    """Footprint rectangle (4, 2) in the world."""
+def corners(
+    low: NDArray[np.floating], high: NDArray[np.floating], yaw: float, centre: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Corners (4, 2) of the rectangle from low to high (x, y), turned by yaw radians and moved to centre."""
     box = np.array([[low[0], low[1]], [high[0], low[1]], [high[0], high[1]], [low[0], high[1]]])
     c, s = math.cos(yaw), math.sin(yaw)
     return box @ np.array([[c, s], [-s, c]]) + centre
 
 
-def overlap(a: NDArray, b: NDArray) -> bool:
-    """Whether two rectangles (4, 2) overlap: separating axes."""
+def overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
+    """Whether two rectangles (4, 2) overlap, by their separating axes."""
     for box in (a, b):
         for axis in (box[1] - box[0], box[2] - box[1]):
             pa, pb = a @ axis, b @ axis
@@ -116,7 +141,7 @@ def overlap(a: NDArray, b: NDArray) -> bool:
 
 
 def choose_models(rng: np.random.Generator, split: str, count: int) -> list[int]:
-    """Indices of ``count`` models. Similar classes (``near`` in world.yaml) do not share a scene: names stay exact."""
+    """Draws ``count`` models, as indices. Classes with a common name (``near`` in world.yaml) never share a scene."""
     models = load_models()
     by_label: dict[str, list[int]] = {}
     for index, model in enumerate(models):
@@ -144,7 +169,7 @@ def choose_models(rng: np.random.Generator, split: str, count: int) -> list[int]
 
 
 def tint(rng: np.random.Generator, model: Model, taken: list[str | None]) -> str | None:
-    """A paint for things that come in all colours; two of a class get different ones where they can."""
+    """Draws a paint for a paintable class, or None. taken: the paints of the same class in this scene."""
     if not WORLD.things[model.label].paintable or rng.random() < 0.35:
         return None
     free = [name for name in PALETTE if name not in taken]
@@ -152,13 +177,13 @@ def tint(rng: np.random.Generator, model: Model, taken: list[str | None]) -> str
 
 
 def place(rng: np.random.Generator, chosen: list[int]) -> list[Placement]:
-    """Put the objects on the table, apart from each other, in resting poses a few millimetres above it."""
+    """Places models on the table, apart from each other, in resting poses a few millimetres above it."""
     models = load_models()
     areas = sum(np.prod(sorted(models[index].size)[1:]) for index in chosen)
     reach = math.sqrt(areas / rng.uniform(0.45, 1.0)) / 2 + 0.02  # half side of the square they share
     gap = rng.uniform(-0.008, 0.02)
     placed: list[Placement] = []
-    footprints: list[NDArray] = []
+    footprints: list[NDArray[np.float64]] = []
     colours: dict[str, list[str | None]] = {}
     for index in chosen:
         model = models[index]
@@ -184,7 +209,11 @@ def place(rng: np.random.Generator, chosen: list[int]) -> list[Placement]:
 
 
 def settle(placements: list[Placement], half: tuple[float, float]) -> list[Placement]:
-    """Let the objects come to rest under gravity (convex hulls, friction); what falls off the table is left out."""
+    """Simulates gravity until the objects rest, with convex hulls and friction. half: half sides of the table, metres.
+
+    Returns:
+        The placements at rest, without those that fell off the table.
+    """
     models = load_models()
     spec = mujoco.MjSpec()
     spec.option.timestep = TIME_STEP_S
@@ -219,7 +248,7 @@ def settle(placements: list[Placement], half: tuple[float, float]) -> list[Place
 
 
 def look(rng: np.random.Generator, placements: Sequence[Placement], size: tuple[int, int]) -> View:
-    """A robot's look at the objects: 35 to 80 degrees down, from any side, most of them in the picture."""
+    """Draws a camera that looks 35 to 80 degrees down at the objects, from any side. size: width, height in pixels."""
     width, height = size
     centres = np.array([placement.position for placement in placements])
     middle = (centres.min(0) + centres.max(0)) / 2
@@ -237,6 +266,7 @@ def look(rng: np.random.Generator, placements: Sequence[Placement], size: tuple[
 
 
 def illuminate(rng: np.random.Generator) -> Light:
+    """Draws the light."""
     angle, slant = rng.uniform(0, 2 * math.pi), rng.uniform(0.1, 1.1)
     position = (2 * math.sin(slant) * math.cos(angle), 2 * math.sin(slant) * math.sin(angle), 2 * math.cos(slant))
     warmth = rng.uniform(-0.12, 0.12)
@@ -245,7 +275,7 @@ def illuminate(rng: np.random.Generator) -> Light:
 
 
 def sample_layout(seed: int, split: str, size: tuple[int, int]) -> Layout:
-    """Scene number ``seed`` of a split, size (width, height): the same numbers, the same scene."""
+    """Draws scene number ``seed`` of a split. size: width, height in pixels. Equal arguments give equal scenes."""
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     count = int(rng.choice(np.arange(1, 11), p=[0.03, 0.07, 0.17, 0.2, 0.18, 0.14, 0.1, 0.06, 0.03, 0.02]))
     surfaces = SURFACES[split]

@@ -1,4 +1,4 @@
-"""Make the packaged object set from Debian's ``sweethome3d-furniture``.
+"""Makes the packaged object set from Debian's ``sweethome3d-furniture``.
 
 Run once by a developer; users of ``lisa scenes`` need only its result, ``lisa_small/scenes/assets``::
 
@@ -7,7 +7,7 @@ Run once by a developer; users of ``lisa scenes`` need only its result, ``lisa_s
 
 Needs ``dpkg-deb``, trimesh, scipy and fast-simplification. Every model is turned upright, scaled to a tabletop size,
 decimated, its textures reduced, and written as one ``.npz``; ``models.json`` lists them with creator and licence, and
-``CREDITS.md`` is the attribution that the CC-BY models ask for.
+``CREDITS.md`` is the attribution that the CC-BY licences require.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ import numpy as np
 import trimesh
 from numpy.typing import NDArray
 from PIL import Image
+
+from lisa_small.scenes.assets import ModelEntry, PoseEntry
 
 FOLDER = Path(__file__).parent
 LICENCES = {
@@ -234,13 +236,13 @@ def decimate(part: Part, target: int) -> Part:
     return weld(Part(points.astype(np.float64), faces.astype(np.int64), uv, part.rgba, part.image))
 
 
-def stable_poses(vertices: NDArray[np.float64], mode: str) -> list[dict]:
+def stable_poses(vertices: NDArray[np.float64], mode: str) -> list[PoseEntry]:
     """Rotations (w, x, y, z) in which the hull rests on the table, with their probability."""
     if mode == "up":
         return [{"quat": [1.0, 0.0, 0.0, 0.0], "p": 1.0}]
     hull = trimesh.Trimesh(vertices).convex_hull
     transforms, probabilities = trimesh.poses.compute_stable_poses(hull, threshold=0.04)
-    poses = [{"quat": [1.0, 0.0, 0.0, 0.0], "p": 0.5}]  # upright is what a table sees most
+    poses: list[PoseEntry] = [{"quat": [1.0, 0.0, 0.0, 0.0], "p": 0.5}]  # most things on a table stand upright
     total = float(probabilities.sum()) or 1.0
     for transform, probability in zip(transforms[:12], probabilities[:12], strict=True):
         if transform[2, 2] > 0.99:
@@ -284,7 +286,7 @@ def write_model(path: Path, parts: list[Part], texture_side: int) -> None:
     np.savez_compressed(path, **arrays)
 
 
-def prepare(wanted: Wanted, entry: Entry, library: Path, name: str, out: Path) -> dict:
+def prepare(wanted: Wanted, entry: Entry, library: Path, name: str, out: Path) -> ModelEntry:
     parts = [weld(part) for part in load_parts(entry, library, wanted.longest_m)]
     parts = [part for part in parts if len(part.faces)]
     total = sum(len(part.faces) for part in parts)
@@ -305,7 +307,7 @@ def prepare(wanted: Wanted, entry: Entry, library: Path, name: str, out: Path) -
     }
 
 
-def credits(models: list[dict]) -> str:
+def credits(models: list[ModelEntry]) -> str:
     lines = [
         "# Credits of the objects",
         "",
@@ -343,7 +345,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     only = {name.strip() for name in arguments.only.split(",") if name.strip()}
-    models: list[dict] = []
+    models: list[ModelEntry] = []
     counts: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as temporary:
         libraries = unpack(arguments.package, Path(temporary))

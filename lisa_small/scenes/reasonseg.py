@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lisa_ros.data.scene_records import SceneRecord
 from lisa_small.scenes.render import Frame
 
 PHRASE_BEGINS = ("the", "a", "both", "all", "every", "each", "something", "everything", "whatever", "anything", "what")
@@ -46,14 +48,14 @@ def polygons(mask: NDArray[np.bool_]) -> list[list[list[int]]]:
     return result
 
 
-def save_pairs(out: Path, scene: dict, frame: Frame, quality: int = 88) -> int:
-    """A picture and a json for every command of one turn. Returns how many."""
+def save_pairs(out: Path, scene: SceneRecord, frame: Frame, quality: int = 88) -> int:
+    """Writes a picture and a json for every conversation of one turn. Returns the number of pairs."""
     pairs = [conversation for conversation in scene["conversations"] if len(conversation["turns"]) == 1]
     picture = Image.fromarray(frame.rgb)
     for number, conversation in enumerate(pairs):
         turn = conversation["turns"][0]
         name = f"{scene['id']}_{number}"
-        shapes: list[dict] = [
+        shapes: list[dict[str, Any]] = [
             {
                 "label": "target",
                 "labels": ["target"],

@@ -1,8 +1,8 @@
-"""MuJoCo draws a layout: colour, exact instance ids and depth from one camera.
+"""Renders a layout with MuJoCo: colour, exact instance ids and depth from one camera.
 
-One model of all objects is compiled once; objects that a scene does not use are in a geom group that is not drawn.
-Drawing needs OpenGL without a screen: EGL (Debian: libegl1 libegl-mesa0 libgl1-mesa-dri) or OSMesa, chosen by the
-environment variable MUJOCO_GL.
+One MuJoCo model with all objects is compiled once; objects that a scene does not use are in a geom group that is not
+rendered. Rendering needs OpenGL without a screen: EGL (Debian: libegl1 libegl-mesa0 libgl1-mesa-dri) or OSMesa, chosen
+by the environment variable MUJOCO_GL.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ LARGEST = 1280  # side of a picture, pixels
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """rgb: (H, W, 3) uint8. ids: (H, W) uint8, i + 1 where placement i of the layout is seen, 0 elsewhere.
+    """One rendered picture.
 
-    depth: (H, W) float32, metres along the optical axis.
+    Attributes:
+        rgb: (H, W, 3) uint8.
+        ids: (H, W) uint8: i + 1 where placement i of the layout is visible, 0 elsewhere.
+        depth: (H, W) float32, metres along the optical axis.
     """
 
     rgb: NDArray[np.uint8]
@@ -41,8 +44,13 @@ class Frame:
 
 
 def focal_length(view: View) -> float:
-    """Pixels; the same for x and y. The optical centre is the middle of the image."""
+    """Pixels; the same for x and y."""
     return view.height / 2 / math.tan(math.radians(view.fovy_deg) / 2)
+
+
+def optical_centre(view: View) -> tuple[float, float]:
+    """cx, cy: the middle of the image in pixels. The centre of the top left pixel is (0, 0), as in camera_info."""
+    return (view.width - 1) / 2, (view.height - 1) / 2
 
 
 def camera_axes(view: View) -> NDArray[np.float64]:
@@ -57,13 +65,14 @@ def camera_axes(view: View) -> NDArray[np.float64]:
 
 
 def add_texture(spec: mujoco.MjSpec, name: str, image: NDArray[np.uint8]) -> None:
+    """Adds an RGB image (H, W, 3) as a texture."""
     texture = spec.add_texture(name=name, type=mujoco.mjtTexture.mjTEXTURE_2D)
     texture.height, texture.width, texture.nchannel = *image.shape[:2], 3
     texture.data = np.ascontiguousarray(image).tobytes()
 
 
 def add_part(spec: mujoco.MjSpec, name: str, part: Part) -> None:
-    """Mesh and material ``name``."""
+    """Adds the mesh and the material of a part, both called ``name``."""
     mesh = spec.add_mesh(name=name)
     mesh.uservert = part.vertices.flatten()
     mesh.userface = part.faces.flatten()
@@ -78,14 +87,18 @@ def add_part(spec: mujoco.MjSpec, name: str, part: Part) -> None:
 
 
 def open_display(world: mujoco.MjModel) -> tuple[Any, mujoco.MjrContext]:
-    """OpenGL without a screen. Raises DeviceError, with the packages that are missing, where there is none."""
+    """Opens OpenGL without a screen.
+
+    Raises:
+        DeviceError: There is none; the message names the packages to install.
+    """
     try:
-        # By name: mujoco.GLContext was chosen when mujoco was first imported, perhaps by somebody else.
+        # By name, since mujoco.GLContext is chosen when mujoco is first imported, perhaps by another package.
         backend = import_module(f"mujoco.{os.environ['MUJOCO_GL']}")
         display = backend.GLContext(LARGEST, LARGEST)
         display.make_current()
         return display, mujoco.MjrContext(world, mujoco.mjtFontScale.mjFONTSCALE_100)
-    except Exception as error:  # PyOpenGL, EGL and MuJoCo raise types of their own, even AttributeError
+    except Exception as error:  # PyOpenGL, EGL and MuJoCo raise types of their own, and AttributeError
         raise DeviceError(
             f"no OpenGL without a screen (MUJOCO_GL={os.environ.get('MUJOCO_GL')}): {error}; on Debian and Ubuntu "
             "install libegl1 libegl-mesa0 libgl1-mesa-dri, or libosmesa6 and set MUJOCO_GL=osmesa"
@@ -93,7 +106,7 @@ def open_display(world: mujoco.MjModel) -> tuple[Any, mujoco.MjrContext]:
 
 
 def build_world() -> mujoco.MjModel:
-    """All objects (COPIES bodies each, moved by mocap), a table, a floor, four walls, a lamp and a camera."""
+    """A MuJoCo model of all objects (COPIES mocap bodies each), a table, a floor, four walls, a lamp and a camera."""
     spec = mujoco.MjSpec()
     spec.stat.extent = 1.0
     spec.visual.map.znear, spec.visual.map.zfar = NEAR_M, FAR_M
@@ -138,7 +151,7 @@ def build_world() -> mujoco.MjModel:
 
 
 def main_part(parts: tuple[Part, ...]) -> int:
-    """Which part has the largest surface: the one that paint changes."""
+    """Index of the part with the largest surface; a paint changes this one."""
 
     def area(part: Part) -> float:
         a, b, c = (part.vertices[part.faces[:, k]] for k in range(3))
@@ -148,10 +161,10 @@ def main_part(parts: tuple[Part, ...]) -> int:
 
 
 class Studio:
-    """Draws layouts. Holds an OpenGL context: use it in the thread that made it, and close() it."""
+    """Renders layouts. It holds an OpenGL context: use it in the thread that made it, and close() it."""
 
     def __init__(self, smooth: bool = False) -> None:
-        """smooth: a colour is the mean of 2 x 2 rays, without jagged edges, and three times as slow in software."""
+        """smooth: a colour is the mean of 2 x 2 rays, so edges are not jagged. It is three times as slow."""
         self.world = build_world()
         self.scale = 2 if smooth else 1
         self.data = mujoco.MjData(self.world)
@@ -167,11 +180,16 @@ class Studio:
         self.painted = [main_part(model.parts) for model in load_models()]
 
     def close(self) -> None:
+        """Releases the OpenGL context."""
         self.context.free()
         self.gl.free()
 
     def arrange(self, layout: Layout) -> NDArray[np.uint8]:
-        """Move everything to its place. Returns geom number -> instance id (0 for the room)."""
+        """Moves objects, surfaces, light and camera to their places.
+
+        Returns:
+            The instance id of each geom of the MuJoCo model, uint8, 0 for the room.
+        """
         world, data = self.world, self.data
         world.geom_rgba[:] = self.natural
         ids = np.zeros(world.ngeom, np.uint8)
@@ -210,16 +228,17 @@ class Studio:
         self.world.cam_pos[0], self.world.cam_quat[0], self.world.cam_fovy[0] = view.eye, quat, view.fovy_deg
 
     def draw(self, layout: Layout) -> Frame:
+        """Renders a layout."""
         ids, depth = self.measure(layout)
         return Frame(self.read_colours(layout.view), ids, depth)
 
     def draw_if(self, layout: Layout, accept: Callable[[Layout, NDArray[np.uint8]], bool]) -> Frame | None:
-        """Draw ``layout``. accept(layout, ids) looks at the ids first: None is returned where it says no."""
+        """Renders a layout if accept(layout, ids) is true, else returns None before colours are rendered."""
         ids, depth = self.measure(layout)
         return Frame(self.read_colours(layout.view), ids, depth) if accept(layout, ids) else None
 
     def measure(self, layout: Layout) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Arrange ``layout`` and return its ids and depth; the colours can be read after that."""
+        """Renders ids and depth of a layout. After it, read_colours renders the colours of the same layout."""
         view = layout.view
         geom_ids = self.arrange(layout)
         mujoco.mj_kinematics(self.world, self.data)
@@ -231,6 +250,7 @@ class Studio:
         return self.read_ids(rect, geom_ids)
 
     def read_colours(self, view: View) -> NDArray[np.uint8]:
+        """Renders the colours, (H, W, 3) uint8, of the layout that measure() arranged."""
         scale = self.scale
         rect = mujoco.MjrRect(0, 0, scale * view.width, scale * view.height)
         rgb = np.empty((rect.height, rect.width, 3), np.uint8)
@@ -242,7 +262,9 @@ class Studio:
         parts = rgb.reshape(view.height, scale, view.width, scale, 3)
         return np.round(parts.mean(axis=(1, 3), dtype=np.float32)).astype(np.uint8)
 
-    def read_ids(self, rect: mujoco.MjrRect, geom_ids: NDArray) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    def read_ids(
+        self, rect: mujoco.MjrRect, geom_ids: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         flags = self.scene.flags
         flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = True
         mujoco.mjr_render(rect, self.scene, self.context)

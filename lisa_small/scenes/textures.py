@@ -1,4 +1,4 @@
-"""Procedural surfaces for tables, floors and walls: drawn by numpy, no files, no licences."""
+"""Procedural surfaces for tables, floors and walls, computed by numpy: no files, no licences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SIDE = 256
 
 
 def smooth_noise(rng: np.random.Generator, cells_y: int, cells_x: int) -> NDArray[np.float64]:
-    """(SIDE, SIDE) in [0, 1]: bilinear value noise that tiles."""
+    """Bilinear value noise that tiles, (SIDE, SIDE) in [0, 1]."""
     grid = rng.random((cells_y, cells_x))
     y, x = np.linspace(0, cells_y, SIDE, endpoint=False), np.linspace(0, cells_x, SIDE, endpoint=False)
     y0, x0 = y.astype(int), x.astype(int)
@@ -36,8 +36,8 @@ def colour(rng: np.random.Generator, saturation: float, value: tuple[float, floa
     return v * (1 - s + s * hue)
 
 
-def blend(a: NDArray, b: NDArray, amount: NDArray) -> NDArray[np.float64]:
-    """Colours a, b (3,) mixed by amount (SIDE, SIDE) in [0, 1] -> (SIDE, SIDE, 3)."""
+def blend(a: NDArray[np.float64], b: NDArray[np.float64], amount: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Mixes colours a and b, (3,) or (SIDE, SIDE, 3), by amount (SIDE, SIDE) in [0, 1]. Returns (SIDE, SIDE, 3)."""
     return a + (b - a) * amount[..., None]
 
 
@@ -111,7 +111,7 @@ KINDS = (wood, wood, wood, plain, plain, stone, speckle, stripes, checks, tiles,
 
 
 def surface(seed: int) -> NDArray[np.uint8]:
-    """Texture number ``seed``: (256, 256, 3) uint8 RGB, always the same for the same number."""
+    """Texture number ``seed``, (256, 256, 3) uint8 RGB. Equal numbers give equal textures."""
     rng = np.random.default_rng([seed, 20])
     image = KINDS[seed % len(KINDS)](rng)
     return (np.clip(image, 0, 1) * 255).astype(np.uint8)

@@ -1,28 +1,25 @@
-"""What people know about things: ``world.yaml`` as values."""
+"""World knowledge about the classes: ``world.yaml`` as values."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from lisa_small.scenes.colours import COLOURS
+from lisa_small.scenes.phrasings import DIRECTIONS, Direction
+from lisa_small.scenes.tables import read_table
 
-DIRECTIONS = ("LEFT", "RIGHT", "FRONT", "BEHIND")
 TABLE = Path(__file__).with_name("world.yaml")
 FIELDS = ("names", "plural", "near", "paintable", "because", "with", "uses", "needs", "held", "is")  # of a thing
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""In C where PyYAML has it: a tenth of the time for a table of this length."""
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """Words that single out things. fits: every class that fits. unsure: classes of which one could argue."""
+    """Words that describe things. fits: every class that fits. unsure: the classes that arguably fit."""
 
     text: str
     fits: frozenset[str]
@@ -34,12 +31,12 @@ class Phrases(tuple[Phrase, ...]):
 
     @cached_property
     def of(self) -> dict[str, tuple[Phrase, ...]]:
-        """Those that a class fits, by class: thousands need not be looked through for one."""
-        found: dict[str, list[Phrase]] = {}
+        """The phrases that each class fits, by class. Computed once: there are thousands of phrases."""
+        by_class: dict[str, list[Phrase]] = {}
         for phrase in self:
             for label in phrase.fits:
-                found.setdefault(label, []).append(phrase)
-        return {label: tuple(phrases) for label, phrases in found.items()}
+                by_class.setdefault(label, []).append(phrase)
+        return {label: tuple(phrases) for label, phrases in by_class.items()}
 
 
 @dataclass(frozen=True)
@@ -56,13 +53,20 @@ class Thing:
 
     @property
     def many(self) -> bool:
-        """Whether one of it is spoken of as many: scissors, keys."""
+        """Whether one of it takes a plural verb: scissors, keys."""
         return self.plural == self.label or self.plural.startswith("pairs of ")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Things that one word covers. phrases, held: "all the tools". one: "tool", or empty."""
+    """Things that one word covers.
+
+    Attributes:
+        phrases: "all the tools"; held are those kept for tests.
+        one: The word for a single member ("tool"), or empty.
+        because: The reason in an explained answer.
+        members: The classes of the group; unsure are those that arguably belong to it.
+    """
 
     label: str
     phrases: tuple[str, ...]
@@ -75,10 +79,15 @@ class Group:
 
 @dataclass(frozen=True)
 class World:
-    """The whole table. uses, needs, held_needs, properties: phrases, each with all the classes that fit.
+    """The whole table.
 
-    never: names of things that are in no scene, by split. opposites: of each of DIRECTIONS. alike: of a colour those
-    that it could be taken for.
+    Attributes:
+        things: Every class, by its label.
+        uses: Phrases, as needs and properties, each with all the classes that fit it.
+        held_needs: Needs that are kept for tests.
+        never: Names of things that are in no scene, by split.
+        opposites: The opposite of each direction.
+        alike: For a colour, the colours that it could be mistaken for.
     """
 
     things: dict[str, Thing]
@@ -88,12 +97,12 @@ class World:
     properties: Phrases
     groups: tuple[Group, ...]
     never: dict[str, tuple[str, ...]]
-    opposites: dict[str, str]
+    opposites: dict[Direction, Direction]
     alike: dict[str, tuple[str, ...]]
 
     @cached_property
     def kinship(self) -> dict[str, Counter[str]]:
-        """Of each class the classes that trained phrases name with it, as fitting or arguable, and how many do."""
+        """For each class, how many phrases of training name another class with it, as fitting or as arguable."""
         kin: dict[str, Counter[str]] = {label: Counter() for label in self.things}
         for phrase in (*self.uses, *self.needs, *self.properties):
             for label in phrase.fits:
@@ -101,20 +110,20 @@ class World:
         return kin
 
 
-def check(names: Collection[str], known: Collection[str], what: str) -> None:
-    """Raises ValueError naming those that are not known."""
+def check(names: Collection[str], known: Collection[str], kind: str) -> None:
+    """Raises ValueError with the names that are not known. kind: what they are names of, for the message."""
     if unknown := sorted(set(names) - set(known)):
-        raise ValueError(f"{TABLE.name}: there is no {what} {', '.join(unknown)}")
+        raise ValueError(f"{TABLE.name}: there is no {kind} {', '.join(unknown)}")
 
 
-def classes(text: str, known: dict) -> frozenset[str]:
+def classes(text: str, known: Collection[str]) -> frozenset[str]:
     """Comma separated classes. Raises ValueError for one that is not in the table."""
     names = frozenset(name.strip() for name in text.split(",") if name.strip())
     check(names, known, "class")
     return names
 
 
-def collect(things: dict[str, dict], field: str) -> Phrases:
+def collect(things: Mapping[str, Mapping[str, Any]], field: str) -> Phrases:
     """All phrases of one field; equal texts of several classes become one phrase that fits them all."""
     fits: dict[str, frozenset[str]] = {}
     unsure: dict[str, frozenset[str]] = {}
@@ -129,8 +138,12 @@ def collect(things: dict[str, dict], field: str) -> Phrases:
 
 
 def load_world(path: Path = TABLE) -> World:
-    """Read the table. Raises ValueError naming a class, a field, a place or a colour that there is not."""
-    table = _LOADER(path.read_text(encoding="utf-8")).get_single_data()
+    """Reads the table.
+
+    Raises:
+        ValueError: A class, field, place or colour is unknown; the message names it.
+    """
+    table = read_table(path)
     entries = table["things"]
     things = {}
     for label, fields in entries.items():

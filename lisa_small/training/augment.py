@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lisa_ros.lisa.preprocess import normalise_for_sam, resize_longest, resized_size
+
 Image = NDArray[np.uint8]
 
 PADDING = (124, 116, 104)
-"""SAM's mean colour: beside the picture the normalised input is 0, as SAM pads."""
+"""SAM's mean colour, beside the picture while it is augmented: what blends with it at the border stays near 0."""
 
 
 @dataclass
@@ -30,16 +32,43 @@ class Sample:
     colours: dict[int, int]
 
 
-def letterbox(rgb: Image, ids: Image, size: int) -> tuple[Image, Image]:
-    """Scale the longest side to ``size`` and pad right and below as SAM does."""
-    height, width = ids.shape
-    scale = size / max(height, width)
-    new_w, new_h = int(width * scale + 0.5), int(height * scale + 0.5)
-    out_rgb, out_ids = np.full((size, size, 3), PADDING, np.uint8), np.zeros((size, size), np.uint8)
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    out_rgb[:new_h, :new_w] = cv2.resize(rgb, (new_w, new_h), interpolation=how)
-    out_ids[:new_h, :new_w] = cv2.resize(ids, (new_w, new_h), interpolation=cv2.INTER_NEAREST)
-    return out_rgb, out_ids
+@dataclass(frozen=True, eq=False)
+class Square:
+    """A picture on the square that the image encoder reads.
+
+    Args:
+        rgb: (S, S, 3) uint8.
+        ids: (S, S) uint8, 0 where no object is.
+        inside: (S, S) bool, where the picture is; the rest is padding.
+    """
+
+    rgb: Image
+    ids: Image
+    inside: NDArray[np.bool_]
+
+    def pixels(self) -> NDArray[np.float32]:
+        """(3, S, S) float32, normalised, 0 outside of the picture: what :func:`for_sam` makes of it."""
+        pixels = np.empty((3, *self.ids.shape), np.float32)
+        normalise_for_sam(self.rgb, pixels)
+        pixels[:, ~self.inside] = 0.0
+        return pixels
+
+
+def letterbox(rgb: Image, ids: Image, size: int) -> Square:
+    """Scale the longest side to ``size`` and pad right and below, with the pixels that the segmenter serves."""
+    resized = resize_longest(rgb, size)
+    height, width = resized.shape[:2]
+    square, inside = np.full((size, size, 3), PADDING, np.uint8), np.zeros((size, size), bool)
+    square[:height, :width], inside[:height, :width] = resized, True
+    return Square(square, letterbox_ids(ids, size), inside)
+
+
+def letterbox_ids(ids: Image, size: int) -> Image:
+    """(H, W) instance ids to (size, size), as :func:`letterbox` scales and pads; 0 beside the picture."""
+    height, width = resized_size((ids.shape[0], ids.shape[1]), size)
+    square = np.zeros((size, size), np.uint8)
+    square[:height, :width] = cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST)
+    return square
 
 
 def middle(mask: NDArray[np.bool_]) -> tuple[float, float]:
@@ -81,13 +110,13 @@ def paste_objects(sample: Sample, donor: Sample, rng: random.Random, count: int)
     return Sample(rgb, ids, classes, colours)
 
 
-def repaint_background(rgb: Image, ids: Image, rng: random.Random) -> Image:
+def repaint_background(square: Square, rng: random.Random) -> Square:
     """Another table and wall behind the things: noise of random colours, scale and direction under the old light.
 
-    The table keeps the shadows on it, since the old brightness goes on multiplying. rgb: (H, W, 3) uint8, as what is
-    returned. ids: (H, W) uint8, 0 where the background is.
+    The table keeps the shadows on it, since the old brightness goes on multiplying. Things and padding stay.
     """
-    height, width = ids.shape
+    rgb = square.rgb
+    height, width = square.ids.shape
     chance = np.random.default_rng(rng.getrandbits(32))
     pattern = np.zeros((height, width, 1), np.float32)
     for _ in range(rng.randrange(1, 4)):
@@ -95,20 +124,20 @@ def repaint_background(rgb: Image, ids: Image, rng: random.Random) -> Image:
         coarse = chance.random((rows, columns), np.float32)
         if rng.random() < 0.25:
             coarse = (coarse > 0.5).astype(np.float32)
-        how = rng.choice((cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_LINEAR))
-        pattern[..., 0] += cv2.resize(coarse, (width, height), interpolation=how) * rng.uniform(0.2, 1.0)
+        interpolation = rng.choice((cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_LINEAR))
+        pattern[..., 0] += cv2.resize(coarse, (width, height), interpolation=interpolation) * rng.uniform(0.2, 1.0)
     pattern /= max(float(pattern.max()), 1e-6)
     one, other = (chance.uniform(0.15, 1.0, 3).astype(np.float32) for _ in range(2))
     if rng.random() < 0.5:  # wood and cloth are of one colour, lighter and darker
         other = one * np.float32(rng.uniform(0.6, 1.4))
-    background = (ids == 0) & (rgb != np.array(PADDING, np.uint8)).any(-1)
+    background = (square.ids == 0) & square.inside
     light = rgb.mean(-1, dtype=np.float32)
     light = light / max(float(light[background].mean()) if background.any() else 1.0, 1.0)
     painted = np.clip(light[..., None] * (one + (other - one) * pattern) * rng.uniform(110, 230), 0, 255)
-    return np.where(background[..., None], painted.astype(np.uint8), rgb)
+    return replace(square, rgb=np.where(background[..., None], painted.astype(np.uint8), rgb))
 
 
-def warp(sample: Sample, size: int, rng: random.Random) -> tuple[Image, Image]:
+def warp(sample: Sample, size: int, rng: random.Random) -> Square:
     """Random flip, quarter turn, small rotation, zoom and shift onto a (size, size) square; the rest stays empty."""
     height, width = sample.ids.shape
     fit = size / max(height, width)
@@ -128,7 +157,9 @@ def warp(sample: Sample, size: int, rng: random.Random) -> tuple[Image, Image]:
         shrunk[:, :2] *= 2
         zoom *= 2
     rgb = np.asarray(cv2.warpAffine(rgb, shrunk, (size, size), flags=cv2.INTER_LINEAR, borderValue=PADDING))
-    return rgb, np.asarray(cv2.warpAffine(sample.ids, matrix, (size, size), flags=cv2.INTER_NEAREST))
+    inside = cv2.warpAffine(np.ones_like(sample.ids), matrix, (size, size), flags=cv2.INTER_NEAREST)
+    ids = cv2.warpAffine(sample.ids, matrix, (size, size), flags=cv2.INTER_NEAREST)
+    return Square(rgb, np.asarray(ids), np.asarray(inside) > 0)
 
 
 def camera(rgb: Image, rng: random.Random) -> Image:

@@ -6,17 +6,28 @@ import random
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lisa_ros.data.picture import BadExample, check_picture, read_label_map, read_picture
+from lisa_ros.data.picture import BadExample
+from lisa_ros.data.scene_records import ConversationRecord, SceneRecord
+from lisa_ros.data.scenes import read_pair, read_records
 from lisa_ros.engine.api import Turn
 from lisa_ros.errors import CommandError, ConfigError
 from lisa_ros.lisa.prompt import QuestionForms, phrase_command
 from lisa_ros.training.datasets.example import Dialogue, Example
-from lisa_small.training.scenes import read_records
 
 
 class Scenes:
-    """path: folder of ``lisa scenes``. questions: conversations in one step. fresh: new ones even where it has some."""
+    """Scenes with conversations.
+
+    Args:
+        path: Folder of `lisa scenes`.
+        questions: Conversations about a scene in one step.
+        fresh: New conversations, even where the file has some.
+
+    Raises:
+        ConfigError: The folder has no scene.
+    """
 
     def __init__(self, path: Path, *, questions: int = 3, fresh: bool = False) -> None:
         self._path = path
@@ -30,30 +41,29 @@ class Scenes:
 
     def draw(self, rng: random.Random) -> Example:
         record = self._records[rng.randrange(len(self._records))]
+        rgb, ids = read_pair(self._path, record)
         try:
-            name = str(self._path / record["image"])
-            rgb, ids = read_picture(self._path / record["image"]), read_label_map(self._path / record["ids"])
-            check_picture(rgb, (ids.shape[0], ids.shape[1]), name)
-            return Example(name, rgb, tuple(_dialogue(one, ids) for one in self._conversations(record, rng)))
-        except (KeyError, TypeError, CommandError) as error:
-            raise BadExample(f"scene {record.get('id')} of {self._path} is broken: {error!r}") from error
+            dialogues = tuple(_dialogue(one, ids) for one in self._conversations(record, rng))
+        except (KeyError, TypeError, ValueError, AttributeError, CommandError) as error:
+            raise BadExample(f"scene {record['id']} of {self._path} is broken: {error!r}") from error
+        return Example(str(self._path / record["image"]), rgb, dialogues)
 
-    def _conversations(self, record: dict, rng: random.Random) -> list[dict]:
-        told = record.get("conversations") or []
-        if told and not self._fresh:
-            return rng.sample(told, min(self._questions, len(told)))
+    def _conversations(self, record: SceneRecord, rng: random.Random) -> list[ConversationRecord]:
+        known = record.get("conversations") or []
+        if known and not self._fresh:
+            return rng.sample(known, min(self._questions, len(known)))
         from lisa_small.scenes.commands import conversations_for
 
         return conversations_for(record, rng, self._questions, "train")
 
 
-def _dialogue(conversation: dict, ids: np.ndarray) -> Dialogue:
+def _dialogue(conversation: ConversationRecord, ids: NDArray[np.uint8]) -> Dialogue:
     turns, masks = [], []
-    for number, told in enumerate(conversation["turns"]):
+    for number, turn in enumerate(conversation["turns"]):
         question = phrase_command(
-            told["command"], QuestionForms(), explain=bool(told.get("explain")), follow_up=number > 0
+            turn["command"], QuestionForms(), explain=bool(turn.get("explain")), follow_up=number > 0
         )
-        turns.append(Turn(question, told["answer"]))
-        if told["targets"]:
-            masks.append(np.isin(ids, told["targets"]).astype(np.uint8))
+        turns.append(Turn(question, turn["answer"]))
+        if turn["targets"]:
+            masks.append(np.isin(ids, turn["targets"]).astype(np.uint8))
     return Dialogue(tuple(turns), np.stack(masks) if masks else np.zeros((0, *ids.shape), np.uint8))

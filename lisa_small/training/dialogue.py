@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from lisa_ros.data.scene_records import ConversationRecord, ObjectRecord
 from lisa_ros.engine.api import Turn
 from lisa_ros.lisa.prompt import QuestionForms, Template, build_prompt, phrase_command
 from lisa_ros.lisa.tokenizer import IMAGE_ID, Tokenizer
@@ -82,7 +83,9 @@ class Speech:
         at = ids.index(IMAGE_ID)
         return ids[:at], ids[at + 1 : at + 2]
 
-    def suffix(self, conversation: dict, rng: random.Random | None = None, objects: Sequence[dict] = ()) -> Suffix:
+    def suffix(
+        self, conversation: ConversationRecord, rng: random.Random | None = None, objects: Sequence[ObjectRecord] = ()
+    ) -> Suffix:
         """The conversation's ids after the shared prefix. rng: where given, commands are typed hastily at times.
         objects: of the scene, so that words can point at them."""
         before, after = self.prefix()
@@ -124,7 +127,7 @@ class Speech:
     def _point(
         self,
         result: Suffix,
-        objects: Sequence[dict],
+        objects: Sequence[ObjectRecord],
         question_at: int,
         begin: int,
         verdict: int | None,
@@ -139,16 +142,16 @@ class Speech:
         by_colour: dict[str, list[int]] = {}
         for thing in objects:
             by_class.setdefault(thing["class"], []).append(thing["id"])
-            if thing.get("color"):
-                by_colour.setdefault(thing["color"], []).append(thing["id"])
+            if colour := thing.get("color"):
+                by_colour.setdefault(colour, []).append(thing["id"])
         nouns: list[tuple[int, list[int]]] = []
         named: list[tuple[int, list[int]]] = []
         for label, members in by_class.items():
             nouns += [(last, members) for _, last in self._names(result.ids, question_at, begin, label)]
             chosen = [i for i in members if i in result.targets[-1]] if segs else members
             if chosen:
-                found = self._names(result.ids, begin, verdict, label)
-                named += [(first, chosen) for first, _ in sorted(found)[:1]]
+                places = self._names(result.ids, begin, verdict, label)
+                named += [(first, chosen) for first, _ in sorted(places)[:1]]
         coloured = [
             (last, members)
             for colour, members in by_colour.items()

@@ -19,14 +19,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from lisa_ros.atomic import replacing
+from lisa_ros.data.scene_records import ConversationRecord, SceneRecord
 from lisa_ros.errors import ConfigError
 from lisa_ros.lisa.model.lisa import Lisa
+from lisa_ros.training.loop import Pace, Pass, TrainingLoop, make_accelerator
 from lisa_ros.training.report import Report
+from lisa_ros.training.schedule import ParameterGroup, adamw, cosine
 from lisa_ros.training.settings import check_positive, check_shares
-from lisa_small.training.augment import letterbox
+from lisa_ros.training.snapshot import Snapshots
+from lisa_small.network.presence import presence_of
+from lisa_small.training.augment import letterbox_ids
 from lisa_small.training.dialogue import VERDICT, Speech, Suffix
 from lisa_small.training.packing import (
     WHOLE_ATTENTION,
@@ -46,44 +50,45 @@ from lisa_small.training.scenes import Scene
 
 log = logging.getLogger(__name__)
 
-Conversations = Callable[..., list[dict]]
+Conversations = Callable[..., list[ConversationRecord]]
 """conversations_for(scene record, rng, count, split, kinds=None, weight=None): where the sentences come from.
 
 kinds is given where a round has some, and weight (Practice.weight) where ``known`` is below 1: then a conversation
 tells by "phrase" which of the weighted phrases it says."""
 
 SAVE_EVERY = 200
-"""Steps between checkpoints of a run."""
+"""Steps between snapshots."""
 
 VALIDATE_EVERY = 500
 """Steps between looks at how many answers are right to the last word."""
 
 POINT = 1.0
-"""Weight of what attention is told (lisa_small.training.pointing)."""
+"""Weight of the losses of supervised attention (lisa_small.training.pointing)."""
 
 
 def presence_loss(lisa: Lisa, packed: Packed, hidden: Tensor) -> Tensor:
     """How well the states that name a thing know whether it is there: BCE, or 0 for a model without that part."""
-    if lisa.presence is None or not packed.presence:
+    presence = presence_of(lisa)
+    if presence is None or not packed.presence:
         return hidden.sum() * 0.0
     rows, at, there = zip(*packed.presence, strict=True)
     states = states_at(hidden, rows, at)
-    scores = [lisa.presence.match(states[mine], packed.images[row][1]) for row, mine in by_row(rows)]
+    scores = [presence.match(states[mine], packed.images[row][1]) for row, mine in by_row(rows)]
     return F.binary_cross_entropy_with_logits(torch.cat(scores).float(), torch.tensor(there, dtype=torch.float32))
 
 
 def seg_truth(
     segs: list[tuple[int, int, list[int]]], scenes: list[Scene], cells: list[Cells], class_index: dict[str, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """For the masks of a batch: classes (S, K), place (S, 2) and whether it has one (S,), since one thing is meant."""
+    """Classes (S, K), place (S, 2) and whether there is one (S,), as where one object is meant, of a batch's masks."""
     classes, places = torch.zeros(len(segs), len(class_index)), torch.zeros(len(segs), 2)
     single = torch.zeros(len(segs))
-    for s, (row, _, wanted) in enumerate(segs):
+    for s, (row, _, target_ids) in enumerate(segs):
         objects = {o["id"]: o["class"] for o in scenes[row].record["objects"]}
-        for name in {objects[i] for i in wanted}:
+        for name in {objects[i] for i in target_ids}:
             classes[s, class_index[name]] = 1
-        if len(wanted) == 1 and wanted[0] in cells[row].places:
-            x, y, _ = cells[row].places[wanted[0]]
+        if len(target_ids) == 1 and target_ids[0] in cells[row].places:
+            x, y, _ = cells[row].places[target_ids[0]]
             places[s, 0], places[s, 1], single[s] = x, y, 1.0
     return classes, places, single
 
@@ -91,20 +96,36 @@ def seg_truth(
 Picture = Callable[[int, random.Random], tuple[Tensor, Tensor]]
 """A scene's number to the cells (n,) that are shown of it and their image tokens (n, H)."""
 
+ExtraLoss = Callable[[Tensor, Packed, list[int], random.Random], tuple[Tensor, dict[str, float]]]
+"""Hidden states, the packed batch and scene numbers to a loss and values to report."""
+
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """One stage of the language model.
+    """Settings of one round of stage 2 or 3.
 
-    pictures: a step. conversations: behind each. absent: share of them at least that ask for what is not there, where
-    the supply has so many (the model that seldom hears of absence never refuses). drawn: masks decoded for each
-    picture, in the mean (stage 3). draw_weight: of their loss. covered_cells, empty_cells: at most so many of a picture
-    become image tokens (None: all), and of each thing at least the one that shows most of it and the one with its
-    middle; a model in use sees all, but fewer cost less. kinds: weight of each kind of conversation, where it shall not
-    be the supply's own. forgotten: share of a question's tokens that are not heard, where a use, a need or a property
-    of what is there is said: the others have to do. known: how often a phrase is asked that was answered rightly to
-    the last token of late in this round, beside others of the same thing that were not; 1 asks all alike. precision:
-    of products, as in half_precision.
+    Args:
+        steps: Of the optimizer.
+        pictures: Of a step.
+        conversations: About each picture.
+        absent: Least share of them that ask for what is not there, if the supply has so many: a model that seldom
+            sees absent targets never rejects one.
+        lr: Learning rate after the warm-up.
+        lr_end: At the end, after half a cosine.
+        warmup: Steps in which the learning rate rises.
+        weight_decay: AdamW's, for matrices.
+        drawn: Masks decoded for each picture, on average (stage 3).
+        draw_weight: Of their loss.
+        empty_cells: Largest number of cells without an object that become image tokens.
+        covered_cells: Largest number of cells with one; None: all. Of each object there are at least the cell that
+            shows most of it and the cell with its middle. A model in use sees all cells; fewer cost less.
+        kinds: Kind of conversation -> weight; None: the supply's own.
+        forgotten: Share of a question's tokens that are made unknown if it describes a present target by a use, a need
+            or a property, so that the other tokens have to do.
+        known: How often a phrase is asked that was answered correctly of late, relative to one that was not. 1 asks
+            all equally often.
+        precision: Of products, as in :func:`half_precision`.
+        seed: Of everything random.
     """
 
     steps: int
@@ -136,7 +157,16 @@ class LanguageConfig:
 
 
 class Library:
-    """Scenes with what the language stages need of them, and a supply of fresh conversations."""
+    """Scenes with what the language stages need of them, and a supply of fresh conversations.
+
+    Args:
+        scenes: With pictures and ids.
+        class_index: Class -> its index.
+        speech: How conversations become ids.
+        conversations: The supply.
+        size: Side of the encoder's picture, pixels.
+        grid: Image tokens of a side.
+    """
 
     def __init__(
         self,
@@ -166,15 +196,15 @@ class Library:
         practice: Practice | None = None,
     ) -> tuple[list[int], list[list[Suffix]]]:
         """``count`` scenes and ``each`` fresh conversations about each. What cannot be used is named and skipped."""
-        how: dict[str, Any] = {"kinds": kinds} if kinds else {}
+        options: dict[str, Any] = {"kinds": kinds} if kinds else {}
         if practice:
-            how["weight"] = practice.weight
+            options["weight"] = practice.weight
         chosen: list[int] = []
         suffixes: list[list[Suffix]] = []
         while len(chosen) < count:
             number = rng.randrange(len(self.scenes))
             usable, record = [], self.scenes[number].record
-            for conversation in self._mixed(record, each, rng, absent, split, how):
+            for conversation in self._mixed(record, each, rng, absent, split, options):
                 try:
                     usable.append(self.speech.suffix(conversation, rng, record["objects"]))
                 except ValueError as error:
@@ -184,19 +214,20 @@ class Library:
                 suffixes.append(usable)
         return chosen, suffixes
 
-    def _mixed(self, record: dict, count: int, rng: random.Random, absent: float, split: str, how: dict) -> list[dict]:
+    def _mixed(
+        self, record: SceneRecord, count: int, rng: random.Random, absent: float, split: str, options: dict[str, Any]
+    ) -> list[ConversationRecord]:
         """``count`` conversations, a share of ``absent`` about what is not there."""
         if not absent:
-            return self._conversations(record, rng, count, split, **how)
-        supply = self._conversations(record, rng, 4 * count, split, **how)
+            return self._conversations(record, rng, count, split, **options)
+        supply = self._conversations(record, rng, 4 * count, split, **options)
         missing = [c for c in supply if not c["turns"][-1]["targets"]][: round(absent * count + rng.random() - 0.5)]
         return missing + [c for c in supply if c["turns"][-1]["targets"]][: count - len(missing)]
 
-    def truth(self, number: int, wanted: list[int]) -> Tensor:
+    def truth(self, number: int, target_ids: list[int]) -> Tensor:
         """(size / 2, size / 2) float32: the mask of ``wanted`` at the mask decoder's grid, soft at edges."""
-        scene = self.scenes[number]
-        _, ids = letterbox(np.zeros((*scene.ids.shape, 3), np.uint8), scene.ids, self.size)
-        mask = torch.from_numpy(np.isin(ids, wanted)).float()
+        ids = letterbox_ids(self.scenes[number].ids, self.size)
+        mask = torch.from_numpy(np.isin(ids, target_ids)).float()
         return F.avg_pool2d(mask[None], 2)[0]
 
 
@@ -204,25 +235,38 @@ def train_language(
     lisa: Lisa,
     library: Library,
     config: LanguageConfig,
-    groups: list[dict],
+    groups: list[ParameterGroup],
     picture: Picture,
-    extra_loss: Callable[[Tensor, Packed, list[int], random.Random], tuple[Tensor, dict[str, float]]],
+    extra_loss: ExtraLoss,
     validate: Callable[[], dict[str, float]],
     report: Report,
-    checkpoint: Path,
-) -> None:
-    """The loop of stages 2 and 3.
+    folder: Path,
+) -> Snapshots:
+    """Run one round of stage 2 or 3, or the rest of it.
 
-    groups: of AdamW, each with a ``factor`` of the learning rate. extra_loss: given hidden states, the packed batch and
-    scene numbers. validate: asked every VALIDATE_EVERY steps and at the end. report: told of every step.
-    checkpoint: a file from which a stopped run goes on exactly where it was; gone at the end.
+    Args:
+        lisa: The model; ``groups`` of it are trained.
+        library: What conversations are drawn from.
+        config: The round.
+        groups: For AdamW.
+        picture: How a scene is shown.
+        extra_loss: What is added to the losses of the answers.
+        validate: Called every VALIDATE_EVERY steps and at the end.
+        report: Of this round.
+        folder: Of snapshots, from which a stopped round resumes exactly.
+
+    Returns:
+        The snapshots; the caller clears them when it has saved the model.
+
+    Raises:
+        TrainingDiverged: The loss or a weight is not finite.
+        CheckpointError: The state of the stopped round cannot be used.
     """
     lisa.llama.set_attn_implementation(WHOLE_ATTENTION)
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
     practice = None if config.known == 1 else Practice(config.known)
     denial = library.speech.tokenizer.encode("that")[0]
-    for step in report.steps(_resume(checkpoint, trained, optimizer, practice), config.steps):
+
+    def forward(step: int, number: int) -> Pass:
         rng = random.Random(f"{config.seed}/{step}")
         numbers, suffixes = library.draw(
             config.pictures, config.conversations, rng, config.absent, config.kinds, practice=practice
@@ -240,42 +284,33 @@ def train_language(
         answer = F.cross_entropy(logits, packed.answer_ids, reduction="none")
         answer = (answer * packed.answer_weights).sum() / packed.answer_weights.sum()
         correct = (logits.argmax(-1) == packed.answer_ids).float()
-        right, verdicts = correct.mean(), packed.answer_weights == VERDICT
-        denials = verdicts & (packed.answer_ids == denial)
+        verdicts = packed.answer_weights == VERDICT
         if practice:
             for suffix, rights in of_each(suffixes, correct):
                 if suffix.phrase:
                     practice.note(suffix.phrase, bool(suffix.segs), not bool(rights.all()))
-        optimizer.zero_grad(set_to_none=True)
-        (answer + presence + POINT * sum(looks.values()) + extra).backward()
-        share = step / config.steps
-        rate = config.lr_end + 0.5 * (config.lr - config.lr_end) * (1 + np.cos(np.pi * share))
-        for group in optimizer.param_groups:
-            group["lr"] = float(rate * min(1.0, (step + 1) / config.warmup)) * group["factor"]
-        norm = nn.utils.clip_grad_norm_(trained, 1.0)
-        if torch.isfinite(norm):
-            optimizer.step()
-        else:
-            log.warning("step %d: the gradient is not finite; the step is skipped", step)
-        told = {
-            "answer": float(answer.detach()),
-            "right": float(right),
+        values: dict[str, Tensor | float] = {
+            "answer": answer,
+            "right": correct.mean(),
             "verdict": _share(correct[verdicts]),
-            "denied": _share(correct[denials]),
-            "presence": float(presence.detach()),
-            **{name: float(loss.detach()) for name, loss in looks.items()},
+            "denied": _share(correct[verdicts & (packed.answer_ids == denial)]),
+            "presence": presence,
+            **looks,
             **parts,
         }
-        report.add(told, config.pictures)
-        done = step + 1
-        if report.due(done):
-            report.write(done, validate() if done % VALIDATE_EVERY == 0 or done == config.steps else {})
-        if done % SAVE_EVERY == 0:
-            state = {"step": done, "trained": [p.detach() for p in trained], "optimizer": optimizer.state_dict()}
-            state["practice"] = practice.state() if practice else []
-            with replacing(checkpoint) as unfinished:
-                torch.save(state, unfinished)
-    checkpoint.unlink(missing_ok=True)
+        return Pass(answer + presence + POINT * sum(looks.values()) + extra, values, config.pictures)
+
+    trained = [parameter for group in groups for parameter in group["params"]]
+    chosen = {id(parameter) for parameter in trained}
+    names = {name: parameter for name, parameter in lisa.named_parameters() if id(parameter) in chosen}
+    accelerator = make_accelerator(cpu=True)
+    optimizer = adamw(groups, beta2=0.98)
+    snapshots = Snapshots(folder, accelerator, names, memory=practice)
+    schedule = cosine(optimizer, [config], config.warmup)
+    pace = Pace(config.steps, SAVE_EVERY, VALIDATE_EVERY)
+    loop = TrainingLoop(accelerator, None, trained, optimizer, schedule, snapshots, report, pace)
+    loop.run(lambda first: forward, lambda done: validate())
+    return snapshots
 
 
 @torch.no_grad()
@@ -302,23 +337,6 @@ def of_each(suffixes: list[list[Suffix]], answers: Tensor) -> Iterator[tuple[Suf
     flat = list(chain.from_iterable(suffixes))
     lengths = [sum(weight > 0 for weight in suffix.weights) for suffix in flat]
     return zip(flat, answers.split(lengths), strict=True)
-
-
-@torch.no_grad()
-def _resume(
-    checkpoint: Path, trained: list[nn.Parameter], optimizer: torch.optim.Optimizer, practice: Practice | None
-) -> int:
-    """Load what a stopped run left, if it left something. Returns the step to go on with."""
-    if not checkpoint.exists():
-        return 0
-    state = torch.load(checkpoint, weights_only=True)
-    for parameter, value in zip(trained, state["trained"], strict=True):
-        parameter.copy_(value)
-    optimizer.load_state_dict(state["optimizer"])
-    if practice:
-        practice.resume(state.get("practice", ()))  # an older release kept none
-    log.info("going on at step %d", state["step"])
-    return int(state["step"])
 
 
 def _share(correct: Tensor) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamP
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.sam import new_sam
 from lisa_ros.lisa.prompt import QuestionForms
-from lisa_small.network.conv import ConvImageEncoder
+from lisa_small.network.conv import ConvImageEncoder, bias_of
 from lisa_small.network.presence import Presence
 from lisa_small.network.tower import SharedTower, tower_of
 from lisa_small.scenes.colours import COLOURS
@@ -57,7 +57,7 @@ def build_sam(channels: int, image_size: int, stride: int, decoder_mlp: int) -> 
     with torch.no_grad():  # transformers derives the scale from the vision encoder's width
         gaussian = torch.randn_like(sam.shared_image_embedding.positional_embedding)
         sam.shared_image_embedding.positional_embedding.copy_(PLACE_SCALE * gaussian)
-    sam.vision_encoder = nn.Identity()  # the caller's: an image encoder for any size of picture
+    sam.vision_encoder = cast(Any, nn.Identity())  # the caller's: an image encoder for any size of picture
     sam.prompt_encoder.shared_embedding = sam.shared_image_embedding  # one matrix serves the grid and the points
     return sam
 
@@ -102,7 +102,7 @@ def build_lisa(sizes: Sizes, vocabulary: int, sam: SamModel, encoder: ConvImageE
 
     classes: that the image tokens name.
     """
-    sam.vision_encoder = encoder
+    sam.vision_encoder = cast(Any, encoder)  # declared as SAM's own ViT
     grid = sizes.image_size // encoder.stride
     lisa = Lisa(
         vision_tower=SharedTower(sizes.channels, sizes.grid, grid, sizes.mm_hidden, classes, len(COLOURS), things=True),
@@ -116,7 +116,7 @@ def build_lisa(sizes: Sizes, vocabulary: int, sam: SamModel, encoder: ConvImageE
         presence=Presence(sizes.hidden, vocabulary),
     )
     nn.init.zeros_(tower_of(lisa).merge.weight)  # the words come first, what else a cell shows is added to them
-    nn.init.zeros_(tower_of(lisa).merge.bias)
+    nn.init.zeros_(bias_of(tower_of(lisa).merge))
     _, words = tower_of(lisa).reader
     nn.init.normal_(words.weight)
     nn.init.normal_(lisa.llama.embed_tokens.weight, std=0.08)

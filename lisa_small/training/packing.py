@@ -20,7 +20,7 @@ from lisa_ros.lisa.tokenizer import IMAGE_ID
 from lisa_small.network.things import core
 from lisa_small.network.tower import tower_of
 from lisa_small.scenes.colours import COLOURS
-from lisa_small.training.augment import letterbox, middle
+from lisa_small.training.augment import letterbox_ids, middle
 from lisa_small.training.dialogue import Speech, Suffix
 from lisa_small.training.scenes import Scene
 
@@ -51,7 +51,7 @@ class Cells:
 def cells_of(scene: Scene, class_index: dict[str, int], size: int, grid: int) -> Cells:
     """Read the cells off the instance ids of the letterboxed picture. Words: the classes, COLOURS, middles, alike."""
     sample = scene.sample(class_index)
-    _, ids = letterbox(np.zeros((*sample.ids.shape, 3), np.uint8), sample.ids, size)
+    ids = letterbox_ids(sample.ids, size)
     share = np.zeros((grid * grid, len(class_index) + len(COLOURS) + 2), np.float32)
     places, parts = {}, {}
     areas = np.bincount(ids.ravel(), minlength=256)

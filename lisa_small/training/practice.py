@@ -30,9 +30,9 @@ class Practice:
         self.errors[phrase, there] = self.MEMORY * before + (1 - self.MEMORY) * wrong
 
     def state(self) -> list[tuple[str, bool, float]]:
-        """What a run that goes on needs."""
+        """What a resumed run needs."""
         return [(*key, error) for key, error in self.errors.items()]
 
     def resume(self, state: Iterable[tuple[str, bool, float]]) -> None:
-        """Go on from a state."""
+        """Restore what :meth:`state` returned."""
         self.errors = {(phrase, there): error for phrase, there, error in state}

@@ -11,7 +11,9 @@ of everyday things trained on Open Images V4; only its trunk is taken. Needs the
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 
 from lisa_ros.errors import CheckpointError
 from lisa_ros.lisa.preprocess import SAM_MEAN, SAM_STD
-from lisa_small.network.conv import ConvImageEncoder
+from lisa_small.network.conv import ConvImageEncoder, InvertedResidual, bias_of
 
 TFLITE_MAGIC = b"TFL3"
 
@@ -47,8 +49,8 @@ def convert(packed: bytes) -> dict[str, Tensor]:
         return torch.from_numpy(np.frombuffer(data, np.float16).reshape(tensor.ShapeAsNumpy()).astype(np.float32))
 
     encoder = ConvImageEncoder()
-    wanted = iter(_convolutions(encoder))
-    layer = next(wanted)
+    layers = iter(_convolutions(encoder))
+    layer = next(layers)
     for operator in operators:
         if kind(operator) not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
             continue
@@ -59,10 +61,11 @@ def convert(packed: bytes) -> dict[str, Tensor]:
             continue  # the detector's heads, which branch off the trunk
         with torch.no_grad():
             layer.weight.copy_(weight)
-            layer.bias.copy_(read(operator.Inputs(2)))
-        layer = next(wanted, None)
-        if layer is None:
+            bias_of(layer).copy_(read(operator.Inputs(2)))
+        following = next(layers, None)
+        if following is None:
             break
+        layer = following
     else:
         raise CheckpointError("this is not MediaPipe's MobileNetV2 detector: its layers do not fit the trunk")
     _accept_sam_pixels(encoder.stem)
@@ -71,7 +74,7 @@ def convert(packed: bytes) -> dict[str, Tensor]:
 
 def _convolutions(encoder: ConvImageEncoder) -> list[nn.Conv2d]:
     layers = [encoder.stem]
-    for block in encoder.blocks:
+    for block in cast(Iterable[InvertedResidual], encoder.blocks):
         layers += [layer for layer in (block.expand, block.depthwise, block.project) if layer is not None]
     return layers
 
@@ -80,7 +83,8 @@ def _convolutions(encoder: ConvImageEncoder) -> list[nn.Conv2d]:
 def _accept_sam_pixels(stem: nn.Conv2d) -> None:
     """The detector read pixels in [-1, 1]; fold the step from SAM's units into the first layer."""
     mean, std = torch.tensor(SAM_MEAN), torch.tensor(SAM_STD)
-    stem.bias += (stem.weight * (mean / 127.5 - 1)[:, None, None]).sum((1, 2, 3))
+    bias = bias_of(stem)
+    bias += (stem.weight * (mean / 127.5 - 1)[:, None, None]).sum((1, 2, 3))
     stem.weight *= (std / 127.5)[:, None, None]
 
 

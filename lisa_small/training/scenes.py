@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from lisa_ros.data.scenes import read_pair
-from lisa_ros.errors import ConfigError
+from lisa_ros.data.picture import BadExample
+from lisa_ros.data.scene_records import SceneRecord
+from lisa_ros.data.scenes import read_pair, read_records
+from lisa_ros.lisa.preprocess import resize_longest
 from lisa_small.scenes.colours import COLOURS
 from lisa_small.training.augment import Image, Sample
 
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 class Scene:
     """One scene: its record (a line of scenes.jsonl), picture (H, W, 3) RGB uint8 and ids (H, W) uint8."""
 
-    record: dict
+    record: SceneRecord
     rgb: Image
     ids: Image
 
@@ -35,43 +36,31 @@ class Scene:
         return Sample(self.rgb, self.ids, {o["id"]: class_index[o["class"]] for o in objects}, colours)
 
 
-def read_scene(folder: Path, record: dict, longest_side: int | None = None) -> Scene:
-    """Decode one scene; ``longest_side`` shrinks it while reading. Raises ConfigError where a file is broken."""
+def read_scene(folder: Path, record: SceneRecord, longest_side: int | None = None) -> Scene:
+    """Decode one scene; ``longest_side`` shrinks it while reading, as the segmenter does.
+
+    Raises:
+        BadExample: A file is broken.
+    """
     rgb, ids = read_pair(folder, record)
     if longest_side and max(ids.shape) > longest_side:
-        scale = longest_side / max(ids.shape)
-        size = (round(ids.shape[1] * scale), round(ids.shape[0] * scale))
-        rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
-        ids = np.asarray(cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST))
+        rgb = resize_longest(rgb, longest_side)
+        ids = np.asarray(cv2.resize(ids, rgb.shape[1::-1], interpolation=cv2.INTER_NEAREST))
     return Scene(record, rgb, ids)
-
-
-def read_records(folder: Path) -> list[dict]:
-    """The lines of scenes.jsonl. A broken line is named and skipped."""
-    path = Path(folder) / "scenes.jsonl"
-    if not path.is_file():
-        raise ConfigError(f"{path} does not exist; `lisa scenes --out {folder}` makes it")
-    records = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            log.warning("%s:%d is broken and skipped (%s)", path, number, error)
-    return records
 
 
 def read_scenes(folder: Path | str, longest_side: int | None = None, limit: int | None = None) -> list[Scene]:
     """All scenes of a folder in memory (0.8 MB each at 512 px). A broken scene is named and skipped."""
     folder = Path(folder)
 
-    def read(record: dict) -> Scene | None:
+    def read(record: SceneRecord) -> Scene | None:
         try:
             return read_scene(folder, record, longest_side)
-        except (ConfigError, KeyError) as error:
-            log.warning("scene %s is skipped: %s", record.get("id"), error)
+        except BadExample as error:
+            log.warning("scene %s is skipped: %s", record["id"], error)
             return None
 
     records = read_records(folder)[:limit]
     with ThreadPoolExecutor(2) as pool:
-        found = tqdm(pool.map(read, records), "reading", len(records), unit="scene", disable=None)
-        return [scene for scene in found if scene is not None]
+        read_in_order = tqdm(pool.map(read, records), "reading", len(records), unit="scene", disable=None)
+        return [scene for scene in read_in_order if scene is not None]

@@ -11,7 +11,7 @@ import json
 import logging
 import random
 from collections.abc import Callable, Collection, Iterator, Sized
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lisa_ros.atomic import replacing
+from lisa_ros.data.scene_records import SceneRecord
+from lisa_ros.data.scenes import read_records
 from lisa_ros.errors import ConfigError
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.prompt import template
@@ -33,19 +35,21 @@ from lisa_ros.lisa.weights.origin import sha256
 from lisa_ros.lisa.weights.spec import read_spec
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
 from lisa_ros.training.report import Report
+from lisa_ros.training.schedule import ParameterGroup
 from lisa_ros.training.settings import build, check_positive
 from lisa_small import model_folder
 from lisa_small.network.conv import ConvImageEncoder
+from lisa_small.network.presence import presence_of
 from lisa_small.network.tower import tower_of
 from lisa_small.training.augment import camera, letterbox, repaint_background
 from lisa_small.training.dialogue import Speech
 from lisa_small.training.language import LanguageConfig, Library, Picture, exactness, seg_truth, train_language
 from lisa_small.training.model import QUESTIONS, Sizes, build_lisa, build_sam, checkpoint_config
 from lisa_small.training.packing import MIDDLES, Cells, Packed, states_at, word_tokens
-from lisa_small.training.pointing import told_parameters
+from lisa_small.training.pointing import supervised_parameters
 from lisa_small.training.precision import half_precision
-from lisa_small.training.scenes import Scene, read_records, read_scenes
-from lisa_small.training.vision import VisionConfig, VisionModel, normalise, train_vision
+from lisa_small.training.scenes import Scene, read_scenes
+from lisa_small.training.vision import VisionConfig, VisionModel, channels_last, stack_pixels, train_vision
 from lisa_small.training.vocabulary import train_tokenizer
 from lisa_small.training.warm_start import load_finished, recover_prompts, recover_recognition
 
@@ -64,21 +68,35 @@ WEIGHTS = "model.safetensors"
 PACKAGED = "lisa-small"
 """What ``start`` calls the model in the package."""
 
-TOLD_RATE = 2.5
-"""Factor of the learning rate for queries and keys that are told where to look (lisa_small.training.pointing)."""
+SUPERVISED_RATE = 2.5
+"""Factor of the learning rate for queries and keys of supervised attention (lisa_small.training.pointing)."""
 
 STAGES = ("vision", "speech", "sight", "export")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run, as its yaml says. conversations, sentences: ``module:function`` of the supply of commands.
+    """A recipe, as its yaml says.
 
-    speech, sight: rounds, one after the other, each with its own learning rate. sight_data: folder of scenes for sight
-    alone: in pictures that the vision stage never saw it errs as in use. start: folder of a finished model to go on
-    from, or PACKAGED. mix: finished models, named as for ``start``, and their shares in what is exported; the rest is
-    this run's. Between a model and what was trained on from it there is often a better one than either (Wortsman et
-    al., 2022, Robust fine-tuning of zero-shot models), and so between two runs that began alike.
+    Args:
+        name: Of the model.
+        sizes: Of the model.
+        vision: Settings of stage 1.
+        speech: Rounds of stage 2, one after the other, each with its own learning rate.
+        sight: Rounds of stage 3.
+        conversations: ``module:function`` of the supply of conversations.
+        sentences: ``module:function`` of the sentences that the tokenizer is trained on.
+        vocabulary: Tokens.
+        threads: Of torch.
+        seed: Of everything random outside of the stages.
+        validation: The first scenes, so many, are not trained on.
+        sight_scenes: Largest number of scenes of stage 3, which keeps their embeddings in memory.
+        sight_data: Folder of scenes for stage 3 alone: in pictures that stage 1 never saw, it errs as in use.
+        trunk: File of the pretrained trunk.
+        start: Folder of a finished model to go on from, or PACKAGED.
+        mix: Finished models, named as for ``start``, and their shares in what is exported; the rest is this run's.
+            Between a model and one that was trained on from it there is often a better one than either (Wortsman et
+            al., 2022, Robust fine-tuning of zero-shot models), and so between two runs that began alike.
     """
 
     name: str
@@ -110,9 +128,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Job:
-    """What to do with a recipe. data: a folder of `lisa scenes`. out: the run; its model is OUT/model.
+    """What to do with a recipe.
 
-    stages: some of STAGES; a stopped one goes on where it was. limit: scenes.
+    Args:
+        data: A folder of `lisa scenes`.
+        out: Folder of the run; its model is OUT/model.
+        stages: Some of STAGES; a stopped one goes on where it was.
+        limit: Largest number of scenes; None: all.
     """
 
     data: str
@@ -126,7 +148,15 @@ class Job:
 
 
 def train(configuration: dict[str, Any]) -> int:
-    """``lisa train`` with ``recipe: small``: the settings of a Job and those of a Recipe, in one file."""
+    """Run ``lisa train`` with ``recipe: small``.
+
+    Args:
+        configuration: The settings of a Job and those of a Recipe, in one mapping.
+
+    Raises:
+        ConfigError: A setting or the data cannot be used.
+        TrainingDiverged: The loss or a weight is not finite.
+    """
     names = {field.name for field in fields(Job)}
     job = build(Job, {name: value for name, value in configuration.items() if name in names})
     settings = {name: value for name, value in configuration.items() if name not in names | {"recipe"}}
@@ -137,10 +167,17 @@ def train(configuration: dict[str, Any]) -> int:
     return 0
 
 
-def read_recipe(told: dict[str, Any], beside: Collection[str] = ()) -> Recipe:
-    """The settings of a yaml as values; ``beside`` them stand others. Raises ConfigError naming what it lacks, has too
-    much or garbles."""
-    return build(Recipe, told, beside=beside)
+def read_recipe(settings: dict[str, Any], beside: Collection[str] = ()) -> Recipe:
+    """Check the settings of a recipe's yaml.
+
+    Args:
+        settings: As read from the file.
+        beside: Names of other settings in the same file.
+
+    Raises:
+        ConfigError: A setting is missing, unknown or of another type; the message names it.
+    """
+    return build(Recipe, settings, beside=beside)
 
 
 def _keep(state: dict[str, Any], path: Path) -> None:
@@ -156,19 +193,19 @@ def _finished(model: str) -> Path:
     return folder
 
 
-def _shown_classes(records: list[dict]) -> list[str]:
+def _shown_classes(records: list[SceneRecord]) -> list[str]:
     return sorted({o["class"] for record in records for o in record["objects"]})
 
 
 def _function(name: str) -> Callable[..., Any]:
-    module, _, function = name.partition(":")
+    module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), function)
+        function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"'{name}' in the recipe is not module:function: {error}") from error
-    if not callable(found):
+    if not callable(function):
         raise ConfigError(f"'{name}' in the recipe is no function")
-    return found
+    return function
 
 
 @dataclass
@@ -321,14 +358,14 @@ class Run:
         model = self._untrained_vision()
         if self.recipe.trunk and not trained:
             model.encoder.load_state_dict(load_file(self.recipe.trunk), strict=False)
-        if self.recipe.start and not trained and not (self.folder / "vision.pt").exists():
+        if self.recipe.start and not trained:
             model.load_state_dict(self.started()["vision"], strict=False)
         if trained:
             path = self.folder / "vision.pt"
             if not path.exists():
                 raise ConfigError(f"{path} does not exist; run the stage 'vision' first")
             model.load_state_dict(torch.load(path, weights_only=True)["model"])
-        return model.to(memory_format=torch.channels_last)
+        return channels_last(model)
 
     def _untrained_vision(self) -> VisionModel:
         sizes = self.recipe.sizes
@@ -337,6 +374,14 @@ class Run:
         return VisionModel(encoder, sam, self.classes)
 
     def vision(self) -> None:
+        """Image encoder and mask decoder. Raises ConfigError where an earlier release left the stage unfinished."""
+        path, steps = self.folder / "vision.pt", sum(phase.steps for phase in self.recipe.vision.phases)
+        if path.exists():
+            done = torch.load(path, weights_only=True, mmap=True)["step"]
+            if done < steps:
+                raise ConfigError(f"{path} is of {done} steps, the recipe of {steps}; remove it to train anew")
+            log.info("vision is done; remove %s to repeat it", path)
+            return
         train, validation = self.split
         train_vision(self.vision_model(False), train, validation, self.recipe.vision, self.folder)
 
@@ -390,7 +435,7 @@ class Run:
             _load_language(lisa, torch.load(path, weights_only=True)["lisa"], path)
         tower = tower_of(lisa)
         _, words = tower.reader
-        kept = self.library(self.split[1])
+        held_out = self.library(self.split[1])
 
         def prompt_loss(
             hidden: Tensor, packed: Packed, numbers: list[int], rng: random.Random
@@ -400,19 +445,24 @@ class Run:
 
         for done, config in rounds:
 
-            def shown(library: Library, config: LanguageConfig = config) -> Picture:
+            def picture_from(library: Library, config: LanguageConfig = config) -> Picture:
                 def picture(number: int, rng: random.Random) -> tuple[Tensor, Tensor]:
                     cells = library.cells[number]
-                    index = self._shown(cells.index, cells, config, rng)
+                    index = self._cells_shown(cells.index, cells, config, rng)
                     return index, word_tokens(lisa, cells, index)
 
                 return picture
 
             groups = _language_groups(lisa, [tower.position, *words.parameters()], config.weight_decay)
-            report, going_on = self._traces("speech", done)
-            validate = partial(exactness, lisa, kept, shown(kept), "test", count=min(96, len(kept.scenes)))
-            train_language(lisa, library, config, groups, shown(library), prompt_loss, validate, report, going_on)
+            report, folder = self._traces("speech", done)
+            validate = partial(
+                exactness, lisa, held_out, picture_from(held_out), "test", count=min(96, len(held_out.scenes))
+            )
+            snapshots = train_language(
+                lisa, library, config, groups, picture_from(library), prompt_loss, validate, report, folder
+            )
             _keep({"lisa": _language_state(lisa), "rounds": done + 1}, self.folder / "speech.pt")
+            snapshots.clear()
 
     def _rounds_left(self, stage: str, rounds: tuple[LanguageConfig, ...]) -> list[tuple[int, LanguageConfig]]:
         """Numbers and settings of the rounds that are still to be done."""
@@ -423,10 +473,10 @@ class Run:
         return list(enumerate(rounds))[done:]
 
     def _traces(self, stage: str, number: int) -> tuple[Report, Path]:
-        """Where a round writes its losses, and what it needs to go on after a stop."""
-        return Report(self.folder / f"{stage}-{number}.json"), self.folder / f"{stage}-{number}-run.pt"
+        """Where a round writes its losses, and the folder of its snapshots."""
+        return Report(self.folder / f"{stage}-{number}.json"), self.folder / "state" / f"{stage}-{number}"
 
-    def _shown(self, covered: Tensor, cells: Cells, config: LanguageConfig, rng: random.Random) -> Tensor:
+    def _cells_shown(self, covered: Tensor, cells: Cells, config: LanguageConfig, rng: random.Random) -> Tensor:
         """(n,) cells of the grid that become image tokens: some of ``covered``, then some of the others."""
         chosen = covered.tolist()
         empty = sorted(set(range(self.recipe.sizes.grid**2)) - set(chosen))
@@ -446,9 +496,9 @@ class Run:
         scenes, cells = [library.scenes[n] for n in numbers], [library.cells[n] for n in numbers]
         classes, places, single = seg_truth(packed.segs, scenes, cells, self.index)
         with torch.no_grad(), half_precision("fp32"):
-            wanted = vision.prompts(classes[None], places[None], single[None])[0]
+            prompts = vision.prompts(classes[None], places[None], single[None])[0]
         states = states_at(hidden, [row for row, _, _ in packed.segs], [at for _, at, _ in packed.segs])
-        return F.mse_loss(lisa.seg_projector(states).float(), wanted)
+        return F.mse_loss(lisa.seg_projector(states).float(), prompts)
 
     # --- stage 3 ---
 
@@ -457,17 +507,17 @@ class Run:
         """(n, C, g, g) float16 of the frozen encoder, each picture once: every other one as a bad camera sees it, and a
         share of ``vision.repaint`` on another table."""
         vision.eval()
-        size, found = self.recipe.sizes.image_size, []
+        size, embedded = self.recipe.sizes.image_size, []
         for number, scene in enumerate(tqdm(scenes, "embedding", unit="picture", disable=None)):
-            rgb, ids = letterbox(scene.rgb, scene.ids, size)
+            square = letterbox(scene.rgb, scene.ids, size)
             rng = random.Random(f"{self.recipe.seed}/{number}")
             if rng.random() < self.recipe.vision.repaint:
-                rgb = repaint_background(rgb, ids, rng)
+                square = repaint_background(square, rng)
             if number % 2:
-                rgb = camera(rgb, rng)
+                square = replace(square, rgb=camera(square.rgb, rng))
             with half_precision(self.recipe.vision.precision):
-                found.append(vision.embed(normalise(rgb[None]))[0].half())
-        return torch.stack(found)
+                embedded.append(vision.embed(stack_pixels([square]))[0].half())
+        return torch.stack(embedded)
 
     def sight(self) -> None:
         """Real image tokens for the language model, and masks at the end of its answers."""
@@ -488,16 +538,16 @@ class Run:
         if "decoder" in before:
             lisa.sam.mask_decoder.load_state_dict(before["decoder"])
         log.info("encoding %d pictures", len(scenes))
-        seen = self._seen(lisa, library, self.embeddings(vision, scenes))
-        kept = self.library(validation)
-        seen_kept = self._seen(lisa, kept, self.embeddings(vision, validation))
+        encoded = self._encoded(lisa, library, self.embeddings(vision, scenes))
+        held_out = self.library(validation)
+        encoded_held_out = self._encoded(lisa, held_out, self.embeddings(vision, validation))
 
         for done, config in rounds:
 
-            def shown(seen: Seen, config: LanguageConfig = config) -> Picture:
+            def picture_from(encoded: EncodedScenes, config: LanguageConfig = config) -> Picture:
                 def picture(number: int, rng: random.Random) -> tuple[Tensor, Tensor]:
-                    index = self._shown(seen.covered[number], seen.library.cells[number], config, rng)
-                    return index, lisa.image_tokens(seen.embeddings[number][None].float())[0, index]
+                    index = self._cells_shown(encoded.covered[number], encoded.library.cells[number], config, rng)
+                    return index, lisa.image_tokens(encoded.embeddings[number][None].float())[0, index]
 
                 return picture
 
@@ -509,22 +559,27 @@ class Run:
                 config: LanguageConfig = config,
             ) -> tuple[Tensor, dict[str, float]]:
                 prompt = self._prompt_loss(lisa, vision, library, hidden, packed, numbers)
-                drawn = rng.sample(packed.segs, min(round(config.drawn * len(numbers)), len(packed.segs)))
-                bce, dice = self._draw(lisa, vision, seen, hidden, drawn, numbers)
+                sampled = rng.sample(packed.segs, min(round(config.drawn * len(numbers)), len(packed.segs)))
+                bce, dice = self._draw(lisa, vision, encoded, hidden, sampled, numbers)
                 parts = {"prompt": float(prompt.detach()), "bce": float(bce.detach()), "dice": float(dice.detach())}
                 return prompt + config.draw_weight * (2 * bce + 0.5 * dice), parts
 
             tower = [p for name, p in tower_of(lisa).named_parameters() if "recognition" not in name]
             groups = _language_groups(lisa, tower, config.weight_decay)
             groups += _groups(list(lisa.sam.mask_decoder.parameters()), 0.3, config.weight_decay)
-            report, going_on = self._traces("sight", done)
-            validate = partial(exactness, lisa, kept, shown(seen_kept), "test", count=min(96, len(kept.scenes)))
-            train_language(lisa, library, config, groups, shown(seen), losses, validate, report, going_on)
-            state = {"lisa": _language_state(lisa), "decoder": lisa.sam.mask_decoder.state_dict(), "rounds": done + 1}
-            _keep(state, self.folder / "sight.pt")
+            report, folder = self._traces("sight", done)
+            validate = partial(
+                exactness, lisa, held_out, picture_from(encoded_held_out), "test", count=min(96, len(held_out.scenes))
+            )
+            snapshots = train_language(
+                lisa, library, config, groups, picture_from(encoded), losses, validate, report, folder
+            )
+            finished = {"lisa": _language_state(lisa), "decoder": lisa.sam.mask_decoder.state_dict()}
+            _keep({**finished, "rounds": done + 1}, self.folder / "sight.pt")
+            snapshots.clear()
 
-    def _seen(self, lisa: Lisa, library: Library, embeddings: Tensor) -> Seen:
-        return Seen(library, embeddings, [self._covered(lisa, embedding) for embedding in embeddings])
+    def _encoded(self, lisa: Lisa, library: Library, embeddings: Tensor) -> EncodedScenes:
+        return EncodedScenes(library, embeddings, [self._covered(lisa, embedding) for embedding in embeddings])
 
     @torch.no_grad()
     def _covered(self, lisa: Lisa, embedding: Tensor) -> Tensor:
@@ -536,20 +591,20 @@ class Run:
         self,
         lisa: Lisa,
         vision: VisionModel,
-        seen: Seen,
+        encoded: EncodedScenes,
         hidden: Tensor,
-        drawn: list[tuple[int, int, list[int]]],
+        sampled: list[tuple[int, int, list[int]]],
         numbers: list[int],
     ) -> tuple[Tensor, Tensor]:
         """BCE and Dice of some of the masks, drawn from the states that predict ``[SEG]``."""
         logits, truths = [], []
         for row, number in enumerate(numbers):
-            mine = [(at, wanted) for r, at, wanted in drawn if r == row]
+            mine = [(at, target_ids) for r, at, target_ids in sampled if r == row]
             if not mine:
                 continue
             prompts = lisa.seg_projector(hidden[row, [at for at, _ in mine]])
-            logits.append(vision.decode(seen.embeddings[number][None].float(), prompts[None])[0].float())
-            truths += [seen.library.truth(number, wanted) for _, wanted in mine]
+            logits.append(vision.decode(encoded.embeddings[number][None].float(), prompts[None])[0].float())
+            truths += [encoded.library.truth(number, target_ids) for _, target_ids in mine]
         if not logits:
             zero = hidden.sum() * 0.0
             return zero, zero
@@ -559,7 +614,7 @@ class Run:
     # --- export ---
 
     def export(self, into: Path | None = None) -> Path:
-        """A checkpoint like any other, in half precision: ``folder/model`` unless told otherwise."""
+        """A checkpoint like any other, in half precision: in ``folder/model`` by default."""
         into = into or self.folder / "model"
         vision = self.vision_model(True)
         tokenizer = self.tokenizer()
@@ -587,7 +642,7 @@ class Run:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class EncodedScenes:
     """Scenes as the frozen image encoder sees them: a library, the embeddings (n, C, g, g) of its pictures, and the
     image tokens of each that show something."""
 
@@ -596,15 +651,19 @@ class Seen:
     covered: list[Tensor]
 
 
-def _language_groups(lisa: Lisa, tower: list[nn.Parameter], decay: float) -> list[dict[str, Any]]:
+def _language_groups(lisa: Lisa, tower: list[nn.Parameter], decay: float) -> list[ParameterGroup]:
     """What is trained of the language model, of the ways into it and out of it, and ``tower`` of the image tower."""
-    told = told_parameters(lisa)
+    supervised = supervised_parameters(lisa)
     parts = (lisa.image_projector, lisa.llama, lisa.lm_head, lisa.seg_projector)
-    others = [p for part in parts for p in part.parameters() if all(p is not one for one in told)]
-    return [*_groups([*tower, *others], 1.0, decay), *_groups(told, TOLD_RATE, decay), *_presence_groups(lisa)]
+    others = [p for part in parts for p in part.parameters() if all(p is not one for one in supervised)]
+    return [
+        *_groups([*tower, *others], 1.0, decay),
+        *_groups(supervised, SUPERVISED_RATE, decay),
+        *_presence_groups(lisa),
+    ]
 
 
-def _groups(parameters: list[nn.Parameter], factor: float, decay: float) -> list[dict]:
+def _groups(parameters: list[nn.Parameter], factor: float, decay: float) -> list[ParameterGroup]:
     matrices = [p for p in parameters if p.ndim > 1]
     vectors = [p for p in parameters if p.ndim <= 1]
     return [
@@ -620,12 +679,13 @@ def _load_language(lisa: Lisa, state: dict[str, Tensor], path: Path) -> None:
     lisa.load_state_dict(state, strict=False)
 
 
-def _presence_groups(lisa: Lisa) -> list[dict]:
+def _presence_groups(lisa: Lisa) -> list[ParameterGroup]:
     """What it adds to the logits starts at 0 and has far to go, in steps as long as the learning rate."""
-    if lisa.presence is None:
+    presence = presence_of(lisa)
+    if presence is None:
         return []
-    others = [lisa.presence.threshold, *lisa.presence.query.parameters()]
-    return [*_groups(others, 1.0, 0.0), {"params": [lisa.presence.tokens], "factor": 10.0, "weight_decay": 0.0}]
+    others = [presence.threshold, *presence.query.parameters()]
+    return [*_groups(others, 1.0, 0.0), {"params": [presence.tokens], "factor": 10.0, "weight_decay": 0.0}]
 
 
 def _language_state(lisa: Lisa) -> dict[str, Tensor]:

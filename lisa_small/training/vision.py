@@ -8,10 +8,11 @@ Trained alone, without sentences, seeing and drawing are learned an order of mag
 
 from __future__ import annotations
 
-import logging
 import math
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +26,18 @@ from lisa_ros.atomic import replacing
 from lisa_ros.errors import ConfigError
 from lisa_ros.lisa.model.mask_decoder import decode_and_look
 from lisa_ros.lisa.model.sam import image_positions
-from lisa_ros.lisa.preprocess import SAM_MEAN, SAM_STD
+from lisa_ros.training.loop import Pace, Pass, TrainingLoop, make_accelerator
 from lisa_ros.training.losses import bce_per_mask, dice_per_mask
 from lisa_ros.training.report import Report
+from lisa_ros.training.schedule import ParameterGroup, adamw, cosine
 from lisa_ros.training.settings import check_positive, check_shares
-from lisa_small.network.conv import ConvImageEncoder
+from lisa_ros.training.snapshot import Snapshots
+from lisa_small.network.conv import ConvImageEncoder, bias_of
 from lisa_small.network.tower import Recognition
 from lisa_small.scenes.colours import COLOURS
 from lisa_small.training.augment import (
-    Image,
     Sample,
+    Square,
     camera,
     letterbox,
     middle,
@@ -45,8 +48,6 @@ from lisa_small.training.augment import (
 from lisa_small.training.precision import half_precision
 from lisa_small.training.scenes import Scene
 
-log = logging.getLogger(__name__)
-
 SMALLEST = 16
 """Pixels (of the training picture) an object must show to be asked for."""
 
@@ -54,20 +55,29 @@ PLACE_ERROR = 0.02
 """Standard deviation of the places that prompts say, relative to the picture's side."""
 
 LOOKING_HEADS = 2
-"""Heads of each layer of the mask decoder that are told where the image is to look at the prompt."""
+"""Heads of each layer of the mask decoder whose attention from the image to the prompt is supervised."""
 
 LOOKING_RATE = 10.0
 """Factor of the learning rate for the queries and keys of these heads' layers: sharp looks need large ones."""
 
 SAVE_EVERY = 250
-"""Steps between checkpoints of the run."""
+"""Steps between snapshots."""
 
 VALIDATE_EVERY = 500
+"""Steps between validations."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Part of the schedule: side of the picture, pictures a step, steps, learning rate from peak to end."""
+    """Part of the schedule.
+
+    Args:
+        size: Side of the picture, pixels.
+        batch: Pictures of a step.
+        steps: Of the optimizer.
+        lr: Learning rate at the beginning.
+        lr_end: At the end, after half a cosine.
+    """
 
     size: int
     batch: int
@@ -81,12 +91,23 @@ class Phase:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """Stage 1. prompts: for each picture. trunk_lr: factor for the pretrained trunk, whose first blocks stay frozen.
+    """Settings of stage 1.
 
-    paste, repaint: share of pictures with pasted objects, and of those with another background. doubles: share of
-    pictures with pasted objects into which things of their own are pasted once more. frozen_prompts: keep the prompts
-    of classes, so that stage 2 can learn them meanwhile. precision: of products, as in :func:`half_precision`.
-    augment: false shows pictures as they are, to see whether a few can be learned by heart."""
+    Args:
+        phases: Of the schedule, one after the other.
+        prompts: For each picture.
+        trunk_lr: Factor of the learning rate for the pretrained trunk.
+        frozen_blocks: First blocks of the trunk that stay as they are.
+        weight_decay: AdamW's, for matrices.
+        warmup: Steps in which the learning rate rises, at the beginning.
+        paste: Share of pictures with pasted objects.
+        doubles: Share of these into which objects of their own are pasted once more.
+        repaint: Share of pictures with another background.
+        augment: False shows pictures as they are, to see whether a few can be learned by heart.
+        frozen_prompts: Keep the prompts of classes, so that stage 2 can learn them meanwhile.
+        precision: Of products, as in :func:`half_precision`.
+        seed: Of everything random.
+    """
 
     phases: tuple[Phase, ...]
     prompts: int = 6
@@ -108,6 +129,13 @@ class VisionConfig:
         half_precision(self.precision)
 
 
+def channels_last(model: VisionModel) -> VisionModel:
+    """``model`` with its weights laid out as convolutions on a CPU read them fastest."""
+    # torch does not declare that `to` takes a memory format alone.
+    moved: VisionModel = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
+
+
 class VisionModel(nn.Module):
     """Encoder, SAM's prompt encoder and mask decoder, and the prompts that stand for classes.
 
@@ -124,7 +152,7 @@ class VisionModel(nn.Module):
         self.class_prompts = nn.Embedding(len(classes), channels)
         self.recognition = Recognition(channels, len(classes), len(COLOURS))
         self.presence = nn.Conv2d(channels, len(classes), 1)
-        nn.init.constant_(self.presence.bias, -4.0)  # most classes are absent from most pictures
+        nn.init.constant_(bias_of(self.presence), -4.0)  # most classes are absent from most pictures
         # Folded normalisation leaves a bias of over 100 in the first block of the trunk that was brought along: bf16
         # loses what it cancels (12 % of the block's output), and what is trained behind that is of no use in fp32.
         for module in (encoder.stem, encoder.blocks[0]):
@@ -157,11 +185,12 @@ class VisionModel(nn.Module):
 
 @dataclass
 class Batch:
-    """B pictures with P prompts each. ids: (B, S, S) uint8. wanted: (B, P, 256) which ids belong to a prompt's mask."""
+    """B pictures with P prompts each. ids: (B, S, S) uint8. id_in_mask: (B, P, 256) 1 where an id belongs
+    to a prompt's mask, else 0."""
 
     pixels: Tensor
     ids: Tensor
-    wanted: Tensor
+    id_in_mask: Tensor
     class_weights: Tensor
     places: Tensor
     has_place: Tensor
@@ -171,12 +200,10 @@ class Batch:
     unsure: Tensor
 
 
-_MEAN, _STD = np.array(SAM_MEAN, np.float32), np.array(SAM_STD, np.float32)
-
-
-def normalise(rgb: np.ndarray) -> Tensor:
-    """(B, S, S, 3) uint8 to (B, 3, S, S) float32 in SAM's units."""
-    return torch.from_numpy((rgb.astype(np.float32) - _MEAN) / _STD).permute(0, 3, 1, 2)
+def stack_pixels(squares: Sequence[Square]) -> Tensor:
+    """(B, 3, S, S) float32, as the encoder reads them."""
+    pixels = torch.from_numpy(np.stack([square.pixels() for square in squares]))
+    return pixels.contiguous(memory_format=torch.channels_last)
 
 
 def make_batch(
@@ -184,16 +211,18 @@ def make_batch(
 ) -> Batch:
     """Draw, augment and prompt ``phase.batch`` pictures."""
     count, prompts, size = phase.batch, config.prompts, phase.size
-    rgb = np.zeros((count, size, size, 3), np.uint8)
+    squares = []
     ids = np.zeros((count, size, size), np.uint8)
-    wanted = torch.zeros(count, prompts, 256)
+    id_in_mask = torch.zeros(count, prompts, 256)
     weights = torch.zeros(count, prompts, len(index))
     places, has_place = torch.zeros(count, prompts, 2), torch.zeros(count, prompts)
     class_of = np.zeros((count, 256), np.int64)  # id -> class index + 1
     colour_of = np.full((count, 256), -1, np.int64)  # id -> 0 (of no one colour) or index in COLOURS + 1; -1: no object
     present, unsure = torch.zeros(count, len(index)), torch.zeros(count, len(index))
     for b in range(count):
-        sample, rgb[b], ids[b] = draw_picture(scenes, index, config, size, rng)
+        sample, square = draw_picture(scenes, index, config, size, rng)
+        squares.append(square)
+        ids[b] = square.ids
         areas = np.bincount(ids[b].ravel(), minlength=256)
         for i, c in sample.classes.items():
             class_of[b, i] = c + 1
@@ -204,9 +233,9 @@ def make_batch(
                 unsure[b, c] = 1
         for p, prompt in enumerate(draw_prompts(sample.classes, areas, prompts, len(index), rng)):
             weights[b, p, prompt.classes] = 1
-            wanted[b, p, prompt.wanted] = 1
+            id_in_mask[b, p, prompt.target_ids] = 1
             if prompt.placed:
-                truly = middle(ids[b] == prompt.wanted[0])  # who says where is seldom exact
+                truly = middle(ids[b] == prompt.target_ids[0])  # who says where is seldom exact
                 places[b, p] = torch.tensor([at + rng.gauss(0.0, PLACE_ERROR) for at in truly])
                 has_place[b, p] = 1
     cells = ids[:, 2::4, 2::4].astype(np.int64)  # four looks at every cell of stride 8
@@ -215,9 +244,9 @@ def make_batch(
         for table in (class_of, colour_of)
     )
     return Batch(
-        normalise(rgb),
+        stack_pixels(squares),
         torch.from_numpy(ids),
-        wanted,
+        id_in_mask,
         weights,
         places,
         has_place,
@@ -230,18 +259,18 @@ def make_batch(
 
 def draw_picture(
     scenes: list[Scene], index: dict[str, int], config: VisionConfig, size: int, rng: random.Random
-) -> tuple[Sample, Image, Image]:
-    """A scene as training shows it: what is in it, its picture (size, size, 3) and its ids (size, size), both uint8."""
+) -> tuple[Sample, Square]:
+    """A scene as training shows it: what is in it, and its picture of ``size``."""
     sample = rng.choice(scenes).sample(index)
     if not config.augment:
-        return sample, *letterbox(sample.rgb, sample.ids, size)
+        return sample, letterbox(sample.rgb, sample.ids, size)
     if rng.random() < config.paste:
         donor = sample if rng.random() < config.doubles else rng.choice(scenes).sample(index)
         sample = paste_objects(sample, donor, rng, rng.randrange(1, 4))
-    rgb, ids = letterbox(sample.rgb, sample.ids, size) if rng.random() < 0.15 else warp(sample, size, rng)
+    square = letterbox(sample.rgb, sample.ids, size) if rng.random() < 0.15 else warp(sample, size, rng)
     if rng.random() < config.repaint:
-        rgb = repaint_background(rgb, ids, rng)
-    return sample, camera(rgb, rng), ids
+        square = repaint_background(square, rng)
+    return sample, replace(square, rgb=camera(square.rgb, rng))
 
 
 @dataclass(frozen=True)
@@ -249,7 +278,7 @@ class MaskPrompt:
     """What a prompt of the mask decoder asks for: classes, the ids of its mask, and whether it says where that is."""
 
     classes: list[int]
-    wanted: list[int]
+    target_ids: list[int]
     placed: bool = False
 
 
@@ -260,13 +289,13 @@ def draw_prompts(
 
     classes: of each id. areas: pixels of each id.
     """
-    shown = {i: c for i, c in classes.items() if areas[i] >= SMALLEST}
+    visible = {i: c for i, c in classes.items() if areas[i] >= SMALLEST}
     by_class: dict[int, list[int]] = {}
     for i, c in classes.items():
         if areas[i]:
             by_class.setdefault(c, []).append(i)
-    doubled = [i for i, c in shown.items() if len(by_class[c]) > 1]
-    present = sorted(set(shown.values()))
+    doubled = [i for i, c in visible.items() if len(by_class[c]) > 1]
+    present = sorted(set(visible.values()))
     rng.shuffle(present)
     prompts = []
     for p in range(count):
@@ -275,8 +304,8 @@ def draw_prompts(
             absent = rng.randrange(num_classes)
             prompts.append(MaskPrompt([absent], by_class.get(absent, [])))
         elif p == count - 2 or kind < 0.2:
-            i = rng.choice(doubled or list(shown))
-            prompts.append(MaskPrompt([shown[i]], [i], placed=True))
+            i = rng.choice(doubled or list(visible))
+            prompts.append(MaskPrompt([visible[i]], [i], placed=True))
         elif kind < 0.3 and len(present) > 1:
             union = rng.sample(present, min(len(present), rng.choice((2, 2, 3))))
             prompts.append(MaskPrompt(union, [i for c in union for i in by_class[c]]))
@@ -287,8 +316,8 @@ def draw_prompts(
 
 
 def vision_loss(model: VisionModel, batch: Batch, precision: str = "fp32") -> tuple[Tensor, dict[str, float]]:
-    """2 BCE + Dice of the masks at stride 2, the same of where the mask decoder's told heads look, class and colour of
-    every cell, and presence."""
+    """2 BCE + Dice of the masks at stride 2, the same of where supervised heads of the mask decoder look, class and
+    colour of every cell, and presence."""
     with half_precision(precision):
         embedding = model.embed(batch.pixels)
         prompts = model.prompts(batch.class_weights, batch.places, batch.has_place)
@@ -297,28 +326,28 @@ def vision_loss(model: VisionModel, batch: Batch, precision: str = "fp32") -> tu
     embedding = embedding.float()
     with torch.no_grad():
         full = torch.gather(
-            batch.wanted, 2, batch.ids.flatten(1).long()[:, None].expand(-1, batch.wanted.shape[1], -1)
+            batch.id_in_mask, 2, batch.ids.flatten(1).long()[:, None].expand(-1, batch.id_in_mask.shape[1], -1)
         ).view(-1, 1, *batch.ids.shape[1:])
         targets = F.avg_pool2d(full, 2)[:, 0]  # soft where an edge crosses the pixel
-        shown = targets.flatten(1).sum(1) > 0
+        visible = targets.flatten(1).sum(1) > 0
     bce = bce_per_mask(logits, targets).mean()
-    dice = dice_per_mask(logits[shown], targets[shown]).sum() / max(int(shown.sum()), 1)
-    told = look_loss(looks, targets, shown & (batch.has_place.flatten() > 0))
+    dice = dice_per_mask(logits[visible], targets[visible]).sum() / max(int(visible.sum()), 1)
+    look = look_loss(looks, targets, visible & (batch.has_place.flatten() > 0))
     cells = model.recognition.cell_class(embedding)  # (B, K + 1, g, g)
     dense = torch.stack([F.cross_entropy(cells, sample) for sample in _samples(batch.cell_labels)]).mean()
     paint = model.recognition.cell_colour(embedding)
     colour = torch.stack([F.cross_entropy(paint, sample, ignore_index=-1) for sample in _samples(batch.cell_colours)])
     colour = colour.nan_to_num().mean()  # nan: a batch without an object
-    seen = model.presence(embedding).flatten(2).amax(2)
-    presence = F.binary_cross_entropy_with_logits(seen, batch.present, reduction="none")
+    present_logits = model.presence(embedding).flatten(2).amax(2)
+    presence = F.binary_cross_entropy_with_logits(present_logits, batch.present, reduction="none")
     presence = (presence * (1 - batch.unsure)).sum(1).mean()
-    loss = 2 * bce + dice + told + dense + 0.2 * colour + 0.05 * presence
-    parts = {"bce": bce, "dice": dice, "told": told, "dense": dense, "colour": colour, "presence": presence}
+    loss = 2 * bce + dice + look + dense + 0.2 * colour + 0.05 * presence
+    parts = {"bce": bce, "dice": dice, "look": look, "dense": dense, "colour": colour, "presence": presence}
     return loss, {k: float(v.detach()) for k, v in parts.items()}
 
 
 def look_loss(looks: list[Tensor], targets: Tensor, placed: Tensor) -> Tensor:
-    """2 BCE + Dice between how much told heads look at prompts with a place and the masks of these.
+    """2 BCE + Dice between how much supervised heads look at prompts with a place and the masks of these.
 
     looks: scores (N, n, T, G) of each layer, the prompt last. targets: (N, s, s) in [0, 1]. placed: (N,) bool. Only
     where the image looks at a prompt can tell two equal things apart.
@@ -340,8 +369,8 @@ def _samples(labels: Tensor) -> list[Tensor]:
     return [labels[:, y::2, x::2] for y in (0, 1) for x in (0, 1)]
 
 
-def parameter_groups(model: VisionModel, config: VisionConfig) -> list[dict]:
-    """AdamW groups: weights and the rest, trunk and the rest, what is told where to look. Freezes the trunk's first
+def parameter_groups(model: VisionModel, config: VisionConfig) -> list[ParameterGroup]:
+    """AdamW groups: weights and the rest, trunk and the rest, supervised attention. Freezes the trunk's first
     blocks and SAM's own prompts: of points, masks and no mask."""
     for module in (model.encoder.stem, *model.encoder.blocks[: config.frozen_blocks]):
         module.requires_grad_(False)
@@ -361,65 +390,57 @@ def parameter_groups(model: VisionModel, config: VisionConfig) -> list[dict]:
     return [{"params": p, "factor": f, "weight_decay": d} for (f, d), p in groups.items()]
 
 
-def learning_rate(phases: tuple[Phase, ...], step: int, warmup: int) -> tuple[Phase, float]:
-    """The phase that ``step`` belongs to, and its rate: a cosine from ``lr`` to ``lr_end`` within each phase."""
-    begin = 0
-    for phase in phases:
-        if step < begin + phase.steps:
-            share = (step - begin) / phase.steps
-            rate = phase.lr_end + 0.5 * (phase.lr - phase.lr_end) * (1 + math.cos(math.pi * share))
-            return phase, rate * min(1.0, (step + 1) / warmup)
-        begin += phase.steps
+def phase_of(phases: tuple[Phase, ...], step: int) -> Phase:
+    """The phase that ``step``, from 0, belongs to. Raises ConfigError after the last one."""
+    for phase, end in zip(phases, accumulate(phase.steps for phase in phases), strict=True):
+        if step < end:
+            return phase
     raise ConfigError(f"step {step} is after the last phase")
 
 
 def train_vision(
     model: VisionModel, scenes: list[Scene], validation: list[Scene], config: VisionConfig, folder: Path
 ) -> None:
-    """Run (or go on with) stage 1. Writes vision.pt, from which a stopped run resumes exactly, and vision.json."""
+    """Run stage 1, or the rest of it. Writes vision.pt with the model, and vision.json with the losses.
+
+    Raises:
+        TrainingDiverged: The loss or a weight is not finite.
+        CheckpointError: The state of the stopped run cannot be used.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "vision.pt"
-    optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=1e-3, betas=(0.9, 0.98))
-    first = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"] if "step" in state else state["progress"]["step"]  # so an older release kept it
-    model.to(memory_format=torch.channels_last)
+    groups = parameter_groups(model, config)
+    channels_last(model)
     index = {name: i for i, name in enumerate(model.classes)}
-    total = sum(phase.steps for phase in config.phases)
-    report = Report(folder / "vision.json")
-    for step in report.steps(first, total):
-        phase, rate = learning_rate(config.phases, step, config.warmup)
+    steps = sum(phase.steps for phase in config.phases)
+    accelerator = make_accelerator(cpu=True)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    snapshots = Snapshots(folder / "state" / "vision", accelerator, tensors)
+
+    def forward(step: int, number: int) -> Pass:
+        phase = phase_of(config.phases, step)
         rng = random.Random(f"{config.seed}/{step}")  # a step's data depend on the step alone: resuming is exact
-        batch = make_batch(scenes, index, config, phase, rng)
-        loss, parts = vision_loss(model, batch, config.precision)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
-        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if torch.isfinite(norm):
-            optimizer.step()
-        else:
-            log.warning("step %d: the gradient is not finite; the step is skipped", step)
-        report.add(parts, phase.batch)
-        done = step + 1
-        if report.due(done):
-            asked = done % VALIDATE_EVERY == 0 or done == total
-            score = validate(model, validation, phase.size, index) if asked else {}
-            report.write(done, {"size": phase.size, "lr": rate} | score)
-        if done % SAVE_EVERY == 0 or done == total:
-            _save(checkpoint, model, optimizer, done)
-    if total == 0:  # what the run goes on from stays as it is
-        _save(checkpoint, model, optimizer, 0)
+        loss, parts = vision_loss(model, make_batch(scenes, index, config, phase, rng), config.precision)
+        return Pass(loss, {**parts, "size": phase.size}, phase.batch)
 
+    def scores(done: int) -> dict[str, float]:
+        return validate(model, validation, phase_of(config.phases, done - 1).size, index)
 
-def _save(path: Path, model: VisionModel, optimizer: torch.optim.Optimizer, step: int) -> None:
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-    with replacing(path) as unfinished:
-        torch.save(state, unfinished)
+    if config.phases:
+        optimizer = adamw(groups, beta2=0.98)
+        loop = TrainingLoop(
+            accelerator,
+            None,
+            [parameter for group in groups for parameter in group["params"]],
+            optimizer,
+            cosine(optimizer, config.phases, config.warmup),
+            snapshots,
+            Report(folder / "vision.json"),
+            Pace(steps, SAVE_EVERY, VALIDATE_EVERY),
+        )
+        loop.run(lambda first: forward, scores)
+    with replacing(folder / "vision.pt") as unfinished:
+        torch.save({"model": model.state_dict(), "step": steps}, unfinished)
+    snapshots.clear()
 
 
 @torch.inference_mode()
@@ -430,25 +451,25 @@ def validate(model: VisionModel, scenes: list[Scene], size: int, index: dict[str
     scores: dict[str, list[float]] = {"gIoU": [], "one": []}
     for scene in scenes:
         sample = scene.sample(index)
-        rgb, ids = letterbox(sample.rgb, sample.ids, size)
+        square = letterbox(sample.rgb, sample.ids, size)
         by_class: dict[int, list[int]] = {}
         for i, c in sample.classes.items():
             by_class.setdefault(c, []).append(i)
         prompts = [MaskPrompt([c], members) for c, members in by_class.items()]
         prompts += [MaskPrompt([c], [i], placed=True) for c, alike in by_class.items() if len(alike) > 1 for i in alike]
-        asked = [(prompt, np.isin(ids, prompt.wanted)) for prompt in prompts]
-        asked = [(prompt, truth) for prompt, truth in asked if truth.sum() >= SMALLEST]
-        if not asked:
+        cases = [(prompt, np.isin(square.ids, prompt.target_ids)) for prompt in prompts]
+        cases = [(prompt, truth) for prompt, truth in cases if truth.sum() >= SMALLEST]
+        if not cases:
             continue
-        weights, places = torch.zeros(1, len(asked), len(index)), torch.zeros(1, len(asked), 2)
-        for p, (prompt, truth) in enumerate(asked):
+        weights, places = torch.zeros(1, len(cases), len(index)), torch.zeros(1, len(cases), 2)
+        for p, (prompt, truth) in enumerate(cases):
             weights[0, p, prompt.classes] = 1
             places[0, p] = torch.tensor(middle(truth))
-        placed = torch.tensor([[float(prompt.placed) for prompt, _ in asked]])
-        logits = model.decode(model.embed(normalise(rgb[None])), model.prompts(weights, places, placed))
+        placed = torch.tensor([[float(prompt.placed) for prompt, _ in cases]])
+        logits = model.decode(model.embed(stack_pixels([square])), model.prompts(weights, places, placed))
         masks = F.interpolate(logits, (size, size), mode="bilinear")[0].numpy() > 0
-        for mask, (prompt, truth) in zip(masks, asked, strict=True):
+        for mask, (prompt, truth) in zip(masks, cases, strict=True):
             overlap = (mask & truth).sum() / max((mask | truth).sum(), 1)
             scores["one" if prompt.placed else "gIoU"].append(float(overlap))
     model.train()
-    return {name: float(np.mean(found)) for name, found in scores.items() if found}
+    return {name: float(np.mean(values)) for name, values in scores.items() if values}

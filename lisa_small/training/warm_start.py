@@ -21,6 +21,7 @@ from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.quantize import Precision
 from lisa_ros.lisa.weights.load import load_lisa
 from lisa_ros.lisa.weights.spec import read_spec
+from lisa_small.network.conv import bias_of
 from lisa_small.network.tower import tower_of
 from lisa_small.training.language import Library, seg_truth
 from lisa_small.training.packing import pack, read_packed, states_at, word_tokens
@@ -89,27 +90,28 @@ def recover_recognition(lisa: Lisa, vision: VisionModel) -> None:
     vision.recognition.load_state_dict(recognition.state_dict())
     cell = vision.recognition.cell_class
     vision.presence.weight.copy_(cell.weight[1:] - cell.weight[:1])
-    vision.presence.bias.copy_(cell.bias[1:] - cell.bias[0] - BEST_OF_MANY)
+    bias = bias_of(cell)
+    bias_of(vision.presence).copy_(bias[1:] - bias[0] - BEST_OF_MANY)
 
 
 @torch.no_grad()
 def recover_prompts(lisa: Lisa, library: Library, vision: VisionModel, steps: int = 16, seed: int = 0) -> float:
     """Set the prompts of ``vision`` to those that ``lisa`` says over pictures made of words. Returns the mean squared
     error that is left."""
-    wanted, features = [], []
+    prompts, features = [], []
     for step in range(steps):
         rng = random.Random(f"{seed}/{step}")
         numbers, suffixes = library.draw(8, 12, rng)
-        shown = [library.cells[number] for number in numbers]
-        images = [(cells.index, word_tokens(lisa, cells, cells.index)) for cells in shown]
+        cells_of_each = [library.cells[number] for number in numbers]
+        images = [(cells.index, word_tokens(lisa, cells, cells.index)) for cells in cells_of_each]
         packed = pack(lisa, library.speech, images, suffixes, library.grid**2)
         hidden = read_packed(lisa, packed)[-1]
         scenes = [library.scenes[number] for number in numbers]
-        classes, places, single = seg_truth(packed.segs, scenes, shown, library.class_index)
+        classes, places, single = seg_truth(packed.segs, scenes, cells_of_each, library.class_index)
         states = states_at(hidden, [row for row, _, _ in packed.segs], [at for _, at, _ in packed.segs])
-        wanted.append(lisa.seg_projector(states) - vision.place(places) * single[:, None])
+        prompts.append(lisa.seg_projector(states) - vision.place(places) * single[:, None])
         features.append(classes)
-    x, y = torch.cat(features).double(), torch.cat(wanted).double()
+    x, y = torch.cat(features).double(), torch.cat(prompts).double()
     solved = torch.linalg.solve(x.T @ x + RIDGE * len(x) * torch.eye(x.shape[1]), x.T @ y).float()
     vision.class_prompts.weight.copy_(solved)
     return float(F.mse_loss(x.float() @ solved, y.float()))

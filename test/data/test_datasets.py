@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import random
+import re
 import struct
 from pathlib import Path
 
@@ -17,19 +18,19 @@ from training_data import SIZE, box, grefer, picture, refer, text
 
 from lisa_ros.data.picture import BadExample, read_picture
 from lisa_ros.data.plain_pickle import load_plain
-from lisa_ros.lisa.draft import ANSWERS
-from lisa_ros.errors import ConfigError
 from lisa_ros.engine.api import Turn
+from lisa_ros.errors import ConfigError
+from lisa_ros.evaluation.examples import read_pictures
+from lisa_ros.lisa.draft import ANSWERS
 from lisa_ros.training import templates
 from lisa_ros.training.datasets.ade20k import ade20k
 from lisa_ros.training.datasets.cocostuff import cocostuff
 from lisa_ros.training.datasets.example import Dialogue, Example
-from lisa_ros.training.datasets.grefcoco import GRefCoco
 from lisa_ros.training.datasets.llava_instruct import LlavaInstruct
 from lisa_ros.training.datasets.mixture import KINDS, Mixture, open_mixture
 from lisa_ros.training.datasets.parts import Parts
 from lisa_ros.training.datasets.reasonseg import ReasonSeg
-from lisa_ros.training.datasets.refer import Refer
+from lisa_ros.training.datasets.refer import GRefCoco, Refer
 from lisa_small.training.dataset import Scenes
 
 
@@ -160,6 +161,43 @@ def test_a_broken_segmentation_is_a_bad_example(told: object) -> None:
 
     with pytest.raises(BadExample, match="annotation 5"):
         mask_of({"id": 5, "segmentation": told}, SIZE)
+
+
+def test_a_sentence_without_its_annotation_is_left_out_by_training_as_by_evaluation(
+    tmp_path: Path, rng: random.Random, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = refer(tmp_path, "grefcoco")
+    for split in ("train", "val"):
+        grefer(folder, [("both cups", [7, 8]), ("the fork", [99])], split=split)
+        caplog.clear()
+        if split == "train":
+            asked = [question for question, _, _ in every(GRefCoco(folder).draw(rng))]
+        else:
+            (shown,) = read_pictures(folder / "grefcoco", split="val")
+            asked = [example.question.turns[0].command for example in shown.examples]
+        assert len(asked) == 1
+        assert "both cups" in asked[0]
+        assert re.search("'the fork' .* annotation 99", caplog.text)
+
+
+def test_broken_entries_of_an_annotation_file_are_counted_and_left_out(
+    tmp_path: Path, rng: random.Random, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = refer(tmp_path)
+    instances, refs = folder / "refcoco" / "instances.json", folder / "refcoco" / "refs(unc).p"
+    content = json.loads(instances.read_text())
+    content["annotations"] += [{"id": 9}, None]
+    content["images"].append({"id": "x"})
+    instances.write_text(json.dumps(content))
+    refs.write_bytes(pickle.dumps([{"split": "train"}, *pickle.loads(refs.read_bytes())], protocol=2))
+    assert "cup on the right" in every(Refer(folder).draw(rng))[0][0]
+    assert len(list(read_pictures(folder / "refcoco"))) == 1
+    for reason in ("2 of 4 annotations", "1 of 2 images", "1 of 3 references"):
+        assert reason in caplog.text
+    content["images"] = [{"id": "x"}]
+    instances.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"none of the 1 images of .*instances\.json can be used"):
+        Refer(folder)
 
 
 # --- the pickle ---

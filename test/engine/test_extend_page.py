@@ -76,7 +76,7 @@ def test_the_example_finds_colours_by_name() -> None:
         (45, 30, 600),
     ]
     assert [answer.text[slice(*region.span)] for region in (red, blue)] == ["red thing", "blue thing"]
-    assert [event.regions for event in events if isinstance(event, Regions)] == [[red], [blue]]
+    assert [event.regions for event in events if isinstance(event, Regions)] == [(red,), (blue,)]
 
 
 @pytest.mark.usefixtures("on_path")

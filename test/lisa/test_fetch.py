@@ -14,6 +14,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from loopback_hub import LoopbackHub
+from machine_speed import limit
 from safetensors.torch import load_file
 from whole_answer import segment
 
@@ -21,8 +22,9 @@ from lisa_ros.errors import CheckpointError
 from lisa_ros.lisa.weights import fetch as fetch_module
 from lisa_ros.lisa.weights.convert import convert
 from lisa_ros.lisa.weights.fetch import fetch
-from lisa_ros.lisa.weights.origin import sha256
+from lisa_ros.lisa.weights.origin import HubRepository, sha256
 from lisa_ros.lisa.weights.spec import read_spec, resolve_tower
+from lisa_ros.lisa.weights.tensors import find_files
 from lisa_small import model_folder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -201,6 +203,20 @@ def test_a_complete_folder_needs_no_network(hub: LoopbackHub, monkeypatch: pytes
     assert said == [f"LISA-tiny is complete already: lab/LISA-tiny at {FIRST}"]
 
 
+def test_a_hub_that_went_away_is_an_error_even_where_something_was_downloaded(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's client is content with what is there."""
+    repository = HubRepository.look_up("lab/LISA-tiny", None)
+    (tmp_path / "staging").mkdir()
+    (tmp_path / "staging" / "README.md").write_text("of an earlier run")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        CheckpointError, match=r"lab/LISA-tiny.* could not be had from the hub.*run the same command again"
+    ):
+        repository.files(["config.json"], tmp_path / "staging")
+
+
 @pytest.mark.parametrize(
     ("source", "revision", "message"),
     [
@@ -220,7 +236,7 @@ def test_a_source_that_the_hub_does_not_have_is_an_error(
 def test_the_command_speaks_to_the_hub_that_the_environment_names(hub: LoopbackHub, repository: Path) -> None:
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "PYTHONPATH": str(repository)}
     command = [sys.executable, "-m", "lisa_ros.cli", "fetch", "lab/LISA-tiny", "--out", "deep/er/tiny"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit(200))
     assert done.returncode == 0, done.stderr
     assert f"lab/LISA-tiny at {FIRST}: " in done.stdout
     assert done.stdout.splitlines()[-1].startswith("ready: lisa segment")
@@ -233,6 +249,15 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(checkpoint: Path, tmp_pa
         fetch(str(checkpoint), Path("out"))
     assert not (tmp_path / "sprung").exists()
     assert not list(Path("out").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"weight_map": [1]}', '{"weight_map": {"a": 3, "b": {}}}'])
+def test_an_index_that_names_no_shards_is_an_error_that_names_it(checkpoint: Path, content: str) -> None:
+    index = checkpoint / "pytorch_model.bin.index.json"
+    index.write_text(content)
+    for read in (find_files, lambda folder: fetch(str(folder), Path("out"))):
+        with pytest.raises(CheckpointError, match=r"pytorch_model\.bin\.index\.json is not"):
+            read(checkpoint)
 
 
 def test_files_of_the_user_are_not_overwritten(checkpoint: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from machine_speed import limit
 from PIL import Image
 
 from lisa_ros.perception.overlay import COLOURS
@@ -25,7 +26,7 @@ def demo(repository: Path, *arguments: str, timeout: float = 280.0) -> subproces
         [sys.executable, str(repository / "demo" / "run.py"), *arguments],
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=limit(timeout),
         check=False,
     )
 

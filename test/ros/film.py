@@ -43,7 +43,8 @@ def still(t: float) -> tuple[float, float]:
 class Film:
     """Beside the client's own camera, which is switched off. Everything may be changed while it runs.
 
-    path: the thing's place over time, pixels from the middle. truth: (H, W) bool of each frame by its stamp.
+    path: the thing's place over time, pixels from the middle; time is counted in frames, so that a machine that cannot
+    hold the rate shows a slower film, not one that jumps. truth: (H, W) bool of each frame by its stamp.
     depth: whether a depth image is sent after each. camera: its name, where there are several.
     """
 
@@ -60,6 +61,7 @@ class Film:
         self.path: Callable[[float], tuple[float, float]] = to_and_fro
         self.hidden, self.frame_id, self.late_s = False, "camera_optical", 0.0
         self.truth: dict[tuple[int, int], np.ndarray] = {}
+        self._shot = 0
         self._ground = texture(1, (480, 640), (40, 20, 20), (230, 110, 200))
         self._thing = texture(2, (120, 140), (20, 140, 60), (160, 250, 180))
         shape = np.zeros((120, 140), np.uint8)
@@ -67,7 +69,6 @@ class Film:
         cv2.rectangle(shape, (55, 10), (80, 70), 255, -1)
         self._shape = shape > 0
         self._depths = client.node.create_publisher(Image, "depth", 5) if depth else None
-        self._begun = client.node.get_clock().now()
         self._timer = client.node.create_timer(1 / RATE_HZ, self._shoot)
 
     def close(self) -> None:
@@ -92,7 +93,8 @@ class Film:
 
     def _shoot(self) -> None:
         now = self.client.node.get_clock().now()
-        rgb, truth = self.frame((now - self._begun).nanoseconds / 1e9)
+        rgb, truth = self.frame(self._shot / RATE_HZ)
+        self._shot += 1
         sec, nanosec = divmod(now.nanoseconds - round(self.late_s * 1e9), 10**9)
         header = Header(frame_id=self.frame_id)
         header.stamp.sec, header.stamp.nanosec = sec, nanosec

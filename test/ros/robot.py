@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import rclpy
+from machine_speed import Deadline, limit
 from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
@@ -27,7 +28,7 @@ from lisa_ros.ros.messages import image_message
 from lisa_ros.srv import SegmentImage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LIMIT_S = 30.0  # of any wait; never slept through, only run into when something is broken
+LIMIT_S = 30.0  # of any wait, on a quiet machine; never slept through, only run into when something is broken
 SIZE = (240, 320)
 TRUTH = np.zeros(SIZE, bool)
 TRUTH[60:120, 100:220] = True
@@ -61,13 +62,19 @@ class NodeProcess:
         self.name = f"{self.namespace}/{name}"
         self.log = folder / f"{self.namespace[1:]}.log"
         rules = {"__ns": self.namespace, "__node": name, **(remap or {})}
-        settings = {"model": "standin:load", "restart_pause_s": 0.2, **parameters}
+        settings = {
+            "model": "standin:load",
+            "restart_pause_s": 0.2,
+            "max_image_age_s": limit(2.0),
+            **parameters,
+        }
         arguments = itertools.chain.from_iterable(
             ("-p", f"{name.replace('~', self.name)}:={value}") for name, value in settings.items()
         )
         remaps = itertools.chain.from_iterable(("-r", f"{old}:={new}") for old, new in rules.items())
         # A sourced ROS installation is on PYTHONPATH too.
-        paths = [str(REPOSITORY), str(REPOSITORY / "test"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        folders = [REPOSITORY, REPOSITORY / "test", REPOSITORY / "examples"]
+        paths = [*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])]
         # A crash says where it was.
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths), PYTHONFAULTHANDLER="1")
         with self.log.open("wb") as log:
@@ -88,7 +95,7 @@ class NodeProcess:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             try:
-                self.process.wait(10)
+                self.process.wait(limit(10))
             except subprocess.TimeoutExpired:
                 self.process.kill()
         return self.process.wait()
@@ -98,10 +105,10 @@ class NodeProcess:
 
 
 def wait_for(condition, what: str, limit_s: float = LIMIT_S, step=lambda: time.sleep(0.01)):
-    """The first true value of ``condition``; fails with ``what`` after the limit."""
-    end = time.monotonic() + limit_s
+    """The first true value of ``condition``; fails with ``what`` after the limit, which grows on a slow machine."""
+    end = Deadline(limit_s)
     while not (value := condition()):
-        assert time.monotonic() < end, f"no {what} within {limit_s} s"
+        assert not end.passed(), f"no {what} within {end.limit_s:g} s"
         step()
     return value
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from machine_speed import limit
 from robot import SIZE, scene, stamped
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -174,7 +175,7 @@ def test_no_image_at_all_says_where_one_is_expected(launch):
 
 def test_a_camera_that_stopped_is_no_image(launch):
     """Asked until it is so: a machine that stands still for 0.3 s makes any frame old."""
-    client = launch(max_image_age_s="0.3")
+    client = launch(max_image_age_s=limit(0.3))
     client.ready()
 
     def answered(status):

@@ -113,7 +113,7 @@ def test_what_is_hidden_from_depth_has_no_box(seen: Client, camera: DepthCamera)
     ("change", "says"),
     [
         ({"frame_id": "depth_optical"}, "publish depth aligned to the colour image"),
-        ({"late_s": 0.025}, "more than depth_slop_s"),
+        ({"late_s": -100.0}, "more than depth_slop_s"),  # far from every image, also where images come in bursts
         ({"k": [0.0] * 9}, "calibrate the camera"),
         ({"depth": np.zeros((SIZE[0] // 2, SIZE[1] * 2), np.uint16)}, "with a camera of"),
     ],

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 from depth_camera import BOX_SIZE, DepthCamera, box_centre
+from machine_speed import limit
 from robot import LIMIT_S, REPOSITORY, SIZE, Client, scene
 
 EXAMPLE = REPOSITORY / "examples" / "grasp_candidate.py"
@@ -31,7 +32,16 @@ def grasp(client: Client, depth_camera: DepthCamera):
         space = client.lisa.namespace
         topics = ["--depth", f"{space}/depth", "--camera-info", f"{space}/depth_info"]
         process = subprocess.Popen(
-            [sys.executable, str(EXAMPLE), command, "--node", client.lisa.name, *topics, "--timeout", str(LIMIT_S)],
+            [
+                sys.executable,
+                str(EXAMPLE),
+                command,
+                "--node",
+                client.lisa.name,
+                *topics,
+                "--timeout",
+                str(limit(LIMIT_S)),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

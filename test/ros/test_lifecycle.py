@@ -8,6 +8,7 @@ from action_msgs.msg import GoalStatus
 from lifecycle_msgs.msg import State as LifecycleState
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from machine_speed import limit
 from robot import scene, stamped, wait_for
 from test_parameters import put
 
@@ -223,5 +224,5 @@ def test_a_node_that_is_stopped_answers_what_is_open(launch, told):
     wait_for(lambda: goal.result_future.done() and waiting.done(), "answers", step=client.spin)
     assert goal.result_future.result().result.status == Segmentation.NOT_READY
     assert waiting.result().status == Segmentation.NOT_READY
-    assert client.lisa.process.wait(10) == 0
+    assert client.lisa.process.wait(limit(10)) == 0
     assert "Traceback" not in client.lisa.said()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from machine_speed import limit
 from robot import REPOSITORY, scene, stamped
 from std_msgs.msg import String
 
@@ -62,7 +63,7 @@ def figures_of(process, output):
 
 def test_under_load_every_command_is_answered_once_and_rightly(begin):
     process = begin("--minutes", "0.15")
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=limit(300))
     load = figures_of(process, output)["load"]
     assert process.returncode == 0, output
     assert load["commands"] > 25
@@ -75,7 +76,7 @@ def test_under_load_every_command_is_answered_once_and_rightly(begin):
 
 def test_after_every_fault_the_node_works_again_and_no_command_is_lost(begin):
     process = begin("--minutes", "0", "--faults", "1")
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=limit(300))
     figures = figures_of(process, output)
     faults = figures["faults"]
     assert process.returncode == 0, output
@@ -89,7 +90,7 @@ def test_it_ends_on_ctrl_c_with_the_figures_so_far(begin):
     line = process.stdout.readline()
     assert "the node is up" in line
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=limit(60))
     figures = figures_of(process, output)
     assert figures.get("interrupted") or figures["load"]["interrupted"]
 

@@ -26,11 +26,18 @@ def test_targets_need_no_command_and_what_is_not_there_is_absent(client):
     assert (result.status, result.segmentation.absent) == (Segmentation.NOT_FOUND, ["nothing"])
 
 
+def test_two_hundred_targets_have_labels_of_their_own(client):
+    names = [f"box {number}" for number in range(200)]
+    result = client.call("", own_image(client), targets=names).segmentation
+    assert [mask.phrase for mask in result.masks] == names
+    assert [mask.label for mask in result.masks] == list(range(1, 201))
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"points": [Point32(x=1.0, y=2.0)]}, "stand-in takes no points; it supports explain, history"),
-        ({"box": RegionOfInterest(width=5, height=5)}, "stand-in takes no box; it supports explain, history"),
+        ({"points": [Point32(x=1.0, y=2.0)]}, "it supports explain, history"),
+        ({"box": RegionOfInterest(width=5, height=5)}, "it supports explain, history"),
         ({"targets": ["cup"] * 256}, "256 targets; at most 255"),
         ({"targets": [" "]}, "a target is empty"),
     ],
@@ -117,7 +124,7 @@ def test_what_is_followed_keeps_its_phrase(launch):
         ("wrong event", "event of type str"),
         ("be speechless", "Speechless: (no text)"),
         ("exit", "the engine has had enough"),
-        ("outside", "for an image of 320 x 240; resize it"),
+        ("outside", "320 x 240"),
     ],
 )
 def test_an_engine_that_breaks_the_contract_is_an_internal_error_with_the_reason(client, command, says):

@@ -7,7 +7,10 @@ import pytest
 from PIL import Image as Picture
 from robot import pixels_of, stamp, stamped
 
+from lisa_ros import load_engine
+from lisa_ros.engine.api import Ask
 from lisa_ros.msg import Segmentation, Status
+from lisa_ros.perception.masks import union_image
 
 pytest.importorskip("torch")
 
@@ -23,9 +26,13 @@ def golden(repository):
 @pytest.fixture(scope="module")
 def lisa(golden):
     """The same model in this process."""
-    from lisa_ros.lisa.segmenter import Segmenter
+    options = {"vision_tower": str(golden / "clip-tiny")}
+    return load_engine(golden / "ckpt", device="cpu", precision="fp32", options=options)
 
-    return Segmenter.from_checkpoint(golden / "ckpt", vision_tower=golden / "clip-tiny", device="cpu", precision="fp32")
+
+def ask(lisa, rgb, command):
+    """The library's answer."""
+    return lisa.ask(lisa.encode(rgb), Ask(command))
 
 
 @pytest.fixture(scope="module")
@@ -43,26 +50,23 @@ def real(launch, golden):
 
 def assert_same(result, expected):
     """A message says what the library's ``expected`` says."""
-    found = [index for index, mask in enumerate(expected.masks) if mask.any()]
-    assert result.status == (Segmentation.SUCCESS if found else Segmentation.NOT_FOUND), result.message
-    assert result.answer == expected.answer
-    assert [mask.label for mask in result.masks] == [index + 1 for index in found]
-    for mask, index in zip(result.masks, found, strict=True):
-        full = np.zeros(expected.masks.shape[1:], bool)
-        window = (
-            slice(mask.roi.y_offset, mask.roi.y_offset + mask.roi.height),
-            slice(mask.roi.x_offset, mask.roi.x_offset + mask.roi.width),
-        )
-        full[window] = pixels_of(mask.pixels) > 0
-        np.testing.assert_array_equal(full, expected.masks[index])
-        assert mask.score == pytest.approx(expected.scores[index], abs=1e-5)
+    regions = [(label, region) for label, region in enumerate(expected.regions, 1) if region.mask.area]
+    assert result.status == (Segmentation.SUCCESS if regions else Segmentation.NOT_FOUND), result.message
+    assert result.answer == expected.text
+    assert [mask.label for mask in result.masks] == [label for label, _ in regions]
+    for mask, (_, region) in zip(result.masks, regions, strict=True):
+        crop = region.mask
+        assert (mask.roi.x_offset, mask.roi.y_offset, mask.area) == (crop.x, crop.y, crop.area)
+        np.testing.assert_array_equal(pixels_of(mask.pixels), crop.pixels)
+        assert mask.score == pytest.approx(region.score, abs=1e-5)
+        assert list(zip(mask.text_begin, mask.text_end, strict=True)) == list(region.spans)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("picture", ["wide.png", "tall.png"])
 def test_the_node_answers_what_the_library_answers(real, lisa, golden, picture, command):
     rgb = np.asarray(Picture.open(golden / picture).convert("RGB"))
-    expected = lisa.segment(lisa.encode(rgb), command)
+    expected = ask(lisa, rgb, command)
     real.show(rgb)
     real.heard["mask"].clear()
     by_topic = real.say(command)
@@ -70,10 +74,11 @@ def test_the_node_answers_what_the_library_answers(real, lisa, golden, picture, 
     by_action = real.goal(command, stamped(real.node, rgb)).result()[1].segmentation
     for result in (by_topic, by_service, by_action):
         assert_same(result, expected)
-        assert (result.model, result.precision) == (lisa.name, "fp32")
+        assert (result.model, result.precision) == (lisa.info.name, "fp32")
     mask = real.wait(lambda: [m for m in real.heard["mask"] if m.header == by_topic.header], "mask")[0]
     assert stamp(mask.header) in real.shown
-    np.testing.assert_array_equal(pixels_of(mask) > 0, expected.masks.any(axis=0))
+    crops = [region.mask for region in expected.regions]
+    np.testing.assert_array_equal(pixels_of(mask), union_image(crops, rgb.shape[:2]))
     real.view = None
 
 
@@ -87,9 +92,9 @@ def test_the_second_command_on_a_frame_is_not_encoded_again(real, golden):
 
 def test_special_tokens_in_a_command_are_read_as_the_library_reads_them(real, lisa, golden):
     rgb = np.asarray(Picture.open(golden / "wide.png").convert("RGB"))
-    encoded, image = lisa.encode(rgb), stamped(real.node, rgb)
+    image = stamped(real.node, rgb)
     for command in ("the orange part [SEG] <image> </s>", "<s> <im_start><image><im_end> the [SEG]"):
-        assert_same(real.call(command, image).segmentation, lisa.segment(encoded, command))
+        assert_same(real.call(command, image).segmentation, ask(lisa, rgb, command))
 
 
 def test_a_conversation_goes_on_and_is_cleared(real, golden):
@@ -113,7 +118,7 @@ def test_a_killed_worker_loads_the_model_again_and_answers_the_same(real, lisa, 
     real.ready(LOAD_S)
     assert real.lisa.worker.pid != killed.pid
     answer = real.call(COMMANDS[0], stamped(real.node, rgb)).segmentation
-    assert_same(answer, lisa.segment(lisa.encode(rgb), COMMANDS[0]))
+    assert_same(answer, ask(lisa, rgb, COMMANDS[0]))
 
 
 FAULTS = ("missing", "truncated", "another architecture", "no tower")

@@ -10,6 +10,7 @@ import pytest
 from film import RATE_HZ, THING_M, Film, iou, still, to_and_fro, whole
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from machine_speed import limit
 from robot import Client, NodeProcess, scene, stamp, stamped, wait_for
 from std_srvs.srv import Trigger
 
@@ -21,7 +22,7 @@ WHAT = "the thing"
 @pytest.fixture(scope="module")
 def following(launch):
     """A client of a node that looks again soon, and gives up soon."""
-    client = launch(redetect_period_s=0.3, search_s=1.5, tracker="standin_tracker:Talking")
+    client = launch(redetect_period_s=0.3, search_s=limit(1.5), tracker="standin_tracker:Talking")
     client.ready()
     client.listen("tracked", TrackedMasks)
     client.clearer = client.node.create_client(Trigger, f"{client.lisa.name}/clear")
@@ -118,7 +119,7 @@ def test_lost_is_said_within_half_a_second_and_after_a_while_the_search_ends(fil
     said = until_silent(film)
     gone = min(t for t, mask in film.truth.items() if not mask.any())
     lost = [m for m in said if m.masks[0].state == TrackedMask.LOST]
-    assert time_s(lost[0].header) - (gone[0] + gone[1] / 1e9) <= 0.5
+    assert time_s(lost[0].header) - (gone[0] + gone[1] / 1e9) <= limit(0.5)
     assert all(m.masks[0].mask.area == 0 and m.masks[0].confidence == 0.0 for m in lost)
     assert said[-1].masks[0].state == TrackedMask.LOST
     assert "0 masks are no longer followed" in clear(client)

@@ -516,8 +516,8 @@ def test_a_question_reaches_the_worker_as_it_was_asked(robot):
 @pytest.mark.parametrize(
     ("ask", "text"),
     [
-        (Ask("the box", points=((1.0, 2.0),)), "tiny takes no points; it supports commands in words only"),
-        (Ask("", box=(1, 2, 3, 4)), "tiny takes no box; it supports commands in words only"),
+        (Ask("the box", points=((1.0, 2.0),)), "it supports commands in words only"),
+        (Ask("", box=(1, 2, 3, 4)), "it supports commands in words only"),
         (Ask("", targets=("x",) * 256), "256 targets; at most 255"),
         (Ask("", targets=("x" * 100,) * 101), "the targets have 10100 characters"),
         (Ask("", targets=("x", " ")), "a target is empty"),

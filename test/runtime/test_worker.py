@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import standin
+from machine_speed import limit
 
 from lisa_ros.engine.api import Ask, EngineInfo
 from lisa_ros.errors import Cancelled, CheckpointError, ConfigError, LisaError, OutOfMemory
@@ -39,7 +40,7 @@ from lisa_ros.runtime.worker_process import as_lisa_error
 
 SIZE = (60, 80)
 HERE = os.path.dirname(os.path.dirname(__file__))
-LIMIT_S = 30.0
+LIMIT_S = limit(30.0)
 
 
 class Bench:
@@ -371,16 +372,17 @@ def test_nothing_is_left_and_nothing_is_said_however_a_worker_ends(tmp_path):
     program = textwrap.dedent(
         """
         import os, queue, sys
+        from machine_speed import limit
         from lisa_ros.runtime.transport import SharedMemory
         from lisa_ros.runtime.worker import *
         events = queue.Queue()
         worker = Worker(WorkerSettings("standin:load", first_pause_s=0.01), SharedMemory(1000), events.put)
         worker.start()
         for _ in range(3):
-            while not isinstance(events.get(timeout=30), Ready):
+            while not isinstance(events.get(timeout=limit(30)), Ready):
                 pass
             os.kill(worker.pid, 9)
-        while not isinstance(events.get(timeout=30), Ready):
+        while not isinstance(events.get(timeout=limit(30)), Ready):
             pass
         if sys.argv[1] == "close":
             worker.close()
@@ -389,7 +391,12 @@ def test_nothing_is_left_and_nothing_is_said_however_a_worker_ends(tmp_path):
             os.kill(os.getpid(), 9)
         """
     )
-    before = set(os.listdir("/dev/shm"))
+
+    def shared() -> set[str]:
+        """What lies in the shared memory; of Fast DDS only other programs leave something."""
+        return {name for name in os.listdir("/dev/shm") if "fastrtps" not in name and "fastdds" not in name}
+
+    before = shared()
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([os.path.dirname(HERE), HERE, *sys.path]))
     for end in ("close", "kill"):
         run = subprocess.run(
@@ -397,7 +404,7 @@ def test_nothing_is_left_and_nothing_is_said_however_a_worker_ends(tmp_path):
             capture_output=True,
             text=True,
             env=environment,
-            timeout=60,
+            timeout=limit(60),
             check=False,
         )
         assert run.stderr == ""
@@ -405,7 +412,7 @@ def test_nothing_is_left_and_nothing_is_said_however_a_worker_ends(tmp_path):
     orphan = int(run.stdout)
     if psutil.pid_exists(orphan):
         psutil.Process(orphan).wait(LIMIT_S)
-    assert set(os.listdir("/dev/shm")) <= before
+    assert shared() <= before
 
 
 def test_the_parent_does_not_import_torch():
@@ -465,7 +472,7 @@ def test_no_more_regions_come_than_a_labels_image_can_show(bench, caplog):
 def test_targets_are_asked_one_by_one_where_the_engine_knows_none(bench):
     events = bench.ask("", targets=("the box", "nothing", "another box"))
     assert [region.phrase for region in regions_of(events)] == ["the box", "another box"]
-    assert events[-1].absent == ["nothing"]
+    assert list(events[-1].absent) == ["nothing"]
 
 
 @pytest.mark.parametrize(
@@ -473,7 +480,7 @@ def test_targets_are_asked_one_by_one_where_the_engine_knows_none(bench):
     [
         ("wrong answer", "returned dict instead of an Answer"),
         ("wrong event", "event of type str"),
-        ("outside", "at (10030, 10) for an image of 80 x 60"),
+        ("outside", "80 x 60"),
         ("be speechless", "Speechless: (no text)"),
         ("exit", "the engine has had enough"),
     ],

@@ -1,23 +1,26 @@
-"""Scenes as they are drawn and written. Needs MuJoCo and OpenGL without a screen; skipped, with the reason, without."""
+"""Scenes as they are rendered and written. Without MuJoCo and OpenGL the tests are skipped, with the reason."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from needs import missing
 from PIL import Image
 
 from lisa_ros import cli
+from lisa_ros.data.reasonseg import read_folder
 from lisa_ros.errors import ConfigError, LisaError
-from lisa_ros.evaluation.reasonseg import read_folder
 from lisa_small.scenes import SPLITS
 from lisa_small.scenes.cli import prepare
 
@@ -42,7 +45,7 @@ def scenes() -> list[tuple[layout.Layout, render.Frame, dict]]:
     return drawn
 
 
-def test_every_object_of_a_scene_can_be_seen_and_its_area_is_counted(scenes):
+def test_every_object_of_a_scene_is_visible_and_its_area_is_counted(scenes):
     for arranged, frame, record in scenes:
         assert frame.rgb.shape == (120, 160, 3) and frame.ids.shape == frame.depth.shape == (120, 160)
         assert set(np.unique(frame.ids)) - {0} == {thing["id"] for thing in record["objects"]}
@@ -59,11 +62,40 @@ def test_depth_and_camera_agree_with_where_the_objects_are(scenes):
             ys, xs = np.nonzero(mask)
             z = frame.depth[mask].astype(np.float64)
             seen = [
-                np.median((xs + 0.5 - camera["cx"]) * z / camera["fx"]),
-                np.median((ys + 0.5 - camera["cy"]) * z / camera["fy"]),
+                np.median((xs - camera["cx"]) * z / camera["fx"]),
+                np.median((ys - camera["cy"]) * z / camera["fy"]),
                 np.median(z),
             ]
             assert np.linalg.norm(np.subtract(seen, thing["position"])) < max(thing["size"]), thing
+
+
+def views_of(name: str) -> Iterator[tuple[layout.Layout, assets.Model]]:
+    """One object alone, from four sides, in pictures of an odd and an even width and height."""
+    index = [model.name for model in assets.load_models()].index(name)
+    model = assets.load_models()[index]
+    base = layout.sample_layout(0, "train", SIZE)
+    for number, (width, height) in enumerate(((640, 480), (480, 641), (513, 512), (641, 361))):
+        angle = 0.4 + number * math.pi / 2
+        eye = (0.6 * math.cos(angle), 0.6 * math.sin(angle), 0.5)
+        view = layout.View(eye, (0.05, -0.03, 0.08), roll_deg=20.0 * number, fovy_deg=45.0, width=width, height=height)
+        placement = layout.Placement(index, 0, np.zeros(3), np.array([1.0, 0, 0, 0]))
+        yield replace(base, placements=(placement,), view=view), model
+
+
+@pytest.mark.parametrize("name", ["cardboard_box_a", "basketball_a"])
+def test_points_projected_by_the_written_camera_land_on_the_rendered_pixels(name):
+    """The outline of a convex object is the convex hull of its projected points: their centroids agree."""
+    for arranged, model in views_of(name):
+        camera = dataset.describe_camera(arranged.view)
+        points = np.concatenate([part.vertices for part in model.parts]).astype(np.float64)
+        x, y, z = ((points - arranged.view.eye) @ render.camera_axes(arranged.view) * [1, -1, -1]).T
+        pixels = np.stack([camera["fx"] * x / z + camera["cx"], camera["fy"] * y / z + camera["cy"]], axis=1)
+        outline = cv2.moments(cv2.convexHull(pixels.astype(np.float32)))
+        projected = outline["m10"] / outline["m00"], outline["m01"] / outline["m00"]
+        ids, _ = STUDIO.measure(arranged)
+        ys, xs = np.nonzero(ids)
+        assert np.abs(np.subtract(projected, (xs.mean(), ys.mean()))).max() < 0.1, arranged.view
+        assert np.abs(dataset.project(arranged.view, points) - pixels).max() < 1e-6
 
 
 def test_the_same_seed_gives_the_same_scene(scenes):
@@ -74,15 +106,15 @@ def test_the_same_seed_gives_the_same_scene(scenes):
 
 
 def moved(before, after) -> list[tuple[float, float]]:
-    """Of each placement that is in both: how far in metres, and by how many degrees its upward axis leant over."""
-    found, up = [], np.array([[0.0, 0.0, 1.0]])
+    """For each placement in both lists: its way in metres, and the angle between its upward axes in degrees."""
+    moves, up = [], np.array([[0.0, 0.0, 1.0]])
     ends = {(placement.model, placement.copy): placement for placement in after}
     for start in before:
         if (end := ends.get((start.model, start.copy))) is not None:
             cosine = (layout.rotate(start.quat, up) * layout.rotate(end.quat, up)).sum()
             lean = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
-            found.append((float(np.linalg.norm(end.position - start.position)), float(lean)))
-    return found
+            moves.append((float(np.linalg.norm(end.position - start.position)), float(lean)))
+    return moves
 
 
 def test_objects_come_to_rest_on_the_table():
@@ -136,7 +168,7 @@ def test_depth_is_written_in_millimetres(scenes, tmp_path):
             assert np.array_equal(np.asarray(picture), frame.ids)
 
 
-def test_held_out_models_are_for_novel_scenes_only():
+def test_held_out_models_are_in_novel_scenes_only():
     models, rng = assets.load_models(), np.random.default_rng(0)
     for split in SPLITS:
         chosen = {index for _ in range(60) for index in layout.choose_models(rng, split, 5)}
@@ -144,7 +176,7 @@ def test_held_out_models_are_for_novel_scenes_only():
     assert not set(layout.SURFACES["train"]) & set(layout.SURFACES["test"])
 
 
-def test_things_that_people_call_alike_never_share_a_scene():
+def test_classes_with_a_common_name_never_share_a_scene():
     models, rng = assets.load_models(), np.random.default_rng(1)
     for _ in range(100):
         labels = {models[index].label for index in layout.choose_models(rng, "train", 8)}
@@ -167,9 +199,8 @@ def test_the_packaged_objects_are_small_and_credited():
         assert entry["licence"].startswith(("CC0", "CC BY 3.0"))
 
 
-def test_polygons_give_the_mask_again_even_with_holes():
+def test_polygons_give_the_same_mask_back_even_with_holes():
     rng = np.random.default_rng(3)
-    cv2 = pytest.importorskip("cv2")
     masks = [np.zeros((40, 50), bool) for _ in range(3)]
     masks[0][5:30, 5:40], masks[0][10:20, 10:20], masks[0][12:15, 25:30] = True, False, False
     masks[1][np.hypot(*np.mgrid[-20:20, -25:25]) < 15] = True
@@ -183,7 +214,7 @@ def test_polygons_give_the_mask_again_even_with_holes():
 
 
 def lisa(*words: str) -> int:
-    """Run ``lisa scenes``; the module's studio makes way for the command's own."""
+    """Runs ``lisa scenes``."""
     return cli.main(["scenes", *words])
 
 
@@ -201,7 +232,7 @@ def test_lisa_scenes_writes_what_training_reads(written):
         assert all((written / record[kind]).is_file() for kind in ("image", "ids", "depth"))
         assert record["conversations"]
     assert (written / "preview.png").is_file()
-    assert lisa("--out", str(written), "--count", "1") != 0, "a folder with scenes is not written over unasked"
+    assert lisa("--out", str(written), "--count", "1") != 0, "a folder with scenes is overwritten on request only"
 
 
 def test_lisa_scenes_with_the_same_seed_writes_the_same_scenes(written, tmp_path):
@@ -232,23 +263,23 @@ def test_lisa_scenes_writes_reasonseg_pairs(tmp_path):
     assert kinds and {example.name: example.kind for example in read_folder(out)} == kinds
 
 
-def test_what_was_written_as_reasonseg_is_read_again(scenes, tmp_path):
-    told = {}
+def test_reasonseg_pairs_are_read_back_as_they_were_written(scenes, tmp_path):
+    expected = {}
     for _, frame, record in scenes:
-        talked = conversations_for(record, random.Random(0), 6, "train")
-        reasonseg.save_pairs(tmp_path, record | {"conversations": talked}, frame)
-        single = [conversation for conversation in talked if len(conversation["turns"]) == 1]
-        told |= {f"{record['id']}_{number}": (one, frame.ids) for number, one in enumerate(single)}
+        made = conversations_for(record, random.Random(0), 6, "train")
+        reasonseg.save_pairs(tmp_path, record | {"conversations": made}, frame)
+        single = [conversation for conversation in made if len(conversation["turns"]) == 1]
+        expected |= {f"{record['id']}_{number}": (one, frame.ids) for number, one in enumerate(single)}
     examples = {example.name: example for example in read_folder(tmp_path)}
-    assert examples.keys() == told.keys() and len(told) > 20
-    for name, (conversation, ids) in told.items():
+    assert examples.keys() == expected.keys() and len(expected) > 20
+    for name, (conversation, ids) in expected.items():
         example, turn = examples[name], conversation["turns"][0]
         assert np.array_equal(example.truth, np.isin(ids, turn["targets"])), name
-        assert example.texts == [turn["command"]] and example.kind == conversation["kind"]
+        assert example.texts == (turn["command"],) and example.kind == conversation["kind"]
         assert example.is_sentence == reasonseg.is_sentence(turn["command"])
 
 
-def test_chance_of_the_caller_is_left_alone():
+def test_the_random_state_of_the_caller_does_not_change():
     random.seed(1)
     before = random.getstate()
     layout.sample_layout(5, "train", SIZE)
@@ -259,7 +290,7 @@ def test_chance_of_the_caller_is_left_alone():
     "foreign",
     ["images/holiday.jpg", "notes.txt", "20240101_123456.jpg", "000001_0.jpg", "scenes.jsonl images/holiday.jpg"],
 )
-def test_overwriting_touches_nothing_that_is_not_of_ours(tmp_path, foreign):
+def test_a_folder_with_a_foreign_file_is_not_overwritten(tmp_path, foreign):
     for name in foreign.split():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"dear")
@@ -271,7 +302,7 @@ def test_overwriting_touches_nothing_that_is_not_of_ours(tmp_path, foreign):
 @pytest.mark.parametrize(
     "ours", ["scenes.jsonl preview.png images/000000.jpg ids/000000.png", "000001_0.jpg 000001_0.json preview.png"]
 )
-def test_overwriting_replaces_scenes(tmp_path, ours):
+def test_a_folder_of_scenes_is_emptied_with_overwrite(tmp_path, ours):
     for name in ours.split():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"old")

@@ -323,9 +323,11 @@ def test_only_so_many_cells_become_tokens_and_every_thing_keeps_one(reading):
     assert all(part.sum() == pytest.approx(1) for part in cells.parts.values())
     assert torch.equal(cells.whole_share(4)[cells.index], cells.share)
     run = SimpleNamespace(recipe=SimpleNamespace(sizes=SimpleNamespace(grid=4)))
-    shown = Run._shown(run, cells.index, cells, LanguageConfig(1, covered_cells=2, empty_cells=3), random.Random(0))
+    shown = Run._cells_shown(
+        run, cells.index, cells, LanguageConfig(1, covered_cells=2, empty_cells=3), random.Random(0)
+    )
     assert len(shown) == 5
     assert {int(part.argmax()) for part in cells.parts.values()} <= set(shown.tolist())
     assert len(set(shown.tolist()) & set(cells.index.tolist())) == 2
-    everything = Run._shown(run, cells.index, cells, LanguageConfig(1, empty_cells=16), random.Random(0))
+    everything = Run._cells_shown(run, cells.index, cells, LanguageConfig(1, empty_cells=16), random.Random(0))
     assert sorted(everything.tolist()) == list(range(16))

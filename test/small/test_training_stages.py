@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from training_data import write_scenes
 
 from lisa_ros import cli
-from lisa_ros.errors import ConfigError
+from lisa_ros.errors import ConfigError, TrainingDiverged
 from lisa_ros.evaluation.examples import read_pictures
 from lisa_ros.lisa.tokenizer import Tokenizer
 from lisa_small.training import language, stages, warm_start
@@ -24,6 +25,10 @@ from lisa_small.training.precision import half_precision
 from lisa_small.training.stages import STAGES, WEIGHTS, Run, read_recipe, train
 from lisa_small.training.vision import train_vision
 from lisa_small.training.warm_start import load_finished
+
+pytestmark = pytest.mark.skipif(
+    find_spec("accelerate") is None, reason="needs what training needs: pip install 'lisa_ros[train]'"
+)
 
 CONFIGS = Path(stages.__file__).parent / "configs"
 
@@ -120,12 +125,25 @@ def test_a_stopped_language_stage_goes_on_to_equal_weights(data, recipe, tmp_pat
     monkeypatch.setattr(Library, "draw", fail_at_third)
     with pytest.raises(KeyboardInterrupt):
         getattr(Run(whole.recipe, data, tmp_path / "stopped"), stage)()
-    assert (tmp_path / "stopped" / f"{stage}-0-run.pt").is_file()
+    assert (tmp_path / "stopped" / "state" / f"{stage}-0").is_dir()
     getattr(Run(whole.recipe, data, tmp_path / "stopped"), stage)()
     one, other = (
         torch.load(tmp_path / name / f"{stage}.pt", weights_only=True)["lisa"] for name in ("whole", "stopped")
     )
     assert not [key for key in one if not torch.equal(one[key], other[key])]
+
+
+@pytest.mark.parametrize("stage", ["vision", "speech"])
+def test_a_stage_that_diverges_stops_and_leaves_no_model(data, recipe, tmp_path, stage):
+    exploding = replace(recipe, speech=tuple(replace(round, lr=1e30, lr_end=1e30) for round in recipe.speech))
+    if stage == "vision":
+        phases = tuple(replace(phase, lr=1e30, lr_end=1e30) for phase in recipe.vision.phases)
+        exploding = replace(recipe, vision=replace(recipe.vision, phases=phases))
+    else:
+        Run(recipe, data, tmp_path / "run").vision()
+    with pytest.raises(TrainingDiverged, match=r"step \d: .*(nan|inf|finite).*lower the learning rate"):
+        getattr(Run(exploding, data, tmp_path / "run"), stage)()
+    assert not (tmp_path / "run" / f"{stage}.pt").exists()
 
 
 def _change_config(folder, **values):
@@ -332,7 +350,7 @@ def test_every_recipe_in_the_package_can_be_read(name):
 
 @pytest.mark.timeout(300)
 def test_the_quick_recipe_goes_on_from_the_packaged_model_and_forgets_nothing(opengl, tmp_path, monkeypatch):
-    """docs/training.md's run of minutes, in seconds: fewer scenes, a step of each stage."""
+    """The short run of docs/demo_model.md, in seconds: fewer scenes, a step of each stage."""
     monkeypatch.chdir(tmp_path)
     for split, count in (("train", "40"), ("test", "8")):
         assert cli.main(["scenes", "--out", f"scenes/{split}", "--count", count, "--seed", "1", "--split", split]) == 0

@@ -40,31 +40,31 @@ def drawn():
 
 def test_a_place_says_which_single_thing_is_meant(drawn):
     placed = [prompt for prompts in drawn for prompt in prompts if prompt.placed]
-    assert all(len(prompt.wanted) == 1 for prompt in placed)
-    assert {prompt.wanted[0] for prompt in placed} == {1, 2, 3}
+    assert all(len(prompt.target_ids) == 1 for prompt in placed)
+    assert {prompt.target_ids[0] for prompt in placed} == {1, 2, 3}
 
 
 def test_without_a_place_all_of_a_class_are_meant(drawn):
     for prompt in (prompt for prompts in drawn for prompt in prompts if not prompt.placed):
-        assert sorted(prompt.wanted) == [i for i, c in CUPS_AND_A_BOOK.items() if c in prompt.classes]
+        assert sorted(prompt.target_ids) == [i for i, c in CUPS_AND_A_BOOK.items() if c in prompt.classes]
 
 
 def test_what_is_not_there_and_several_classes_are_asked_for_too(drawn):
     prompts = [prompt for prompts in drawn for prompt in prompts]
-    assert any(not prompt.wanted for prompt in prompts)
+    assert any(not prompt.target_ids for prompt in prompts)
     assert any(len(prompt.classes) > 1 for prompt in prompts)
 
 
 def test_an_empty_picture_is_asked_for_what_is_not_there():
     prompts = draw_prompts({}, np.array([400]), 3, 5, random.Random(0))
-    assert len(prompts) == 3 and not any(prompt.wanted or prompt.placed for prompt in prompts)
+    assert len(prompts) == 3 and not any(prompt.target_ids or prompt.placed for prompt in prompts)
 
 
 def test_what_hardly_shows_is_not_asked_for_but_belongs_to_its_class():
     areas = np.array([9000, 100, SMALLEST - 1, 0])  # a cup, a corner of another, a book that is hidden
     drawn = [draw_prompts(CUPS_AND_A_BOOK, areas, 4, 2, random.Random(seed)) for seed in range(50)]
     prompts = [prompt for prompts in drawn for prompt in prompts if 0 in prompt.classes]
-    assert {tuple(prompt.wanted) for prompt in prompts} == {(1,), (1, 2)}
+    assert {tuple(prompt.target_ids) for prompt in prompts} == {(1,), (1, 2)}
 
 
 def test_the_small_decoder_attends_as_wide_as_it_is():
@@ -125,9 +125,9 @@ def test_pictures_can_be_shown_as_they_are(augment):
     scene = Scene({"objects": [{"id": 1, "class": "cup"}]}, rgb, ids)
     config = VisionConfig(phases=(), paste=1.0, repaint=1.0, augment=augment)
     for seed in range(5):
-        _, shown, where = draw_picture([scene], {"cup": 0}, config, 64, random.Random(seed))
-        assert np.array_equal(shown[:48], rgb) == (not augment)
-        assert np.array_equal(where[:48], ids) == (not augment)
+        _, square = draw_picture([scene], {"cup": 0}, config, 64, random.Random(seed))
+        assert np.array_equal(square.rgb[:48], rgb) == (not augment)
+        assert np.array_equal(square.ids[:48], ids) == (not augment)
 
 
 def test_validation_asks_for_one_of_several_alike_by_its_place():

@@ -23,7 +23,7 @@ from lisa_ros.lisa.weights.load import load_lisa
 from lisa_ros.lisa.weights.names import reference_name
 from lisa_ros.lisa.weights.spec import read_clip, read_spec
 from lisa_ros.training.lora import LoraOptions, prepare_training
-from lisa_ros.training.snapshot import save_snapshot, save_trained
+from lisa_ros.training.snapshot import save_trained
 
 pytestmark = pytest.mark.skipif(
     find_spec("peft") is None, reason="needs what training needs: pip install 'lisa_ros[train]'"
@@ -62,10 +62,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor]:
     """A run with one snapshot, and what its model says."""
     folder = tmp_path_factory.mktemp("runs") / "mine"
     lisa, trained = disturbed()
-    optimizer = torch.optim.AdamW(trained.values())
     metadata = {"start": str(COMPACT / "ckpt"), "scale": str(LORA.scale), "step": "5"}
-    save_snapshot(folder, 5, trained, optimizer, metadata, {"processes": 1})
+    save_snapshot(folder, 5, trained, metadata)
     return folder, hidden(lisa)
+
+
+def save_snapshot(run: Path, step: int, trained: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """What of a snapshot a merge reads."""
+    folder = run / "state" / f"{step:07d}"
+    folder.mkdir(parents=True)
+    save_trained(folder / "trained.safetensors", trained, metadata)
 
 
 def lisa_merge(*words: str | Path) -> int:
@@ -112,7 +118,7 @@ def test_qlora_is_folded_into_the_whole_weights(tmp_path: Path) -> None:
     _, same = disturbed()
     assert trained.keys() == same.keys()
     metadata = {"start": str(COMPACT / "ckpt"), "scale": str(LORA.scale), "step": "1"}
-    save_snapshot(tmp_path / "run", 1, trained, torch.optim.AdamW(trained.values()), metadata, {})
+    save_snapshot(tmp_path / "run", 1, trained, metadata)
     lisa_merge(tmp_path / "run", "--out", tmp_path / "merged")
     name = "model.layers.1.self_attn.q_proj.weight"
     base = load_file(COMPACT / "ckpt" / "model.safetensors")[name]

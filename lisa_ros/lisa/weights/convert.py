@@ -69,14 +69,14 @@ def convert(source: Path, target: Path, advance: Advance = lambda done: None) ->
 
 def _layout(source: Path) -> dict[str, _Entry]:
     """Where each tensor goes: wide types first, so that all stay aligned to their size."""
-    found: dict[str, tuple[torch.dtype, tuple[int, ...], int]] = {}
+    shapes_of: dict[str, tuple[torch.dtype, tuple[int, ...], int]] = {}
     for name, tensor in iterate_tensors([source]):
         if tensor.dtype not in _DTYPES or tensor.layout != torch.strided:
             raise CheckpointError(f"{source}: {name} is {tensor.dtype}, {tensor.layout}; safetensors cannot hold that")
-        found[name] = tensor.dtype, tuple(tensor.shape), tensor.numel() * tensor.element_size()
+        shapes_of[name] = tensor.dtype, tuple(tensor.shape), tensor.numel() * tensor.element_size()
     entries, begin = {}, 0
-    for name in sorted(found, key=lambda name: (-found[name][0].itemsize, name)):
-        dtype, shape, size = found[name]
+    for name in sorted(shapes_of, key=lambda name: (-shapes_of[name][0].itemsize, name)):
+        dtype, shape, size = shapes_of[name]
         entries[name] = _Entry(dtype, shape, begin, begin + size)
         begin += size
     return entries

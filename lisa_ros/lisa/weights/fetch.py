@@ -21,10 +21,12 @@ from tqdm import tqdm
 from lisa_ros import __version__
 from lisa_ros.atomic import replacing
 from lisa_ros.errors import CheckpointError
+from lisa_ros.json_file import read_json_object
 from lisa_ros.lisa.weights.convert import convert
 from lisa_ros.lisa.weights.inspect import gigabytes, inspect
 from lisa_ros.lisa.weights.origin import RECORD, HubRepository, LocalFolder, Origin, find_origin, sha256
 from lisa_ros.lisa.weights.spec import Spec, read_clip, read_spec, resolve_tower
+from lisa_ros.lisa.weights.tensors import shard_names
 
 _STAGING = ".fetch"
 _PIN = "pin.json"
@@ -60,14 +62,14 @@ class Job:
         return self.out / _STAGING
 
     @property
-    def left(self) -> dict[str, str]:
+    def missing(self) -> dict[str, str]:
         """The weights that are not there yet."""
         return {here: there for here, there in self.weights.items() if not (self.out / here).is_file()}
 
     def bytes_needed(self) -> int:
         """Space that the rest of the job takes at its height: what stays, and one pickle waiting to be converted."""
-        sizes = [self.origin.sizes[there] for there in self.left.values()]
-        waiting = [self.origin.sizes[there] for here, there in self.left.items() if here != there]
+        sizes = [self.origin.sizes[there] for there in self.missing.values()]
+        waiting = [self.origin.sizes[there] for here, there in self.missing.items() if here != there]
         at_its_height = sum(sizes) + (max(waiting, default=0) if isinstance(self.origin, HubRepository) else 0)
         staged = sum(file.stat().st_size for file in self.staging.rglob("*") if file.is_file())
         return max(at_its_height - staged, 0)
@@ -75,9 +77,9 @@ class Job:
     def describe(self) -> str:
         total = sum(self.origin.sizes[there] for there in self.weights.values())
         pickled = any(here != there for here, there in self.weights.items())
-        how = "pickled, will become safetensors" if pickled else "safetensors"
+        form = "pickled, will become safetensors" if pickled else "safetensors"
         files = "1 weight file" if len(self.weights) == 1 else f"{len(self.weights)} weight files"
-        return f"{self.origin}: {gigabytes(total)} in {files} ({how})"
+        return f"{self.origin}: {gigabytes(total)} in {files} ({form})"
 
 
 def fetch(source: str, out: Path | None = None, *, revision: str | None = None, say: Say = print) -> Path:
@@ -130,11 +132,11 @@ def _default_out(source: str) -> Path:
 
 def _earlier(out: Path, source: str) -> dict[str, Any]:
     """What an earlier run, finished or not, recorded about ``out``; empty where there was none."""
-    wanted = str(Path(source).expanduser().resolve()) if Path(source).expanduser().is_dir() else source
+    origin = str(Path(source).expanduser().resolve()) if Path(source).expanduser().is_dir() else source
     for record in (out / RECORD, out / _STAGING / _PIN):
         if record.is_file():
-            earlier = _read_json(record)
-            if earlier.get("source") != wanted:
+            earlier = read_json_object(record, CheckpointError)
+            if earlier.get("source") != origin:
                 raise CheckpointError(f"{out} holds {earlier.get('source')}; choose another folder with --out")
             return earlier
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -145,7 +147,7 @@ def _earlier(out: Path, source: str) -> dict[str, Any]:
 def _complete(out: Path) -> bool:
     if not (out / RECORD).is_file():
         return False
-    files = _read_json(out / RECORD).get("files", {})
+    files = read_json_object(out / RECORD, CheckpointError).get("files", {})
     return all((out / name).is_file() and (out / name).stat().st_size == file["size"] for name, file in files.items())
 
 
@@ -159,7 +161,7 @@ def _plan(origin: Origin, out: Path, say: Say) -> list[Job]:
         look = Path(folder)
         if "config.json" not in origin.sizes:
             raise CheckpointError(f"{origin} has no config.json; it is not a model folder")
-        shutil.copyfile(origin.file("config.json", look / "hub"), look / "config.json")
+        shutil.copyfile(_one_file(origin, "config.json", look / "hub"), look / "config.json")
         if is_clip(look):
             read_clip(look)
             return [_job(origin, out, look)]
@@ -180,7 +182,7 @@ def _plan(origin: Origin, out: Path, say: Say) -> list[Job]:
 
 def is_clip(folder: Path) -> bool:
     """Whether a folder holds a CLIP tower alone, by its config.json."""
-    config = _read_json(folder / "config.json")
+    config = read_json_object(folder / "config.json", CheckpointError)
     return str(config.get("model_type", "")).startswith("clip")
 
 
@@ -192,10 +194,10 @@ def _tower_origin(origin: Origin, spec: Spec, inside: Path, say: Say) -> Origin 
     """Where the CLIP tower comes from: this machine where it has one, else the hub; None where neither has it."""
     beside = Path(origin.source) if isinstance(origin, LocalFolder) else Path()
     try:
-        found = resolve_tower(None, spec, beside)
+        local = resolve_tower(None, spec, beside)
         # Another tower may go by the same name in the working directory.
-        if found is not None and read_clip(found).config.hidden_size == spec.mm_hidden_size:
-            return LocalFolder.look_up(found)
+        if local is not None and read_clip(local).config.hidden_size == spec.mm_hidden_size:
+            return LocalFolder.look_up(local)
     except CheckpointError:
         pass  # not here, so from the hub
     try:
@@ -212,21 +214,18 @@ def _job(origin: Origin, out: Path, look: Path) -> Job:
     for single in _WEIGHTS:
         index = f"{single}.index.json"
         if index in origin.sizes:
-            shards = _shards(origin.file(index, look / "hub"), origin)
-            kept = [index] if index == _INDEX else []
-            return Job(origin, out, texts + kept, {_safetensors_name(shard): shard for shard in shards})
+            shards = _shards(_one_file(origin, index, look / "hub"), origin)
+            indexes = [index] if index == _INDEX else []
+            return Job(origin, out, texts + indexes, {_safetensors_name(shard): shard for shard in shards})
         if single in origin.sizes:
             return Job(origin, out, texts, {_safetensors_name(single): single})
     raise CheckpointError(f"{origin} has no weights; looked for {' and '.join(_WEIGHTS)}, alone or with .index.json")
 
 
 def _shards(index: Path, origin: Origin) -> list[str]:
-    try:
-        shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index.name} of {origin} is not an index of shards: {error}") from error
+    shards = shard_names(index)
     if missing := [name for name in shards if name not in origin.sizes]:
-        raise CheckpointError(f"{origin} lacks shards that {index.name} names: {', '.join(map(str, missing))}")
+        raise CheckpointError(f"{origin} lacks shards that {index.name} names: {', '.join(missing)}")
     return shards
 
 
@@ -257,22 +256,31 @@ def _pin(job: Job) -> None:
 
 
 def _carry_out(job: Job) -> None:
-    for name in job.texts:
+    for name, file in job.origin.files(job.texts, job.staging).items():
         with replacing(job.out / name) as unfinished:
-            shutil.copyfile(job.origin.file(name, job.staging), unfinished)
-    for here, there in job.left.items():
-        _take_weights(job, here, there)
+            shutil.copyfile(file, unfinished)
+    ready = [there for here, there in job.missing.items() if here == there]
+    for name, file in (job.origin.files(ready, job.staging) if ready else {}).items():
+        _take_weights(job, file, name)
+    # A pickle at a time: it and its copy are on the disk together.
+    for here, there in job.missing.items():
+        _take_weights(job, _one_file(job.origin, there, job.staging), here)
     if len(job.weights) > 1 and not (job.out / _INDEX).is_file():
         _write_json(job.out / _INDEX, _index(job))
     _write_json(job.out / RECORD, _record(job))
     shutil.rmtree(job.staging)
 
 
-def _take_weights(job: Job, here: str, there: str) -> None:
+def _one_file(origin: Origin, name: str, staging: Path) -> Path:
+    return origin.files([name], staging)[name]
+
+
+def _take_weights(job: Job, file: Path, here: str) -> None:
     """Bring one weight file in, as safetensors; a downloaded pickle goes as soon as its copy is proved equal."""
-    file, target = job.origin.file(there, job.staging), job.out / here
+    there, target = job.weights[here], job.out / here
     checksum = job.origin.checksum(there)
-    if isinstance(job.origin, HubRepository) and checksum is not None:
+    downloaded = isinstance(job.origin, HubRepository)
+    if downloaded and checksum is not None:
         with _bar(f"checking {there}", file.stat().st_size) as bar:
             if sha256(file, bar.update) != checksum:
                 file.unlink()
@@ -282,13 +290,13 @@ def _take_weights(job: Job, here: str, there: str) -> None:
             convert(file, target, bar.update)
     else:
         with replacing(target) as unfinished:
-            if isinstance(job.origin, HubRepository):
+            if downloaded:
                 file.replace(unfinished)
             else:
                 shutil.copyfile(file, unfinished)
                 if sha256(unfinished) != checksum:
                     raise CheckpointError(f"{target} differs from {file} after copying; is the disk faulty?")
-    if isinstance(job.origin, HubRepository):
+    if downloaded:
         file.unlink(missing_ok=True)
 
 
@@ -320,16 +328,6 @@ def _record(job: Job) -> dict[str, Any]:
         "written_by": f"lisa_ros {__version__}",
         "files": files,
     }
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path.name} in {path.parent} is not readable JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path.name} in {path.parent} is not a JSON object")
-    return content
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

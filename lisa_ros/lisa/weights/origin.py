@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from lisa_ros.errors import CheckpointError
@@ -41,12 +42,29 @@ class HubRepository:
             checksums={file.rfilename: file.lfs.sha256 for file in files if file.lfs},
         )
 
-    def file(self, name: str, staging: Path) -> Path:
-        """The file, downloaded into ``staging`` with a progress bar; goes on where an earlier download stopped."""
-        path = _asking_hub(
-            self.source, lambda: hf_hub_download(self.source, name, revision=self.revision, local_dir=staging)
+    def files(self, names: Sequence[str], staging: Path) -> dict[str, Path]:
+        """Download files into ``staging``, with progress bars; an interrupted download resumes where it stopped.
+
+        Returns:
+            Name -> the file here.
+
+        Raises:
+            CheckpointError: The hub does not answer, or does not give them.
+        """
+        _asking_hub(
+            self.source,
+            lambda: snapshot_download(
+                self.source, revision=self.revision, local_dir=staging, allow_patterns=[escape(name) for name in names]
+            ),
         )
-        return Path(path)
+        found = {name: staging / name for name in names}
+        # Without a connection, the client is content with what is in the folder.
+        if missing := [name for name, file in found.items() if not file.is_file()]:
+            raise CheckpointError(
+                f"{self.source}: {missing[0]} could not be had from the hub; run the same command again, it goes on "
+                "where it stopped"
+            )
+        return found
 
     def checksum(self, name: str) -> str | None:
         return self.checksums.get(name)
@@ -68,8 +86,9 @@ class LocalFolder:
         sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
         return cls(str(folder.resolve()), sizes)
 
-    def file(self, name: str, staging: Path) -> Path:
-        return Path(self.source) / name
+    def files(self, names: Sequence[str], staging: Path) -> dict[str, Path]:
+        """Name -> the file, where it is; ``staging`` stays empty."""
+        return {name: Path(self.source) / name for name in names}
 
     def checksum(self, name: str) -> str | None:
         return sha256(Path(self.source) / name)

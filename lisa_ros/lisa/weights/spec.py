@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig, LlamaConfig
 
 from lisa_ros.errors import CheckpointError, ConfigError
+from lisa_ros.json_file import read_json_object
 from lisa_ros.lisa.preprocess import ClipPreprocessing
 from lisa_ros.lisa.prompt import QuestionForms
 
@@ -175,12 +175,6 @@ def resolve_tower(tower: str | Path | None, spec: Spec, checkpoint: Path) -> Pat
 def read_json(folder: Path, name: str) -> dict[str, Any]:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; a checkpoint is a folder with config.json and weights")
-    try:
-        content = json.loads((folder / name).read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} has no {name}; it is not a model folder") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / name} is not readable JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{folder / name} is not a JSON object")
-    return content
+    if not (folder / name).is_file():
+        raise CheckpointError(f"{folder} has no {name}; it is not a model folder")
+    return read_json_object(folder / name, CheckpointError)

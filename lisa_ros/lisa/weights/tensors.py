@@ -7,7 +7,6 @@ What was read is handed back to the operating system at once, so that loading pe
 from __future__ import annotations
 
 import ctypes
-import json
 import mmap
 import pickle
 import re
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lisa_ros.errors import CheckpointError
+from lisa_ros.json_file import read_json
 from lisa_ros.lisa.weights.substitute import substitute
 
 Shape = tuple[int, ...]
@@ -84,16 +84,27 @@ def iterate_tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
                     _release(tensor)
 
 
-def _files_of_index(index: Path) -> list[Path]:
+def shard_names(index: Path) -> list[str]:
+    """The files that an index of shards names, in order.
+
+    Raises:
+        CheckpointError: It cannot be read, or is no such index.
+    """
     try:
-        names = sorted(set(json.loads(index.read_text("utf-8-sig"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        names = list(read_json(index, CheckpointError)["weight_map"].values())
+    except (CheckpointError, KeyError, AttributeError, TypeError) as error:
         text = substitute(index) or f"{index} is not an index of shards, an object with 'weight_map': {error}"
         raise CheckpointError(text) from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
-            raise CheckpointError(f"{index} names the shard {name!r}; shards lie beside the index, without a folder")
-    files = [index.parent / name for name in names]
+            raise CheckpointError(
+                f"{index} is not an index of shards: it names {name!r}; shards lie beside the index, without a folder"
+            )
+    return sorted(set(names))
+
+
+def _files_of_index(index: Path) -> list[Path]:
+    files = [index.parent / name for name in shard_names(index)]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise CheckpointError(f"{index.name} names shards that are not in {index.parent}: {', '.join(missing)}")

@@ -15,7 +15,16 @@ from lisa_ros.training.datasets.label_maps import UNLABELLED, LabelMaps, pairs_b
 def ade20k(
     path: Path, *, split: str = "training", questions: int = 3, several: float = 0.0, absent: float = 0.0
 ) -> LabelMaps:
-    """path: ADEChallengeData2016. The other options are :class:`LabelMaps`'s."""
+    """Open ADE20K.
+
+    Args:
+        path: ADEChallengeData2016.
+        split: ``training`` or ``validation``.
+        questions: As of :class:`LabelMaps`, like the other two.
+
+    Raises:
+        ConfigError: A folder or file is missing, or objectInfo150.txt does not name the classes.
+    """
     pairs = pairs_by_name(path / "images" / split, path / "annotations" / split)
     names = _class_names(path / "objectInfo150.txt")
     return LabelMaps(pairs, names, _number, questions=questions, several=several, absent=absent)

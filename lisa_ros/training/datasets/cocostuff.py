@@ -21,10 +21,16 @@ def cocostuff(
     several: float = 0.0,
     absent: float = 0.0,
 ) -> LabelMaps:
-    """path: folder with labels.txt and the maps in ``split``. images: COCO's folder of that split.
+    """Open COCO-Stuff. Classes with a hyphen ('wall-brick', 'food-other') are never asked about, as in the reference.
 
-    Classes with a hyphen ('wall-brick', 'food-other') are never asked about, as in the reference. The other options are
-    :class:`LabelMaps`'s.
+    Args:
+        path: Folder with labels.txt and the maps in ``split``.
+        images: COCO's folder of that split.
+        split: Name of the folder of maps.
+        questions: As of :class:`LabelMaps`, like the other two.
+
+    Raises:
+        ConfigError: A folder or file is missing, or labels.txt does not name the classes.
     """
     pairs = pairs_by_name(images, path / split)
     names = [None if "-" in name else name for name in _class_names(path / "labels.txt")]

@@ -30,13 +30,13 @@ class Dialogue:
     masks: Masks
 
     def __post_init__(self) -> None:
-        told = [turn.answer or "" for turn in self.turns]
-        found = sum(text.count(SEG) for text in told)
-        if found != len(self.masks):
-            raise BadExample(f"{found} {SEG} for {len(self.masks)} masks in {' / '.join(told)!r}")
-        for text in [*(turn.question for turn in self.turns), *(text.replace(SEG, "") for text in told)]:
-            if used := [token for token in _RESERVED if token in text]:
-                raise BadExample(f"the text {text[:80]!r} holds {used[0]}, which only the template may")
+        answers = [turn.answer or "" for turn in self.turns]
+        count = sum(text.count(SEG) for text in answers)
+        if count != len(self.masks):
+            raise BadExample(f"{count} {SEG} for {len(self.masks)} masks in {' / '.join(answers)!r}")
+        for text in [*(turn.question for turn in self.turns), *(text.replace(SEG, "") for text in answers)]:
+            if reserved := [token for token in _RESERVED if token in text]:
+                raise BadExample(f"the text {text[:80]!r} holds {reserved[0]}, which only the template may")
         if not self.turns or any(not turn.question.strip() or not (turn.answer or "").strip() for turn in self.turns):
             raise BadExample("a turn without a question or without an answer")
 

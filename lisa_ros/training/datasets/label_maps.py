@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,15 +15,24 @@ from lisa_ros.errors import ConfigError
 from lisa_ros.training import templates
 from lisa_ros.training.datasets.example import Dialogue, Example, single
 
+log = logging.getLogger(__name__)
+
 UNLABELLED = 255
 
 
 class LabelMaps:
-    """pairs: picture and label map. names: of the class numbers from 0; None: never asked about. number: from a map's
-    pixels to class numbers, UNLABELLED elsewhere.
+    """Questions for the classes of a picture.
 
-    questions: classes asked about in one step. several: share of pictures whose classes are asked for in one question,
-    with one ``[SEG]`` each. absent: share of pictures that are also asked for a class which is not there.
+    Args:
+        pairs: Picture and label map.
+        names: Of the class numbers from 0; None: never asked about.
+        number: From a map's pixels to class numbers, UNLABELLED elsewhere.
+        questions: Classes asked about in one step.
+        several: Share of pictures whose classes are asked for in one question, with one ``[SEG]`` each.
+        absent: Share of pictures that are also asked for a class which is not there.
+
+    Raises:
+        ConfigError: There is no pair.
     """
 
     def __init__(
@@ -47,16 +57,16 @@ class LabelMaps:
         picture, label = self._pairs[rng.randrange(len(self._pairs))]
         rgb, numbers = read_picture(picture), self._number(read_label_map(label))
         check_picture(rgb, (numbers.shape[0], numbers.shape[1]), str(picture))
-        there = [c for c in np.unique(numbers).tolist() if c != UNLABELLED]
-        if wrong := [c for c in there if not 0 <= c < len(self._names)]:
+        present = [c for c in np.unique(numbers).tolist() if c != UNLABELLED]
+        if wrong := [c for c in present if not 0 <= c < len(self._names)]:
             raise BadExample(f"{label} holds class {wrong[0]}; there are {len(self._names)}")
-        nameable = [c for c in there if self._names[c] is not None]
+        nameable = [c for c in present if self._names[c] is not None]
         if not nameable:
             raise BadExample(f"{label} has no class to ask about")
         chosen = rng.sample(nameable, min(self._questions, len(nameable)))
         dialogues = self._dialogues(chosen, numbers, rng)
         if rng.random() < self._absent:
-            dialogues.append(self._refusal(there, rgb.shape[:2], rng))
+            dialogues.append(self._refusal(present, rgb.shape[:2], rng))
         return Example(str(picture), rgb, tuple(dialogues))
 
     def _dialogues(self, chosen: list[int], numbers: NDArray[np.int64], rng: random.Random) -> list[Dialogue]:
@@ -70,16 +80,23 @@ class LabelMaps:
             for name, mask in zip(names, masks, strict=True)
         ]
 
-    def _refusal(self, there: list[int], size: tuple[int, int], rng: random.Random) -> Dialogue:
-        named_here = {self._names[c] for c in there}
+    def _refusal(self, present: list[int], size: tuple[int, int], rng: random.Random) -> Dialogue:
+        named_here = {self._names[c] for c in present}
         name = rng.choice([name for name in self._names if name is not None and name not in named_here])
         return single(templates.ask(name, False, rng), templates.refuse(name, False, rng), [], size)
 
 
 def pairs_by_name(pictures: Path, labels: Path) -> list[tuple[Path, Path]]:
-    """Every label map with the picture of its name, in order. Raises ConfigError where a folder is missing."""
+    """Every label map with the picture of its name, in order. Maps without a picture are counted in the log.
+
+    Raises:
+        ConfigError: A folder is missing.
+    """
     for folder in (pictures, labels):
         if not folder.is_dir():
             raise ConfigError(f"{folder} is not a folder")
-    found = {file.stem: file for file in pictures.iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png")}
-    return [(found[label.stem], label) for label in sorted(labels.glob("*.png")) if label.stem in found]
+    picture_of = {file.stem: file for file in pictures.iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png")}
+    maps = sorted(labels.glob("*.png"))
+    if alone := [label for label in maps if label.stem not in picture_of]:
+        log.warning("skipped: %d label maps without a picture in %s; the first is %s", len(alone), pictures, alone[0])
+    return [(picture_of[label.stem], label) for label in maps if label.stem in picture_of]

@@ -2,48 +2,61 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from lisa_ros.data.coco import read_json
 from lisa_ros.data.picture import BadExample, read_picture
 from lisa_ros.engine.api import Turn
 from lisa_ros.errors import ConfigError
+from lisa_ros.json_file import read_json
 from lisa_ros.lisa.tokenizer import IMAGE
 from lisa_ros.training.datasets.example import Dialogue, Example
 
+log = logging.getLogger(__name__)
+
 
 class LlavaInstruct:
-    """path: llava_instruct_150k.json. images: COCO's train2017."""
+    """Conversations of LLaVA.
+
+    Args:
+        path: llava_instruct_150k.json.
+        images: COCO's train2017.
+
+    Raises:
+        ConfigError: The file is missing or broken, or has no conversation about a picture.
+    """
 
     def __init__(self, path: Path, *, images: Path) -> None:
-        told = read_json(path)
-        if not isinstance(told, list):
+        content = read_json(path)
+        if not isinstance(content, list):
             raise ConfigError(f"{path} is not a list of conversations")
-        self._told = [one for one in told if isinstance(one, dict) and "image" in one]
-        if not self._told:
+        self._entries = [one for one in content if isinstance(one, dict) and "image" in one]
+        if not self._entries:
             raise ConfigError(f"{path} has no conversation about a picture")
+        if len(self._entries) < len(content):
+            log.warning("skipped: %d conversations of %s without an 'image'", len(content) - len(self._entries), path)
         self._images = images
 
     def __len__(self) -> int:
-        return len(self._told)
+        return len(self._entries)
 
     def draw(self, rng: random.Random) -> Example:
-        told = self._told[rng.randrange(len(self._told))]
-        file = self._images / str(told["image"])
+        entry = self._entries[rng.randrange(len(self._entries))]
+        file = self._images / str(entry["image"])
         rgb = read_picture(file)
         try:
-            said = [(str(one["from"]), str(one["value"])) for one in told["conversations"]]
+            texts = [(str(one["from"]), str(one["value"])) for one in entry["conversations"]]
         except (KeyError, TypeError) as error:
-            raise BadExample(f"conversation {told.get('id')} about {file} is broken: {error!r}") from error
-        if len(said) % 2 or any(who != ("human", "gpt")[i % 2] for i, (who, _) in enumerate(said)):
-            raise BadExample(f"conversation {told.get('id')} about {file} does not go human, gpt, human, gpt")
+            raise BadExample(f"conversation {entry.get('id')} about {file} is broken: {error!r}") from error
+        if len(texts) % 2 or any(speaker != ("human", "gpt")[i % 2] for i, (speaker, _) in enumerate(texts)):
+            raise BadExample(f"conversation {entry.get('id')} about {file} does not go human, gpt, human, gpt")
         # The template puts the picture first, wherever the data has it.
         turns = [
             Turn(question.replace(IMAGE, "").strip(), answer.strip())
-            for (_, question), (_, answer) in list(pairwise(said))[::2]
+            for (_, question), (_, answer) in list(pairwise(texts))[::2]
         ]
         return Example(str(file), rgb, (Dialogue(tuple(turns), np.zeros((0, *rgb.shape[:2]), np.uint8)),))

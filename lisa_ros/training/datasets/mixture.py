@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lisa_ros.data.picture import BadExample
+from lisa_ros.data.picture import BadExample, SkipLog
 from lisa_ros.errors import ConfigError
 from lisa_ros.training.datasets.example import Dataset, Example
-
-log = logging.getLogger(__name__)
 
 KINDS = {
     "reasonseg": "lisa_ros.training.datasets.reasonseg:ReasonSeg",
     "refer": "lisa_ros.training.datasets.refer:Refer",
-    "grefcoco": "lisa_ros.training.datasets.grefcoco:GRefCoco",
+    "grefcoco": "lisa_ros.training.datasets.refer:GRefCoco",
     "ade20k": "lisa_ros.training.datasets.ade20k:ade20k",
     "cocostuff": "lisa_ros.training.datasets.cocostuff:cocostuff",
     "paco": "lisa_ros.training.datasets.parts:Parts",
@@ -34,16 +31,20 @@ _TRIES = 100
 
 
 class Mixture:
-    """rates: how often each data set is drawn, relative to the others.
+    """Random examples of several data sets.
 
-    What cannot be used is named, once, and another is drawn. A hundred in a row are not bad luck: ConfigError.
+    What cannot be used is named, once, and another example is drawn. A hundred in a row are no bad luck: ConfigError.
+
+    Args:
+        datasets: At least one.
+        rates: How often each is drawn, relative to the others.
     """
 
     def __init__(self, datasets: Sequence[Dataset], rates: Sequence[float]) -> None:
         if not datasets or len(datasets) != len(rates) or min(rates) < 0 or sum(rates) <= 0:
             raise ConfigError(f"{len(datasets)} data sets with the rates {list(rates)}; each needs one, not all zero")
         self._datasets, self._rates = list(datasets), list(rates)
-        self._named: set[str] = set()
+        self.name_skipped = SkipLog()
 
     def draw(self, rng: random.Random, use: Callable[[Example], Any] = lambda example: example) -> Any:
         """``use(example)`` of the first random example that both the data set and ``use`` accept (no BadExample)."""
@@ -56,12 +57,6 @@ class Mixture:
                 reason = str(error)
                 self.name_skipped(reason)
         raise ConfigError(f"{_TRIES} examples in a row cannot be used; the last: {reason}")
-
-    def name_skipped(self, reason: str) -> None:
-        """Say what was left out and why, once."""
-        if reason not in self._named:
-            self._named.add(reason)
-            log.warning("skipped: %s", reason)
 
 
 def open_mixture(entries: Sequence[Mapping[str, Any]], base: Path) -> Mixture:

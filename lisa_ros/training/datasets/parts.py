@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from lisa_ros.data.coco import read_coco, union_of
 from lisa_ros.data.picture import BadExample
-from lisa_ros.data.refer_files import picture_of
+from lisa_ros.data.refer import picture_of
 from lisa_ros.errors import ConfigError
 from lisa_ros.training import templates
 from lisa_ros.training.datasets.example import Example, single
@@ -18,10 +19,17 @@ Name = tuple[str, str | None]
 
 
 class Parts:
-    """path: the json, paco_lvis_v1_train.json or Pascal-Part's train.json. images: where its file names begin.
+    """Objects and parts of a picture.
 
     All annotations of a category in a picture are one mask: 'the handle of the mug' does not say which mug's.
-    questions: categories asked about in one step.
+
+    Args:
+        path: The json: paco_lvis_v1_train.json, or Pascal-Part's train.json.
+        images: Where its file names begin.
+        questions: Categories asked about in one step.
+
+    Raises:
+        ConfigError: The file is missing or broken, or has no annotated picture.
     """
 
     def __init__(self, path: Path, *, images: Path, questions: int = 3) -> None:
@@ -40,15 +48,18 @@ class Parts:
         image_id = rng.choice(self._ids)
         file, rgb = picture_of(self._coco, image_id, self._images)
         size = rgb.shape[:2]
-        by_category: dict[int, list[dict]] = defaultdict(list)
-        for told in self._coco.of_image[image_id]:
-            by_category[int(told.get("category_id", -1))].append(told)
+        by_category: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for annotation in self._coco.of_image[image_id]:
+            number = annotation.get("category_id")
+            if not isinstance(number, int):
+                raise BadExample(f"{file}: annotation {annotation['id']} has the category {number!r}")
+            by_category[number].append(annotation)
         if unknown := by_category.keys() - self._names.keys():
             raise BadExample(f"{file}: there is no category {min(unknown)}")
         chosen = rng.sample(sorted(by_category), min(self._questions, len(by_category)))
         dialogues = []
         for category in chosen:
-            question = templates.ask(_spoken(self._names[category], rng), False, rng)
+            question = templates.ask(_phrase(self._names[category], rng), False, rng)
             mask = union_of(by_category[category], size)
             dialogues.append(single(question, templates.answer(rng), [mask], size))
         return Example(file, rgb, tuple(dialogues))
@@ -60,7 +71,7 @@ def _name(category: str) -> Name:
     return parts[0], parts[1] if len(parts) > 1 else None
 
 
-def _spoken(name: Name, rng: random.Random) -> str:
+def _phrase(name: Name, rng: random.Random) -> str:
     thing, part = name
     if part is None:
         return thing

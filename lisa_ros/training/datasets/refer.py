@@ -1,17 +1,17 @@
-"""RefCOCO, RefCOCO+, RefCOCOg and RefCLEF: sentences that refer to one object of a picture.
+"""RefCOCO, RefCOCO+, RefCOCOg, RefCLEF and gRefCOCO: sentences that refer to one object of a picture, several or none.
 
-FOLDER/refcoco/refs(unc).p and instances.json; the pictures in FOLDER/images/mscoco/images/train2014, those of RefCLEF
-in FOLDER/images/saiapr_tc-12.
+A sentence about nothing (gRefCOCO) is answered with a refusal and no ``[SEG]``.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
-from lisa_ros.data.coco import mask_of, read_coco
-from lisa_ros.data.picture import BadExample
-from lisa_ros.data.refer_files import image_folder, picture_of, read_sentences
+from lisa_ros.data.coco import read_coco
+from lisa_ros.data.picture import BadExample, SkipLog
+from lisa_ros.data.refer import Sentence, image_folder, mask_of_sentence, picture_of, read_sentences
 from lisa_ros.errors import ConfigError
 from lisa_ros.training import templates
 from lisa_ros.training.datasets.example import Dialogue, Example, single
@@ -20,9 +20,18 @@ NAMES = ("refcoco", "refcoco+", "refcocog", "refclef")
 
 
 class Refer:
-    """name: which of them. split_by: whose split, in the file's name; ``umd`` for RefCOCOg, else ``unc``.
+    """One data set of the family; where its files are is said in :mod:`lisa_ros.data.refer`.
 
-    questions: how many sentences about a picture are asked in one step. images: where the pictures are.
+    Args:
+        path: The folder with all data sets.
+        name: Which of them.
+        split_by: Whose split, in the file's name; ``umd`` for RefCOCOg, else ``unc``.
+        split: Such as ``train``.
+        images: Where the pictures are; None: in the reference's layout.
+        questions: How many sentences about a picture are asked in one step.
+
+    Raises:
+        ConfigError: A file is missing or broken, or there is no such data set or split.
     """
 
     names: tuple[str, ...] = NAMES
@@ -42,21 +51,54 @@ class Refer:
         self._coco = read_coco(path / name / "instances.json")
         self._images = images or image_folder(path, name)
         self._questions = questions
-        self._said = read_sentences(path / name, split, split_by)
-        self._ids = sorted(self._said)
+        self._sentences = read_sentences(path / name, split, split_by)
+        self._ids = sorted(self._sentences)
+        self._name_skipped = SkipLog()
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def draw(self, rng: random.Random) -> Example:
         image_id = rng.choice(self._ids)
-        said = self._said[image_id]
-        chosen = rng.sample(said, min(self._questions, len(said)))
+        sentences = self._sentences[image_id]
+        chosen = rng.sample(sentences, min(self._questions, len(sentences)))
         name, rgb = picture_of(self._coco, image_id, self._images)
-        return Example(name, rgb, tuple(self._dialogue(text, ids, rgb.shape[:2], name, rng) for text, ids in chosen))
+        return Example(name, rgb, self._dialogues(chosen, (rgb.shape[0], rgb.shape[1]), name, rng))
 
-    def _dialogue(self, text: str, ids: list[int], size: tuple[int, int], name: str, rng: random.Random) -> Dialogue:
-        if len(ids) != 1 or ids[0] not in self._coco.annotations:
-            raise BadExample(f"{name}: there is no annotation {', '.join(map(str, ids))}")
-        mask = mask_of(self._coco.annotations[ids[0]], size)
-        return single(templates.ask(text, False, rng), templates.answer(rng), [mask], size)
+    def _dialogues(
+        self, sentences: Sequence[Sentence], size: tuple[int, int], name: str, rng: random.Random
+    ) -> tuple[Dialogue, ...]:
+        """One for each sentence that can be used; the others are named."""
+        dialogues, reason = [], ""
+        for sentence in sentences:
+            try:
+                mask = mask_of_sentence(sentence, self._coco, size)
+                question = templates.ask(sentence.text, False, rng)
+                if sentence.annotations:
+                    dialogues.append(single(question, templates.answer(rng), [mask], size))
+                else:
+                    dialogues.append(single(question, templates.refuse(sentence.text, True, rng), [], size))
+            except BadExample as error:
+                reason = f"{name}: {error}"
+                if len(sentences) > 1:
+                    self._name_skipped(reason)
+        if not dialogues:
+            raise BadExample(reason)
+        return tuple(dialogues)
+
+
+class GRefCoco(Refer):
+    """gRefCOCO. Arguments as of :class:`Refer`."""
+
+    names = ("grefcoco",)
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        split_by: str = "unc",
+        split: str = "train",
+        images: Path | None = None,
+        questions: int = 3,
+    ) -> None:
+        super().__init__(path, name="grefcoco", split_by=split_by, split=split, images=images, questions=questions)

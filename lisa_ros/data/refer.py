@@ -7,21 +7,27 @@ FOLDER/images/mscoco/images/train2014, those of RefCLEF in FOLDER/images/saiapr_
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_ros.data.coco import CocoFile, read_json, size_of
+from lisa_ros.data.coco import CocoFile, Masks, size_of, union_of
+from lisa_ros.data.entries import usable
 from lisa_ros.data.picture import BadExample, check_picture, read_picture
 from lisa_ros.data.plain_pickle import load_plain
 from lisa_ros.errors import ConfigError
+from lisa_ros.json_file import read_json
 
 NONE = -1
 """The annotation of a sentence that refers to nothing (gRefCOCO)."""
 
-Sentence = tuple[str, list[int]]
-"""What is said, and the ids of the annotations it means: one, several, or none."""
+
+class Sentence(NamedTuple):
+    """A referring expression, and the ids of the annotations it refers to: one, several, or none."""
+
+    text: str
+    annotations: tuple[int, ...]
 
 
 def reference_files(folder: Path) -> dict[str, Path]:
@@ -53,34 +59,54 @@ def picture_of(coco: CocoFile, image_id: int, folder: Path) -> tuple[str, NDArra
     return str(file), rgb
 
 
-def read_sentences(folder: Path, split: str, split_by: str | None = None) -> dict[int, list[Sentence]]:
-    """Picture's id, ascending -> its sentences in the file's order.
+def mask_of_sentence(sentence: Sentence, coco: CocoFile, size: tuple[int, int]) -> Masks:
+    """(H, W) uint8: all that a sentence refers to; zeros where that is nothing.
 
-    folder: of one data set. split_by: whose split; ``umd`` for RefCOCOg, else ``unc``. Raises ConfigError where a file
-    is missing or broken, and where there is no such split or nobody's split of that name.
+    Raises:
+        BadExample: An annotation is missing or has no usable mask.
+    """
+    if not sentence.annotations:
+        return np.zeros(size, np.uint8)
+    if unknown := [one for one in sentence.annotations if one not in coco.annotations]:
+        raise BadExample(f"'{sentence.text}' refers to annotation {unknown[0]}, which is not in instances.json")
+    return union_of([coco.annotations[one] for one in sentence.annotations], size)
+
+
+def read_sentences(folder: Path, split: str, split_by: str | None = None) -> dict[int, list[Sentence]]:
+    """Read a split's sentences.
+
+    Args:
+        folder: Of one data set.
+        split: Such as ``train``, ``val`` or ``testA``.
+        split_by: Whose split; ``umd`` for RefCOCOg, else ``unc``.
+
+    Returns:
+        Picture's id, ascending -> its sentences in the file's order.
+
+    Raises:
+        ConfigError: A file is missing or broken; there is no such split, or nobody's split of that name.
     """
     split_by = split_by or ("umd" if folder.resolve().name == "refcocog" else "unc")
     files = reference_files(folder)
     if split_by not in files:
-        there = ", ".join(files) or "none, or no instances.json"
-        raise ConfigError(f"{folder} has no references split by '{split_by}'; there is {there}")
+        known_splits = ", ".join(files) or "none, or no instances.json"
+        raise ConfigError(f"{folder} has no references split by '{split_by}'; there is {known_splits}")
     file = files[split_by]
     refs = read_json(file) if file.suffix == ".json" else load_plain(file)
-    found: dict[int, list[Sentence]] = {}
+    of_picture: dict[int, list[Sentence]] = {}
     splits = set()
-    try:
-        for ref in refs:
-            splits.add(str(ref["split"]))
-            if ref["split"] == split:
-                found.setdefault(int(ref["image_id"]), []).extend(_said(ref))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{file} is not in REFER's format: {error!r}") from error
-    if not any(found.values()):
+    for name, image_id, sentences in usable(refs, _read_reference, "references", file):
+        splits.add(name)
+        if name == split:
+            of_picture.setdefault(image_id, []).extend(sentences)
+    if not any(of_picture.values()):
         raise ConfigError(f"{file} has no split '{split}'; there is {', '.join(sorted(splits)) or 'none'}")
-    return {image: found[image] for image in sorted(found) if found[image]}
+    return {image: of_picture[image] for image in sorted(of_picture) if of_picture[image]}
 
 
-def _said(ref: dict[str, Any]) -> list[Sentence]:
-    meant = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
-    ids = [int(one) for one in meant if int(one) != NONE]
-    return [(str(told["sent"]), ids) for told in ref["sentences"] if str(told["sent"]).strip()]
+def _read_reference(ref: Any) -> tuple[str, int, list[Sentence]]:
+    """Split, picture's id, and sentences."""
+    annotations = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
+    ids = tuple(int(one) for one in annotations if int(one) != NONE)
+    sentences = [Sentence(str(one["sent"]), ids) for one in ref["sentences"] if str(one["sent"]).strip()]
+    return str(ref["split"]), int(ref["image_id"]), sentences

@@ -1,0 +1,53 @@
+"""The request that the worker has, and what is known of its answer so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lisa_ros.engine.api import Region
+from lisa_ros.runtime import worker
+from lisa_ros.runtime.requests import Frame, Progress, Request
+from lisa_ros.runtime.status import Stage
+
+
+@dataclass(eq=False)
+class Running:
+    """A request that the worker has. It may be answered (canceled, timed out) before the worker lets go of it.
+
+    announced: regions as they came, empty ones too. done: the engine's answer, while its masks are measured.
+    """
+
+    request: Request
+    frame: Frame
+    stage: Stage = Stage.ENCODING
+    partial_answer: str = ""
+    announced: list[Region] = field(default_factory=list)
+    given_up: float | None = None
+    done: worker.Done | None = None
+
+    def take(self, event: worker.StageBegan | worker.PartialText | worker.NewRegions) -> Sequence[Region]:
+        """Take in what the engine reports before its answer. Returns the regions that are new."""
+        if isinstance(event, worker.StageBegan):
+            self.stage = Stage.__members__.get(event.name.upper(), self.stage)
+        elif isinstance(event, worker.PartialText):
+            self.partial_answer = event.text
+        else:
+            self.announced += event.regions
+            return event.regions
+        return ()
+
+    def progress(self, new: Sequence[Region] = ()) -> Progress:
+        """What is known now. new: of the announced regions, the ones that no earlier progress had."""
+        regions = with_pixels(self.announced)
+        return Progress(self.stage, self.partial_answer, regions, len(with_pixels(new)), self.frame)
+
+    def regions(self, done: worker.Done) -> list[Region]:
+        """Of the complete answer, in its order; those without pixels are left out."""
+        every = [*self.announced, *done.new]
+        return with_pixels([every[index] for index in done.order])
+
+
+def with_pixels(regions: Sequence[Region]) -> list[Region]:
+    """Those that mark anything in the image."""
+    return [region for region in regions if region.mask.area]
