@@ -1,7 +1,7 @@
-"""The contract between engines and their callers, checked in one place: questions in, answers and events out.
+"""Checks of everything that goes into an engine (images, commands) and comes out of it (answers, events).
 
-What is harmless is brought into one form: sequences of any kind, numpy numbers, text that no message can carry. What
-is wrong is an error that names the engine and how to fix it.
+Valid values of other types are converted: any sequence, numpy numbers, text with characters that UTF-8 lacks. An
+invalid value raises an error that names the engine and how to fix it.
 """
 
 from __future__ import annotations
@@ -38,11 +38,15 @@ from lisa_ros.errors import CommandError, ConfigError, ImageError
 logger = logging.getLogger(__name__)
 
 SLACK = 1e-5
-"""A score may be outside [0, 1] by as much; it is clamped."""
+"""Tolerance for scores outside of [0, 1], which rounding can cause; they are clamped."""
 
 
 def check_rgb(rgb: NDArray[np.uint8]) -> None:
-    """Raise ImageError unless ``rgb`` is uint8 (H, W, 3) with at least one pixel."""
+    """Check an image.
+
+    Raises:
+        ImageError: ``rgb`` is not uint8 (H, W, 3) with at least one pixel.
+    """
     if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         what = f"{rgb.dtype} {rgb.shape}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
         raise ImageError(f"the image is {what}; a uint8 array of shape (height, width, 3) in RGB order is needed")
@@ -51,7 +55,11 @@ def check_rgb(rgb: NDArray[np.uint8]) -> None:
 
 
 def check_info(info: EngineInfo) -> None:
-    """Raise ConfigError unless ``info`` is an EngineInfo whose capabilities exist."""
+    """Check the description of an engine.
+
+    Raises:
+        ConfigError: ``info`` is not an EngineInfo, or a capability does not exist.
+    """
     if not isinstance(info, EngineInfo):
         raise ConfigError(f"the engine's info is of type {type(info).__name__}; it must be an EngineInfo")
     known = ", ".join(sorted(CAPABILITIES))
@@ -63,11 +71,19 @@ def check_info(info: EngineInfo) -> None:
         raise ConfigError(f"{info.name} has the unknown capability '{unknown[0]}'; give some of {known}")
 
 
-# --- questions
+# --- commands
 
 
 def checked_ask(ask: Ask, info: EngineInfo) -> Ask:
-    """``ask`` in plain types, if an engine with ``info`` can be asked it. Raises CommandError."""
+    """Check a command and convert its values to plain Python types.
+
+    Args:
+        ask: The command.
+        info: Of the engine.
+
+    Raises:
+        CommandError: The engine lacks a capability, or a field has an invalid value.
+    """
     if not isinstance(ask.text, str):
         raise CommandError(f"the command is {ask.text!r}; it must be text")
     if isinstance(ask.max_new_tokens, bool) or not isinstance(ask.max_new_tokens, int) or ask.max_new_tokens < 1:
@@ -91,7 +107,9 @@ def _targets(ask: Ask) -> tuple[str, ...]:
         raise CommandError(f"targets is the text {ask.targets!r}; give a sequence of names")
     targets = tuple(ask.targets)
     if len(targets) > MAX_TARGETS:
-        raise CommandError(f"{len(targets)} targets; at most {MAX_TARGETS} fit into a labels image, ask in parts")
+        raise CommandError(
+            f"{len(targets)} targets; at most {MAX_TARGETS} fit into one labels image: send several commands"
+        )
     for target in targets:
         if not isinstance(target, str) or not target.strip():
             raise CommandError(f"a target is {target!r}; each must be a name, for example 'cup'")
@@ -113,7 +131,7 @@ def _labels(ask: Ask, count: int) -> tuple[int, ...]:
     if labels and len(labels) != count:
         raise CommandError(f"{len(labels)} point_labels for {count} points; give one for each")
     if not all(label in (0, 1) for label in labels):
-        raise CommandError(f"point_labels are {list(labels)}; use 1 for on the thing, 0 for not on it")
+        raise CommandError(f"point_labels are {list(labels)}; use 1 for on the object, 0 for not on it")
     return tuple(map(int, labels))
 
 
@@ -133,9 +151,9 @@ def _box(given: Any) -> tuple[float, float, float, float]:
 
 
 class Contract:
-    """What one engine returns and sends about one frame, brought into plain types.
+    """Checks the answers and events of one engine about one frame, and converts their values to plain types.
 
-    A region keeps its identity: the same object in an event and in the answer becomes the same object again.
+    A ``Region`` object that is both in an event and in the answer is converted to one and the same object.
 
     Args:
         info: Of the engine, for errors.
@@ -148,7 +166,12 @@ class Contract:
         self._regions: dict[int, tuple[Region, Region]] = {}  # id -> (as the engine has it, in plain types)
 
     def answer(self, answer: Answer) -> Answer:
-        """Raises TypeError or ValueError that names what is wrong."""
+        """The answer in plain types.
+
+        Raises:
+            TypeError: A value has a wrong type.
+            ValueError: A mask, a score or a span is out of its range.
+        """
         if not isinstance(answer, Answer):
             raise TypeError(f"{self._name} returned {type(answer).__name__} instead of an Answer")
         text = self._text(answer.text, "a text")
@@ -164,7 +187,12 @@ class Contract:
         return Answer(text, tuple(regions[:MAX_LABELS]), absent, answer.timings or Timings(), answer.details)
 
     def event(self, event: Event) -> Event:
-        """Raises TypeError or ValueError that names what is wrong."""
+        """The event in plain types.
+
+        Raises:
+            TypeError: A value has a wrong type.
+            ValueError: A mask, a score or a span is out of its range.
+        """
         if isinstance(event, Regions):
             return Regions(tuple(self._unique(self._sequence(event.regions, "regions"))))
         if isinstance(event, Token):
@@ -179,7 +207,7 @@ class Contract:
         return list(values)
 
     def _text(self, text: Any, what: str) -> str:
-        """In characters that UTF-8 has; as many as before, so that spans stay right."""
+        """Replaces characters that UTF-8 lacks, one by one, so that spans stay valid."""
         if not isinstance(text, str):
             raise TypeError(f"{self._name} gave {what} of type {type(text).__name__}; it must be str")
         return str(text).encode("utf-8", "replace").decode("utf-8")
