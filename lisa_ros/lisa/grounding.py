@@ -1,7 +1,7 @@
 """What an answer's tokens mean: which of them stand for a mask, and how a state becomes one.
 
-The loop that reads and generates (``segmenter``), the teacher-forced pass and training ask a :class:`Grounding`, so a
-family that marks things in another way (rejection tokens, coarse and fine masks, a vocabulary that grows with the
+The loop that reads and generates (``segmenter``), the teacher-forced pass and fine-tuning ask a :class:`Grounding`, so
+a family that marks things in another way (rejection tokens, coarse and fine masks, a vocabulary that grows with the
 image's proposals) brings its own and leaves the loop alone.
 """
 
