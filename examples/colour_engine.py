@@ -1,4 +1,4 @@
-"""An engine in one file: it marks what has the colour that a command names. docs/extend.md explains it.
+"""An engine in one file that segments by colour: for "the red thing" it marks all red pixels. See docs/extend.md.
 
 PYTHONPATH=examples lisa segment photo.jpg "the red thing" --model colour_engine:load
 """

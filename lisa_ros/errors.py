@@ -1,11 +1,11 @@
-"""What can go wrong, as types. A message has the invalid value and how to fix it.
+"""The types of errors. A message has the invalid value and how to fix it.
 
-``lisa_ros.runtime.status`` maps these to the status codes of the action, the service and the topic.
+``lisa_ros.runtime.status`` maps them to the status codes of the action, the service and the topic.
 """
 
 
 class LisaError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base class of the errors of this package."""
 
 
 class ConfigError(LisaError):
@@ -13,7 +13,7 @@ class ConfigError(LisaError):
 
 
 class CheckpointError(LisaError):
-    """A model folder is missing, damaged or of another architecture. The message lists the keys."""
+    """A model folder is missing, damaged or of another architecture. The message lists the tensors in question."""
 
 
 class ImageError(LisaError):
@@ -21,7 +21,7 @@ class ImageError(LisaError):
 
 
 class CommandError(LisaError):
-    """A command cannot be used: empty, too long, or not text."""
+    """A command cannot be used: it is empty, too long or not text, or the engine does not support a part of it."""
 
 
 class DeviceError(LisaError):
@@ -33,7 +33,7 @@ class OutOfMemory(DeviceError):
 
 
 class NumericalError(LisaError):
-    """The model computed NaN or infinite numbers: half precision overflowed, or its weights are broken."""
+    """The model computed NaN or infinite numbers: the precision overflows, or the weights are damaged."""
 
 
 class Cancelled(LisaError):

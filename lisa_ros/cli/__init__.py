@@ -12,10 +12,13 @@ from lisa_ros import __version__
 from lisa_ros.errors import LisaError
 
 COMMANDS = {
-    "segment": ("lisa_ros.cli.segment", "find what a command means in a picture"),
+    "segment": ("lisa_ros.cli.segment", "segment the object that a command describes in a picture"),
     "bag": ("lisa_ros.cli.bag", "annotate a recording (rosbag2) with masks and answers"),
-    "fetch": ("lisa_ros.cli.fetch", "get a model, pin its revision, convert its pickles to safetensors"),
-    "inspect": ("lisa_ros.cli.inspect", "say what a checkpoint is, whether it is complete and what memory it takes"),
+    "fetch": ("lisa_ros.cli.fetch", "download a model, pin its revision, convert pickles to safetensors"),
+    "inspect": (
+        "lisa_ros.cli.inspect",
+        "show what a checkpoint contains, whether it is complete and how much memory it needs",
+    ),
     "scenes": ("lisa_small.scenes.cli", "render pictures of tables with exact masks and commands"),
     "train": ("lisa_ros.cli.train", "fine-tune a model"),
     "merge": ("lisa_ros.cli.merge", "merge LoRA weights into their model"),
@@ -28,10 +31,17 @@ INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit code; an error is one line on standard error and exit code 1."""
-    given = sys.argv[1:] if argv is None else list(argv)
+    """Run one command. An error is one line on standard error.
+
+    Args:
+        argv: Arguments without the program's name; None takes those of the process.
+
+    Returns:
+        The exit code: that of the command, 1 for an error, 130 after Ctrl-C.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        arguments = _parse(given)
+        arguments = _parse(words)
         return arguments.main(arguments)
     except LisaError as error:
         return _fail(str(error))
@@ -39,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.name is None or error.name.startswith("lisa_ros"):
             raise
         return _fail(
-            f"the Python module '{error.name}' is missing; pip install 'lisa_ros[bag,scenes,train,quant]' brings all "
-            "that lisa_ros uses"
+            f"the Python module '{error.name}' is missing; pip install 'lisa_ros[bag,scenes,train,quant]' installs "
+            "all packages that lisa_ros uses"
         )
     except BrokenPipeError:
         # The reader has closed the pipe, as in `lisa inspect ... | head -1`.
@@ -53,17 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parse(given: Sequence[str]) -> argparse.Namespace:
+def _parse(words: Sequence[str]) -> argparse.Namespace:
     """The arguments of one command. No other command's module is imported."""
-    if given and given[0] in COMMANDS and _exists(COMMANDS[given[0]][0]):
-        module, summary = COMMANDS[given[0]]
+    if words and words[0] in COMMANDS and _exists(COMMANDS[words[0]][0]):
+        module, summary = COMMANDS[words[0]]
         implementation = import_module(module)
-        command = argparse.ArgumentParser(f"lisa {given[0]}", description=f"{summary[0].upper()}{summary[1:]}.")
+        command = argparse.ArgumentParser(f"lisa {words[0]}", description=f"{summary[0].upper()}{summary[1:]}.")
         implementation.add_arguments(command)
         command.set_defaults(main=implementation.main)
         # Intermixed: options may stand between a picture and its commands.
-        return command.parse_intermixed_args(given[1:])
-    return _overview().parse_args(given)
+        return command.parse_intermixed_args(words[1:])
+    return _overview().parse_args(words)
 
 
 def _overview() -> argparse.ArgumentParser:

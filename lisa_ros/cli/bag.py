@@ -24,20 +24,26 @@ NAME = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "After an interruption the same command continues where it stopped."
+    parser.epilog = "After an interruption, run the same command again: it continues where it stopped."
     parser.add_argument("recording", type=Path, metavar="IN", help=".mcap or .db3 file, or a folder with metadata.yaml")
     parser.add_argument("--command", default="", metavar="TEXT", help="what to find, in your own words")
     parser.add_argument(
-        "--target", action="append", default=[], metavar="NAME", help="a thing to find by name; may be repeated"
+        "--target", action="append", default=[], metavar="NAME", help="name of an object to find; may be repeated"
     )
     parser.add_argument("--out", type=Path, required=True, help="recording to write: a file.mcap, or a folder")
-    parser.add_argument("--restart", action="store_true", help="remove what an interrupted run left, and begin again")
-    asking = parser.add_argument_group("asking")
-    asking.add_argument("--topic", help="image topic (default: the only one)")
-    asking.add_argument("--every", type=float, default=5.0, metavar="S", help="ask the model every S seconds; 0: once")
-    asking.add_argument("--no-tracking", action="store_true", help="masks only for the frames that the model saw")
+    parser.add_argument(
+        "--restart", action="store_true", help="remove the unfinished work of an interrupted run, and begin again"
+    )
+    asking = parser.add_argument_group("query")
+    asking.add_argument("--topic", help="image topic (default: the only topic with colour images)")
+    asking.add_argument(
+        "--every", type=float, default=5.0, metavar="S", help="run the model every S seconds of recording (5); 0: once"
+    )
+    asking.add_argument("--no-tracking", action="store_true", help="masks only for the frames that the model processed")
     asking.add_argument("--explain", action="store_true", help="ask for the reason too")
-    asking.add_argument("--verbatim", action="store_true", help="send the command character by character")
+    asking.add_argument(
+        "--verbatim", action="store_true", help="send the command unchanged, without words that the engine adds"
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--name", default="/lisa", help="prefix of the new topics (default: /lisa)")
     output.add_argument("--overlay", choices=OVERLAYS, default="jpeg", help="picture with the masks (default: jpeg)")
@@ -46,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Annotate a recording."""
+    """Annotate a recording. Returns the exit code."""
     begun = time.monotonic()
     _check(arguments)
     settings = AnnotationSettings(
@@ -142,7 +148,7 @@ class _Printer:
 
 def _check(arguments: argparse.Namespace) -> None:
     if not arguments.command.strip() and not arguments.target:
-        raise CommandError("no command; say what to find: --command 'the thing to drink from', or --target cup")
+        raise CommandError("no command; add --command 'the thing to drink from', or --target cup")
     if not 0 <= arguments.every < float("inf"):
         raise ConfigError(f"--every {arguments.every:g}: give seconds, or 0 to ask the model once")
     if not NAME.fullmatch(arguments.name):
@@ -152,7 +158,10 @@ def _check(arguments: argparse.Namespace) -> None:
     if not arguments.out.absolute().parent.is_dir():
         raise ConfigError(f"--out {arguments.out}: there is no folder {arguments.out.parent}; create it first")
     if arguments.out.suffix not in ("", ".mcap"):
-        raise ConfigError(f"--out {arguments.out}: '{arguments.out.suffix}' is not written; use .mcap, or a folder")
+        raise ConfigError(
+            f"--out {arguments.out}: '{arguments.out.suffix}' cannot be written; give a name that ends in .mcap, or a "
+            "folder without an ending"
+        )
 
 
 def _check_names(recording: Recording, settings: AnnotationSettings, arguments: argparse.Namespace) -> None:

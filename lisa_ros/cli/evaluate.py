@@ -29,17 +29,19 @@ def positive_count(text: str) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Score a model on scenes of `lisa scenes`, or on ReasonSeg, RefCOCO's family or gRefCOCO."
-    formats = "folder of `lisa scenes`, of ReasonSeg, or of RefCOCO, RefCOCO+, RefCOCOg, RefCLEF or gRefCOCO"
-    parser.add_argument("--data", type=Path, required=True, help=formats)
-    parser.add_argument("--split", help="of RefCOCO's family: val (the default), testA, testB, test, ...")
-    parser.add_argument("--split-by", help="of RefCOCO's family, whose split (default: umd for refcocog, else unc)")
-    parser.add_argument("--images", type=Path, help="of RefCOCO's family (default: images/ beside the folder)")
-    parser.add_argument("--limit", type=positive_count, default=None, help="only the first so many pictures")
-    parser.add_argument("--seed", type=int, default=0, help="of the random-object baseline and the page's examples")
-    parser.add_argument("--no-teacher-forced", action="store_true", help="skip the second, teacher-forced score")
-    parser.add_argument("--json", type=Path, default=None, help="write the figures here")
-    parser.add_argument("--html", type=Path, default=None, help="write a page of examples here")
+    parser.description = (
+        "Measure gIoU and cIoU of a model on a data set: scenes of `lisa scenes`, ReasonSeg, RefCOCO, RefCOCO+, "
+        "RefCOCOg, RefCLEF or gRefCOCO. --split, --split-by and --images are for the last five."
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--split", help="val (the default), testA, testB, test, ...")
+    parser.add_argument("--split-by", help="author of the split (default: umd for refcocog, else unc)")
+    parser.add_argument("--images", type=Path, help="folder of the pictures (default: images/ beside the data set)")
+    parser.add_argument("--limit", type=positive_count, default=None, help="use only the first LIMIT pictures")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of baselines and of examples for --html (0)")
+    parser.add_argument("--no-teacher-forced", action="store_true", help="skip the teacher-forced scores")
+    parser.add_argument("--json", type=Path, default=None, help="write the scores to this file")
+    parser.add_argument("--html", type=Path, default=None, help="write a page with examples to this file")
     model.add_model_arguments(parser)
 
 

@@ -1,4 +1,4 @@
-"""``lisa fetch``: get a model, pin its revision, convert its pickles to safetensors."""
+"""``lisa fetch``: download a model, pin its revision, convert pickles to safetensors."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from lisa_ros.lisa.weights.fetch import fetch, is_clip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="a repository of the hub, such as xinlai/LISA-7B-v1, or a folder")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to make (default: named after the source)")
-    parser.add_argument("--revision", help="branch, tag or commit to take (default: the newest)")
+    parser.add_argument("source", help="a repository of the Hugging Face hub, such as xinlai/LISA-7B-v1, or a folder")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder to write (default: from the name of the source)"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit to download (default: the newest)")
 
 
 def main(arguments: argparse.Namespace) -> int:
     try:
         folder = fetch(arguments.source, arguments.out, revision=arguments.revision)
     except KeyboardInterrupt:
-        print("stopped; the same command continues from here")
+        print("stopped; run the same command again to continue")
         raise
     if is_clip(folder):
-        print(f"ready: {folder}, for --vision-tower")
+        print(f"ready: {folder}; it is a CLIP tower: use it with --vision-tower {folder}")
         return 0
     print(f'ready: lisa segment photo.jpg "the thing to drink from" --model {folder}')
     return 0

@@ -1,4 +1,4 @@
-"""``lisa inspect``: what a checkpoint is, whether it is complete and what memory it takes."""
+"""``lisa inspect``: what a checkpoint contains, whether it is complete and how much memory it needs."""
 
 from __future__ import annotations
 

@@ -11,17 +11,23 @@ from lisa_ros.training.merge import DTYPES, merge_checkpoint, merge_run
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Merge the LoRA weights of a run of `lisa train`, or of a checkpoint that has them apart (as the reference and "
-        "peft write it), into the model."
+        "Merge LoRA weights into their model. The source is a run of `lisa train`, or a checkpoint with separate LoRA "
+        "weights, as the reference implementation and peft write it."
     )
     parser.add_argument("source", type=Path, help="folder of a run, or of a checkpoint with LoRA weights in it")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not exist")
     parser.add_argument(
-        "--weights", choices=("best", "last"), help="of a run (default: best where it was validated, else last)"
+        "--weights",
+        choices=("best", "last"),
+        help="which weights of a run (default: best if the run had a validation, else last)",
     )
-    parser.add_argument("--start", type=Path, help="folder of the model that the run started from, where it was moved")
+    parser.add_argument(
+        "--start", type=Path, help="folder of the model that the run started from, if it is not at its old place"
+    )
     parser.add_argument("--dtype", choices=tuple(DTYPES), help="store all weights in this format (default: unchanged)")
-    parser.add_argument("--lora-alpha", type=float, default=16.0, help="of a checkpoint, which does not record it")
+    parser.add_argument(
+        "--lora-alpha", type=float, default=16.0, help="LoRA alpha of a checkpoint, which does not store it (16)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Which model answers: the arguments that several verbs share, and loading the engine they name."""
+"""The arguments ``--model``, ``--device``, ... that several verbs share, and loading the engine that they name."""
 
 from __future__ import annotations
 
@@ -16,22 +16,33 @@ from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import ConfigError
 
 SHORTHANDS = ("vision_tower", "conversation")
-"""Engine options with an argument of their own."""
+"""Options of the engine LISA that have an argument of their own."""
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that :func:`load` reads."""
     model = parser.add_argument_group("model")
     model.add_argument(
-        "--model", default="", metavar="MODEL", help="folder, URL, or package.module:callable (default: the demo model)"
+        "--model",
+        default="",
+        metavar="MODEL",
+        help="folder, URL, or package.module:callable (default: the bundled demo model)",
     )
     model.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     model.add_argument("--precision", default="auto", help=", ".join(PRECISIONS))
     model.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="option of the engine; may be repeated"
     )
-    model.add_argument("--vision-tower", metavar="DIR", help="CLIP tower, where the checkpoint's own is not found")
-    model.add_argument("--conversation", help="template: llava_v1, v1, llava_llama_2 or compact (default: as trained)")
+    model.add_argument(
+        "--vision-tower",
+        metavar="DIR",
+        help="folder of the CLIP tower, if the one named by the checkpoint is missing",
+    )
+    model.add_argument(
+        "--conversation",
+        metavar="NAME",
+        help="conversation template: llava_v1, v1, llava_llama_2 or compact (default: the checkpoint's)",
+    )
 
 
 def options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -62,7 +73,7 @@ def load(arguments: argparse.Namespace) -> SupportedEngine:
 
 
 def warn_of_demo_model(arguments: argparse.Namespace) -> None:
-    """Say on standard error what the demo model can do, where no model is named."""
+    """If no model is named, print on standard error what the demo model can do."""
     if not arguments.model:
         print(
             "lisa: the bundled demo model knows only rendered tables; for photographs run "
@@ -72,9 +83,9 @@ def warn_of_demo_model(arguments: argparse.Namespace) -> None:
 
 
 def warn_of_ignored_command(engine: SupportedEngine, asks: Sequence[Ask]) -> None:
-    """Say on standard error that a command is not used beside targets, where the engine is asked for each alone."""
+    """If the engine answers each target alone, print on standard error that it ignores the command beside them."""
     if any(ask.text and ask.targets for ask in asks) and TARGETS not in engine.info.capabilities:
         print(
-            f"lisa: {engine.info.name} is asked for each --target alone, without the command; leave out one of the two",
+            f"lisa: {engine.info.name} answers each --target alone and ignores the command; leave out one of the two",
             file=sys.stderr,
         )

@@ -1,4 +1,4 @@
-"""``lisa segment``: find what a command means in a picture; write an overlay, a mask and JSON."""
+"""``lisa segment``: segment the object that a command describes in a picture; write an overlay, a mask and JSON."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _LOSSLESS = {".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "Exit code: 0 found, 3 not there (any of the commands or targets), 1 error, 2 wrong usage."
+    parser.epilog = "Exit codes: 0 each command and target has a mask; 3 at least one has none; 1 error; 2 wrong usage."
     parser.add_argument("image", help="picture file; - reads standard input")
     parser.add_argument("commands", nargs="*", metavar="COMMAND", help="what to find, in your own words; one or more")
     outputs = parser.add_argument_group("output")
-    outputs.add_argument("--out", type=Path, metavar="FILE", help="write the picture with the masks drawn over it")
-    outputs.add_argument("--mask", type=Path, metavar="FILE", help="write the mask: 255 where the thing is, else 0")
-    outputs.add_argument("--json", metavar="FILE", help="write answers, scores, boxes, timings; - prints only that")
-    asking = parser.add_argument_group("asking")
+    outputs.add_argument("--out", type=Path, metavar="FILE", help="write the picture with the masks drawn on it")
+    outputs.add_argument("--mask", type=Path, metavar="FILE", help="write the union of the masks: 255 inside, else 0")
+    outputs.add_argument("--json", metavar="FILE", help="write answers, scores, boxes, timings; - prints only JSON")
+    asking = parser.add_argument_group("query")
     asking.add_argument(
-        "--target", action="append", default=[], metavar="NAME", help="a thing to find by name; may be repeated"
+        "--target", action="append", default=[], metavar="NAME", help="name of an object to find; may be repeated"
     )
     asking.add_argument(
         "--point",
@@ -46,26 +46,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=point,
         metavar="X,Y[,0|1]",
-        help="pixel on the thing, or with 0 beside it; may be repeated; not every model takes points",
+        help="pixel on the object (1, the default) or not on it (0); may be repeated; LISA does not support it",
     )
-    asking.add_argument("--box", type=box, metavar="X,Y,W,H", help="box around the thing, pixels; as --point")
+    asking.add_argument(
+        "--box", type=box, metavar="X,Y,W,H", help="box around the object, in pixels; LISA does not support it"
+    )
     asking.add_argument("--explain", action="store_true", help="ask for the reason too")
-    asking.add_argument("--follow-up", action="store_true", help="each command continues the one before")
-    asking.add_argument("--interactive", action="store_true", help="read more commands, as one conversation")
-    asking.add_argument("--verbatim", action="store_true", help="send the command character by character")
+    asking.add_argument("--follow-up", action="store_true", help="all commands are one conversation")
+    asking.add_argument(
+        "--interactive", action="store_true", help="read further commands from the terminal, as one conversation"
+    )
+    asking.add_argument(
+        "--verbatim", action="store_true", help="send the command unchanged, without words that the engine adds"
+    )
     model.add_model_arguments(parser)
 
 
 def point(text: str) -> tuple[float, float, int]:
-    """``X,Y`` or ``X,Y,LABEL`` as x, y and label (1 on the thing, 0 not on it)."""
+    """``X,Y`` or ``X,Y,LABEL`` as x and y in pixels, and label (1 on the object, 0 not on it)."""
     x, y, label = (*_numbers(text, "X,Y or X,Y,0", 2, 3), 1.0)[:3]
     if label not in (0, 1):
-        raise argparse.ArgumentTypeError(f"'{text}' ends in {label:g}; use 1 for on the thing, 0 for not on it")
+        raise argparse.ArgumentTypeError(f"'{text}' ends in {label:g}; use 1 for on the object, 0 for not on it")
     return x, y, int(label)
 
 
 def box(text: str) -> tuple[float, float, float, float]:
-    """``X,Y,W,H`` as numbers."""
+    """``X,Y,W,H`` as numbers of pixels."""
     x, y, width, height = _numbers(text, "X,Y,W,H", 4, 4)
     return x, y, width, height
 
@@ -81,13 +87,13 @@ def _numbers(text: str, form: str, fewest: int, most: int) -> list[float]:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Answer all commands about one picture, which is encoded once."""
+    """Answer all commands about one picture, which is encoded once. Returns the exit code."""
     _check(arguments)
     rgb = read_photo(arguments.image)
     model.warn_of_demo_model(arguments)
     engine = load(arguments)
     history = Conversation() if arguments.follow_up or arguments.interactive else None
-    asks = [_ask_of(command, arguments, history) for command in _given(arguments)]
+    asks = [_ask_of(command, arguments, history) for command in _commands(arguments)]
     for ask in asks:
         engine.check(ask)
     model.warn_of_ignored_command(engine, asks)
@@ -119,12 +125,12 @@ def main(arguments: argparse.Namespace) -> int:
     return FOUND if all(one["found"] and not one["absent"] for one in answers) else NOT_FOUND
 
 
-# --- before the model is loaded: what would fail later fails now ---
+# --- checks before the model is loaded ---
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    if not _given(arguments) and not arguments.interactive:
-        raise CommandError('no command; say what to find: lisa segment photo.jpg "the thing to drink from"')
+    if not _commands(arguments) and not arguments.interactive:
+        raise CommandError('no command; add what to find: lisa segment photo.jpg "the thing to drink from"')
     if arguments.interactive and arguments.target:
         raise ConfigError("--interactive reads commands in words; leave out --target, or name the targets in a command")
     if arguments.interactive and (arguments.image == STDIN or arguments.json == "-"):
@@ -144,7 +150,7 @@ def _check(arguments: argparse.Namespace) -> None:
             raise ConfigError(f"{option} {path} would overwrite the picture; choose another name")
         ending = path.suffix.lower()
         if option != "--json" and (ending not in Image.EXTENSION or Image.EXTENSION[ending] not in Image.SAVE):
-            raise ConfigError(f"{option} {path}: pictures cannot be written as '{path.suffix}'; use .png or .jpg")
+            raise ConfigError(f"{option} {path}: '{path.suffix}' is not a format that can be written; use .png or .jpg")
     if arguments.mask is not None and arguments.mask.suffix.lower() not in _LOSSLESS:
         raise ConfigError(f"--mask {arguments.mask}: this format is lossy and would change 0 and 255; use .png")
 
@@ -152,7 +158,7 @@ def _check(arguments: argparse.Namespace) -> None:
 # --- asking ---
 
 
-def _given(arguments: argparse.Namespace) -> list[str]:
+def _commands(arguments: argparse.Namespace) -> list[str]:
     """The commands; one empty command where targets, points or a box say what to find."""
     if not arguments.commands and (arguments.target or arguments.point or arguments.box):
         return [] if arguments.interactive else [""]

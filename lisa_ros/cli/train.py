@@ -22,8 +22,8 @@ RECIPES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Train by a configuration file. A run that was stopped continues where it was. "
-        "Several GPUs: accelerate launch -m lisa_ros.cli train --config FILE"
+        "Train a model as a configuration file says. The same command continues a run that was stopped. "
+        "For several GPUs: accelerate launch -m lisa_ros.cli train --config FILE"
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML file, for example config/train_lisa_7b.yaml")
 
@@ -56,5 +56,5 @@ def read_config(file: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{file} holds no settings; write name: value lines")
+        raise ConfigError(f"{file} holds no settings; write lines of the form name: value")
     return content

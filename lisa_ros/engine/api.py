@@ -1,10 +1,10 @@
-"""The engine interface: a frame and a question in, text and masks out.
+"""The engine interface: a frame and a command in, text and masks out.
 
 An engine is any object with ``info``, ``encode`` and ``ask`` (:class:`Engine`); it needs no base class. A factory
-makes it: ``factory(model=..., device=..., precision=..., options={...}, progress=...)``. docs/extend.md shows
-one in 40 lines.
+creates it: ``factory(model=..., device=..., precision=..., options={...}, progress=...)``. docs/extend.md has an
+example of 40 lines.
 
-Only numpy is imported here, so that the node's process and a remote client can use these values without torch.
+Only numpy is imported here, so that the node's process and a remote client can use these types without torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CAPABILITIES = frozenset({EXPLAIN, HISTORY, TARGETS, PROPOSALS, POINTS, TEACHER_
 """What an engine may support beyond a command in words. ``points`` covers points and a box."""
 
 MAX_TARGETS = 255
-"""Targets of one ask: ``~/labels`` is mono8 and 0 is background."""
+"""Most targets of one command: ``~/labels`` is mono8, and 0 is background."""
 
 MAX_LABELS = 255
 """Regions of one answer, for the same reason."""
@@ -41,15 +41,17 @@ Span = tuple[int, int]
 class MaskCrop:
     """One mask, cut to its tight box, in pixels of the image it belongs to.
 
+    For an empty mask x, y, width, height and area are 0.
+
     Args:
-        label: Value of the mask in a labels image, from 1; 0 until it has one.
-        x: Left edge of the tight box, pixels. 0 for an empty mask, as y, width and height.
+        label: Value of the mask in a labels image, from 1; 0 if no label is assigned yet.
+        x: Left edge of the tight box, pixels.
         y: Top edge of the tight box, pixels.
-        width: Pixels.
-        height: Pixels.
+        width: Width of the tight box, pixels.
+        height: Height of the tight box, pixels.
         pixels: (height, width) uint8, exactly 0 or 255.
         score: Confidence in [0, 1].
-        area: Pixels of the mask.
+        area: Number of pixels of the mask.
         centroid: (x, y) mean pixel position; x right, y down, the centre of the top left pixel is (0, 0).
     """
 
@@ -68,9 +70,12 @@ def crop_mask(mask: NDArray[np.bool_], label: int = 0, score: float = 0.0) -> Ma
     """Cut a mask to its tight box.
 
     Args:
-        mask: (H, W) bool. Of numbers, such as 0 and 255 or logits, what is above 0 is covered.
-        label: See :class:`MaskCrop`.
-        score: In [0, 1].
+        mask: (H, W) bool, of the image's size. For other types (0 and 255, logits), the mask is where they are > 0.
+        label: Value of the mask in a labels image.
+        score: Confidence in [0, 1].
+
+    Returns:
+        The crop, with its own copy of the pixels.
 
     Raises:
         ValueError: The mask does not have two dimensions.
@@ -96,14 +101,15 @@ def crop_mask(mask: NDArray[np.bool_], label: int = 0, score: float = 0.0) -> Ma
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """One thing that the answer marks in the image.
+    """One object that the answer marks in the image.
 
     Args:
         mask: Tight crop; may be empty (area 0).
         score: Confidence in [0, 1]; comparable within one engine only.
-        phrase: What it is in words, where the engine knows; else empty.
-        spans: Where ``Answer.text`` mentions it. For LISA the ``[SEG]`` itself.
-        span: The first of ``spans``. Either may be given; to replace the spans of a region, pass ``span=None`` too.
+        phrase: A name of the object, if the engine gives one; else empty.
+        spans: Positions in ``Answer.text`` that mention the object. For LISA the position of ``[SEG]``.
+        span: The first of ``spans``. The constructor needs only one of the two. To replace the spans of a region, pass
+            ``span=None`` too.
     """
 
     mask: MaskCrop
@@ -121,12 +127,17 @@ class Region:
         object.__setattr__(self, "span", spans[0] if spans else None)
 
 
-# --- what is asked
+# --- the command
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One exchange: the question as the model read it, and its answer (None while it is open)."""
+    """One exchange of a conversation.
+
+    Args:
+        question: The text as the model read it.
+        answer: The answer; None before there is one.
+    """
 
     question: str
     answer: str | None = None
@@ -134,7 +145,12 @@ class Turn:
 
 @dataclass
 class Conversation:
-    """Earlier turns, oldest first. At most ``max_turns`` are kept; an engine appends the new one after each answer."""
+    """Earlier turns. An engine appends the new turn after each answer.
+
+    Args:
+        max_turns: Most turns; the oldest ones are dropped.
+        turns: Oldest first.
+    """
 
     max_turns: int = 8
     turns: list[Turn] = field(default_factory=list)
@@ -152,10 +168,10 @@ class Proposals:
     """Candidate masks that an engine may choose from.
 
     Args:
-        masks: (N, H, W) bool at the image's size, or None.
-        embeddings: (N, D) float, or None.
-        scores: (N,) float in [0, 1], or None.
-        phrases: N words for them, or none at all.
+        masks: (N, H, W) bool, of the image's size; or None.
+        embeddings: (N, D) float; or None.
+        scores: (N,) float in [0, 1]; or None.
+        phrases: N names of the objects; or empty.
     """
 
     masks: NDArray[np.bool_] | None = None
@@ -166,20 +182,21 @@ class Proposals:
 
 @dataclass(frozen=True, eq=False)
 class Ask:
-    """One question about one frame.
+    """One command about one frame.
 
     Args:
-        text: The command as a person says it. May be empty where ``targets`` are given.
+        text: The command in words. May be empty if there are targets, points or a box.
         explain: Ask for the reason too.
-        verbatim: The text goes into the conversation's template character by character, outer blanks included; the
-            image placeholder is not part of it. Otherwise the engine puts it into the sentences it was trained on.
-        targets: Names of things to find; each gets its own regions or is listed in ``Answer.absent``. At most 255.
+        verbatim: Put ``text`` into the conversation template unchanged, with its leading and trailing blanks. The
+            template adds the placeholder of the image. If False, the engine puts the text into a sentence that the
+            model was trained on.
+        targets: Names of objects, at most 255. Each one gets its own regions or is listed in ``Answer.absent``.
         proposals: Masks to choose from.
         points: (x, y) pixels: x right, y down, the centre of the top left pixel is (0, 0).
-        point_labels: One for each point: 1 on the thing, 0 not on it. Empty: all 1.
-        box: (x, y, width, height) pixels around the thing.
-        history: Earlier turns; the new turn is appended. One ask at a time for each conversation.
-        max_new_tokens: The answer is cut off here; with targets see ``token_limit``.
+        point_labels: One for each point: 1 on the object, 0 not on it. Empty: all 1.
+        box: (x, y, width, height) around the object, pixels.
+        history: Earlier turns; the new turn is appended. One command at a time for each conversation.
+        max_new_tokens: Most tokens of an answer; with targets see ``token_limit``.
     """
 
     text: str = ""
@@ -195,16 +212,16 @@ class Ask:
 
     @property
     def token_limit(self) -> int:
-        """Tokens of one answer: grows with the number of targets, since each needs words of its own."""
+        """Most tokens of one answer: ``max_new_tokens``, and 16 for each target."""
         return self.max_new_tokens + TOKENS_PER_TARGET * len(self.targets)
 
     @property
     def mask_limit(self) -> int:
-        """Masks of one answer: 32, or two for each target where that is more, and never more than labels."""
+        """Most masks of one answer: 32 or, if it is more, two for each target; 255 at most."""
         return min(max(MASKS_PER_ANSWER, 2 * len(self.targets)), MAX_TARGETS)
 
 
-# --- what is answered
+# --- the answer
 
 
 @dataclass(frozen=True)
@@ -212,10 +229,10 @@ class Timings:
     """Seconds of wall-clock time spent on one answer.
 
     Args:
-        encode_s: Image towers; 0 where the frame was encoded before.
+        encode_s: Image encoders during :meth:`Engine.ask`; 0 if they ran before.
         generate_s: Language model, until the last token.
         decode_s: Mask decoder and resizing.
-        first_mask_s: From the call to the first mask; 0 without one.
+        first_mask_s: From the call to the first mask; 0 without a mask.
         total_s: The whole call.
     """
 
@@ -228,17 +245,17 @@ class Timings:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """The answer to one ask.
+    """The answer to one command.
 
     Args:
-        text: What the model says.
-        regions: What it marks, in the order of the text.
-        absent: Phrases of targets that are said not to be in the image.
+        text: The answer in words.
+        regions: The marked objects, in the order of the text.
+        absent: Targets that are not in the image, according to the engine.
         timings: Seconds.
-        details: For tests and evaluation, filled where ``details=True`` was asked. LISA and its relatives give
+        details: For tests and evaluation; None unless ``details=True`` was passed. LISA and its relatives give
             ``answer_ids`` (list of int, with ``</s>``), ``mask_logits`` (S, H, W) float32 before specks are removed,
-            ``low_res_logits`` (S, 1, h, w) float32 and ``seg_probabilities`` (S,) float32; S counts the answer's mask
-            tokens.
+            ``low_res_logits`` (S, 1, h, w) float32 and ``seg_probabilities`` (S,) float32 in [0, 1]. S is the number
+            of mask tokens in the answer.
     """
 
     text: str = ""
@@ -255,14 +272,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Stage:
-    """What begins now: ``encoding`` (image), ``reading`` (prompt), ``generating`` (answer) or ``decoding`` (mask)."""
+    """A step begins: ``encoding`` (image), ``reading`` (prompt), ``generating`` (answer) or ``decoding`` (mask)."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Token:
-    """The whole answer so far, as text."""
+    """A new token. ``text`` is the whole answer so far."""
 
     text: str
 
@@ -284,13 +301,13 @@ ShouldStop = Callable[[], bool]
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What serves.
+    """Description of an engine.
 
     Args:
-        name: Of the model, for people and for results.
+        name: Name of the model, for logs and results.
         device: cpu, cuda:0, ...
-        precision: bf16, fp16, fp32, int8, nf4, or the engine's own word.
-        capabilities: Some of ``CAPABILITIES``.
+        precision: bf16, fp16, fp32, int8, nf4, or another name that the engine defines.
+        capabilities: A subset of ``CAPABILITIES``.
     """
 
     name: str
@@ -301,19 +318,19 @@ class EngineInfo:
 
 @runtime_checkable
 class Engine(Protocol):
-    """Finds what a command means in an image. One call at a time."""
+    """Segments the object that a command describes in an image. Calls are made one at a time."""
 
     @property
     def info(self) -> EngineInfo: ...
 
     def encode(self, rgb: NDArray[np.uint8]) -> Any:
-        """Look at a frame once, for any number of asks.
+        """Process a frame once, for any number of commands.
 
         Args:
-            rgb: uint8 (H, W, 3). The caller does not change it afterwards; the engine never does.
+            rgb: uint8 (H, W, 3), RGB. Neither the caller nor the engine changes it afterwards.
 
         Returns:
-            A value that only the engine understands.
+            A value that only the engine reads.
 
         Raises:
             ImageError: The frame cannot be used.
@@ -328,17 +345,20 @@ class Engine(Protocol):
         should_stop: ShouldStop | None = None,
         details: bool = False,
     ) -> Answer:
-        """Answer a question about an encoded frame.
+        """Answer a command about an encoded frame.
 
         Args:
-            encoded: From :meth:`encode`.
-            ask: The question. It uses nothing that ``info.capabilities`` lacks.
-            on_event: Called with Stage, Token and Regions as they come.
-            should_stop: Asked between steps; when it returns True, raise ``Cancelled``.
+            encoded: Result of :meth:`encode`.
+            ask: The command. It uses no capability that ``info.capabilities`` lacks.
+            on_event: Called with each Stage, Token and Regions.
+            should_stop: Called between steps. If it returns True, the engine raises ``Cancelled``.
             details: Fill ``Answer.details``.
 
+        Returns:
+            The answer. Its masks have the size of the frame.
+
         Raises:
-            CommandError: The question cannot be used.
+            CommandError: The command cannot be used.
             Cancelled: ``should_stop`` returned True.
             OutOfMemory: The device has too little memory.
         """
@@ -349,15 +369,23 @@ class TeacherForced(Protocol):
     """An engine with the capability ``teacher_forced``: it can score the masks of a given answer."""
 
     def teacher_forced(self, encoded: Any, asks: Sequence[Ask], answers: Sequence[str]) -> NDArray[np.bool_]:
-        """Union of the masks of the last of ``answers``, each the true answer to the ask of the same index.
+        """Mask that the model gives when it is given the true answers.
+
+        Args:
+            encoded: Result of :meth:`Engine.encode`.
+            asks: The commands of one conversation.
+            answers: The true answer to each command.
 
         Returns:
-            (H, W) bool, after the same post-processing as a free answer's masks.
+            (H, W) bool: union of the masks of the last answer, with the post-processing of :meth:`Engine.ask`.
         """
 
 
 class Factory(Protocol):
-    """Makes an engine; called with keywords only."""
+    """Creates an engine.
+
+    It is called with keyword arguments only. ``progress`` may be called with the loaded share, in [0, 1].
+    """
 
     def __call__(
         self,

@@ -1,4 +1,4 @@
-"""Options of one engine: ``name=value`` as people write them, and the check that an engine knows them."""
+"""Options of one engine: reading ``name=value``, and the check that the engine knows them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ PRECISIONS = ("auto", "bf16", "fp16", "fp32", "int8", "nf4")
 
 
 def parse_options(settings: Iterable[str]) -> dict[str, Any]:
-    """``["family=lisa", "points={num_points: 10}"]`` as a dict; values are read as YAML. Raises ConfigError."""
+    """Read ``name=value`` texts as a dict.
+
+    Args:
+        settings: For example ``["family=lisa", "points={num_points: 10}"]``. Values are read as YAML.
+
+    Raises:
+        ConfigError: A text is not ``name=value``, a name is repeated, or a value is not YAML.
+    """
     options: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -47,7 +54,16 @@ def _value(name: str, text: str) -> Any:
 
 
 def check_options(options: Mapping[str, Any], known: Collection[str], engine: str) -> None:
-    """Raise ConfigError for the first option that is not ``known`` to ``engine``."""
+    """Check the names of options.
+
+    Args:
+        options: Value by name.
+        known: Names that the engine has.
+        engine: Name of the engine, for the error.
+
+    Raises:
+        ConfigError: An option is not known. The message names it and lists the known ones.
+    """
     for name in options:
         if name not in known:
             listed = ", ".join(sorted(known)) or "none"

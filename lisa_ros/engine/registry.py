@@ -1,10 +1,14 @@
 """Which engine serves a model.
 
-A model is a folder, a URL, ``package.module:callable``, or empty for the bundled demo model. A folder says which engine
-serves it: ``engine.json`` (or ``config.json``) names it under ``"engine"``; otherwise the engines that can recognise a
-folder are asked. Names are built-in ones and Python entry points of the group ``lisa_ros.engines``.
+A model is a folder, a URL, ``package.module:callable``, or empty for the bundled demo model. The engine of a folder is
+chosen in this order:
 
-A folder can name an engine that is installed, never code: loading a downloaded model runs no code of that model.
+1. the name under ``"engine"`` in ``engine.json``, or else in ``config.json``;
+2. the first engine whose function ``recognises(folder, config)`` returns True;
+3. the engine ``lisa``.
+
+A name is one of ``BUILT_IN`` or a Python entry point of the group ``lisa_ros.engines``. A folder can name an installed
+engine, but no code: loading a downloaded model runs no code of that model.
 """
 
 from __future__ import annotations
@@ -51,12 +55,15 @@ def load_engine(
         model: Folder, URL, ``package.module:callable``, or empty for the bundled demo model.
         device: auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.
         precision: auto, bf16, fp16, fp32, int8 or nf4; an engine may have others.
-        options: Of that engine; an unknown one is refused.
-        progress: Called with the share that is loaded, in [0, 1].
+        options: Options of that engine.
+        progress: Called with the loaded share, in [0, 1].
+
+    Returns:
+        The engine, wrapped in the checks that hold for all engines.
 
     Raises:
-        ConfigError: No such engine, or an option or precision that cannot be used.
-        CheckpointError: The folder is missing, damaged or not the engine's.
+        ConfigError: There is no such engine, or an option or the precision cannot be used.
+        CheckpointError: The folder is missing, damaged or of another engine.
         DeviceError: The device does not exist.
         OutOfMemory: The device has too little memory.
     """
@@ -71,7 +78,15 @@ def load_engine(
 
 
 def find_factory(model: str) -> Factory:
-    """The factory that makes the engine for ``model``. Raises ConfigError, CheckpointError."""
+    """The factory that creates the engine for a model.
+
+    Args:
+        model: Folder, URL, ``package.module:callable``, or empty for the bundled demo model.
+
+    Raises:
+        ConfigError: The engine is not installed or cannot be imported.
+        CheckpointError: The folder's ``engine.json`` is damaged.
+    """
     if is_callable_name(model):
         return _import(model)
     if url := _URL.match(model):
@@ -82,7 +97,11 @@ def find_factory(model: str) -> Factory:
 
 
 def engine_name(folder: Path) -> str:
-    """Name of the engine that serves a model folder. Raises CheckpointError where its JSON is damaged."""
+    """Name of the engine that serves a model folder.
+
+    Raises:
+        CheckpointError: ``engine.json`` is damaged, or the name in it or in ``config.json`` is not text.
+    """
     for file in ("engine.json", "config.json"):
         name = _read(folder / file).get("engine")
         if name is not None:
@@ -97,31 +116,45 @@ def engine_name(folder: Path) -> str:
 
 
 def is_callable_name(model: str) -> bool:
-    """Whether ``model`` is ``package.module:callable``: code, not a folder."""
+    """Whether ``model`` has the form ``package.module:callable`` and no file or folder has this name."""
     return _CALLABLE.fullmatch(model) is not None and not Path(model).exists()
 
 
 def bundled_model() -> Path:
-    """Folder of the bundled demo model. Raises ConfigError where it is not installed."""
+    """Folder of the bundled demo model.
+
+    Raises:
+        ConfigError: The demo model is not installed.
+    """
     try:
         folder: Path = importlib.import_module("lisa_small").model_folder()
     except ModuleNotFoundError as error:
-        raise ConfigError("no model is named and lisa_small, the bundled demo model, is not installed") from error
+        raise ConfigError(
+            "no model is given, and the bundled demo model (package lisa_small) is not installed; give a model"
+        ) from error
     if not (folder / "config.json").is_file():
         raise ConfigError(
-            f"this installation has no demo model in {folder}; name one, for example after "
+            f"this installation has no demo model in {folder}; give another model, for example that of "
             "'lisa fetch xinlai/LISA-7B-v1'"
         )
     return folder
 
 
 def known() -> list[str]:
-    """Names of all engines that are installed, the built-in ones first."""
+    """Names of all installed engines, the built-in ones first."""
     return list(dict.fromkeys([*BUILT_IN, *(entry.name for entry in entry_points(group=GROUP))]))
 
 
 def named(name: str, why: str) -> Factory:
-    """The factory of the engine ``name``. Raises ConfigError that begins with ``why``."""
+    """The factory of an engine.
+
+    Args:
+        name: Name of the engine.
+        why: First part of the error message, if there is no such engine.
+
+    Raises:
+        ConfigError: The engine is not installed or cannot be imported.
+    """
     if name in BUILT_IN:
         return _import(BUILT_IN[name])
     for entry in entry_points(group=GROUP):
@@ -141,9 +174,9 @@ def _load_entry(entry: EntryPoint) -> Factory:
 def _import(name: str) -> Factory:
     module, _, attribute = name.partition(":")
     try:
-        found: Any = importlib.import_module(module)
+        value: Any = importlib.import_module(module)
         for part in attribute.split("."):
-            found = getattr(found, part)
+            value = getattr(value, part)
     except ModuleNotFoundError as error:
         own = f"{module}.".startswith(f"{error.name}.")
         remedy = "put the folder of the package in PYTHONPATH" if own else f"install the Python module '{error.name}'"
@@ -151,14 +184,18 @@ def _import(name: str) -> Factory:
     except Exception as error:  # the module of a user may fail in any way
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"engine '{name}' cannot be imported: {reason}; give package.module:callable") from error
-    if not callable(found):
-        raise ConfigError(f"engine '{name}' is a {type(found).__name__}; it must be a callable that makes an engine")
-    factory: Factory = found
+    if not callable(value):
+        raise ConfigError(f"engine '{name}' is a {type(value).__name__}; it must be a callable that makes an engine")
+    factory: Factory = value
     return factory
 
 
 def module_of(name: str) -> str:
-    """Name of the module that has the factory of the engine ``name``. Raises ConfigError."""
+    """Name of the module that has the factory of the engine ``name``.
+
+    Raises:
+        ConfigError: The engine is not installed.
+    """
     for entry in entry_points(group=GROUP):
         if entry.name == name and name not in BUILT_IN:
             return entry.module

@@ -1,4 +1,4 @@
-"""An engine with everything that holds for all engines: the contract checked, one ask for each target."""
+"""What holds for all engines: checks of commands and answers, and targets for engines that do not support them."""
 
 from __future__ import annotations
 
@@ -39,22 +39,33 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """An encoded frame: its size (height, width) in pixels, and the engine's own value."""
+    """An encoded frame.
+
+    Args:
+        size: (height, width) of the frame, pixels.
+        value: The value that the engine's ``encode`` returned.
+    """
 
     size: tuple[int, int]
     value: Any
 
 
 class SupportedEngine:
-    """Wraps any engine. ``load_engine`` returns one, so node, CLI, bag and evaluation share these rules.
+    """Wraps any engine. ``load_engine`` returns one, so node, command line, bag and evaluation share these rules.
 
-    - What the engine lacks is answered before it is asked: CommandError for points, box and proposals; ``explain`` and
-      ``history`` are left out.
-    - ``targets`` work with every engine: one without the capability is asked once for each.
+    - Points, a box or proposals that the engine does not support raise CommandError before any inference.
+    - ``explain`` and ``history`` are ignored if the engine does not support them.
+    - ``targets`` work with every engine: without the capability, the engine answers each target alone.
+    - Answers and events are checked; an invalid one raises TypeError or ValueError.
+
+    Args:
+        engine: Any object with ``info``, ``encode`` and ``ask``.
+
+    Raises:
+        ConfigError: An attribute is missing, or ``info`` is invalid.
     """
 
     def __init__(self, engine: Engine) -> None:
-        """Raises ConfigError where ``engine`` does not have ``info``, ``encode`` and ``ask``, or its info is wrong."""
         missing = [name for name in ("info", "encode", "ask") if not hasattr(engine, name)]
         if missing:
             raise ConfigError(f"{type(engine).__name__} is not an engine: it has no {', '.join(missing)}")
@@ -69,12 +80,20 @@ class SupportedEngine:
         return self.engine.info
 
     def encode(self, rgb: NDArray[np.uint8]) -> Encoded:
-        """As :meth:`Engine.encode`, for an image that was checked. Raises ImageError."""
+        """As :meth:`Engine.encode`, after a check of the image.
+
+        Raises:
+            ImageError: ``rgb`` is not uint8 (H, W, 3) with at least one pixel.
+        """
         check_rgb(rgb)
         return Encoded(rgb.shape[:2], self.engine.encode(rgb))
 
     def check(self, ask: Ask) -> None:
-        """Raise CommandError for a question that this engine cannot be asked; costs no inference."""
+        """Check a command without inference.
+
+        Raises:
+            CommandError: This engine cannot answer the command.
+        """
         checked_ask(ask, self.info)
 
     def ask(
@@ -85,7 +104,7 @@ class SupportedEngine:
         should_stop: ShouldStop | None = None,
         details: bool = False,
     ) -> Answer:
-        """As :meth:`Engine.ask`, for any question that passes :meth:`check`."""
+        """As :meth:`Engine.ask`, for any command that passes :meth:`check`."""
         ask = self._without_unsupported(checked_ask(ask, self.info))
         on_event, should_stop = on_event or _ignore, should_stop or _never
         if ask.targets and TARGETS not in self.info.capabilities:
@@ -93,7 +112,11 @@ class SupportedEngine:
         return self._ask_engine(encoded, ask, on_event, should_stop, details)
 
     def teacher_forced(self, encoded: Encoded, asks: Sequence[Ask], answers: Sequence[str]) -> NDArray[np.bool_]:
-        """As :meth:`TeacherForced.teacher_forced`. Raises CommandError where the engine lacks it."""
+        """As :meth:`TeacherForced.teacher_forced`.
+
+        Raises:
+            CommandError: The engine has no teacher-forced scores.
+        """
         if TEACHER_FORCED not in self.info.capabilities or not isinstance(self.engine, TeacherForced):
             raise CommandError(f"{self.info.name} has no teacher-forced answers; leave them out")
         return self.engine.teacher_forced(encoded.value, asks, answers)

@@ -1,15 +1,15 @@
-"""The text of an answer while it grows: what is settled is not decoded again."""
+"""Incremental decoding of an answer: the text of earlier tokens is not decoded again."""
 
 from __future__ import annotations
 
 from lisa_ros.lisa.tokenizer import Tokenizer, tidy
 
 LONG_RUN = 24
-"""Ids of ordinary text after which a run is settled at the next word."""
+"""Number of ids of ordinary text after which their text is final, from the next word on."""
 
 
 class AnswerText:
-    """The same text as :meth:`Tokenizer.answer_text` of all ids so far, for a bounded cost for each id."""
+    """The same text as :meth:`Tokenizer.answer_text` of all ids so far, at a bounded cost for each id."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
@@ -17,7 +17,7 @@ class AnswerText:
         self._run: list[int] = []
 
     def push(self, token: int) -> None:
-        """Add the next id."""
+        """Add the next token id."""
         tokenizer = self._tokenizer
         if token in (tokenizer.bos_id, tokenizer.eos_id):
             return

@@ -1,8 +1,7 @@
-"""Guesses of the answer that the model verifies while it reads the prompt.
+"""Drafts of the answer for speculative decoding (Leviathan et al., arXiv:2211.17192).
 
-LISA answers most commands with one of a few sentences. A guess costs a few positions in a pass that is made anyway; a
-right one saves a pass for every token. The model's own choices decide: a wrong guess costs time and never changes text
-(speculative decoding with a fixed draft; Leviathan et al., arXiv:2211.17192).
+LISA answers most commands with one of a few sentences. A draft is appended to the prompt and adds a few positions to
+its pass. Each token that the model confirms saves a pass. A wrong draft costs time, but never changes the text.
 """
 
 from __future__ import annotations
@@ -18,9 +17,13 @@ ANSWERS = ("Sure, [SEG].", "It is [SEG].", "Sure, it is [SEG].", "Sure, the segm
 
 
 class DraftBook:
-    """Answers to propose: LISA's own sentences, and the last short ones this model really gave.
+    """Answers to propose: LISA's training sentences, and the last short answers of this model.
 
-    max_learned: how many of those are remembered. max_length: tokens; a longer answer is unlikely to come again.
+    Args:
+        tokenizer: The model's.
+        template: The model's conversation template.
+        max_learned: Most answers of the model that are stored.
+        max_length: Most tokens of a stored answer; longer ones rarely repeat.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: Template, max_learned: int = 32, max_length: int = 24):
@@ -30,7 +33,14 @@ class DraftBook:
         self._max_length = max_length
 
     def continuation(self, answer: Sequence[int]) -> list[int]:
-        """What probably follows ``answer``: the rest of the latest known answer that begins so, or nothing."""
+        """Token ids that probably follow.
+
+        Args:
+            answer: Ids of the answer so far.
+
+        Returns:
+            The rest of the most recent known answer that begins with ``answer``; empty if there is none.
+        """
         begun = tuple(answer)
         for known in reversed(self._answers):
             if len(known) > len(begun) and known[: len(begun)] == begun:
@@ -38,7 +48,7 @@ class DraftBook:
         return []
 
     def learn(self, answer: Sequence[int]) -> None:
-        """Remember a whole answer as the likeliest next one; the least recent is forgotten."""
+        """Store the ids of a whole answer, which becomes the first to be proposed. The least recent one is dropped."""
         if len(answer) > self._max_length:
             return
         self._answers[tuple(answer)] = None

@@ -25,8 +25,19 @@ def load(
 ) -> Segmenter:
     """The factory of engine ``lisa``.
 
-    Options: ``vision_tower`` (folder or hub id of the CLIP tower), ``conversation`` (name of a template), ``family``.
-    Raises ConfigError, CheckpointError, DeviceError, OutOfMemory.
+    Args:
+        model: Folder of the checkpoint.
+        device: auto, cpu, cuda or cuda:N.
+        precision: One of ``engine.options.PRECISIONS``.
+        options: ``vision_tower`` (folder or cached hub id of the CLIP tower), ``conversation`` (name of a template),
+            ``family`` (one of ``FAMILIES``).
+        progress: Called with the loaded share, in [0, 1].
+
+    Raises:
+        ConfigError: An option or the precision cannot be used.
+        CheckpointError: The folder is missing, damaged or not LISA's.
+        DeviceError: The device does not exist.
+        OutOfMemory: The device has too little memory.
     """
     from lisa_ros.lisa.segmenter import Segmenter  # here: it imports torch
 

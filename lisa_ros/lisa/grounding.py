@@ -1,8 +1,8 @@
-"""What an answer's tokens mean: which of them stand for a mask, and how a state becomes one.
+"""Grounding: which tokens of an answer stand for a mask, and how a hidden state becomes a mask.
 
-The loop that reads and generates (``segmenter``), the teacher-forced pass and fine-tuning ask a :class:`Grounding`, so
-a family that marks things in another way (rejection tokens, coarse and fine masks, a vocabulary that grows with the
-image's proposals) brings its own and leaves the loop alone.
+Generation (``segmenter``), teacher-forced scoring and fine-tuning use the interface :class:`Grounding`. A family of models
+with other mask tokens (rejection tokens, coarse and fine masks, a vocabulary that grows with the image's proposals)
+implements it and needs no change in the loop.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from lisa_ros.lisa.model.lisa import Lisa, predicting
 
 @dataclass(eq=False)
 class Features:
-    """What the towers made of one frame.
+    """Outputs of the image encoders for one frame.
 
     Args:
         tokens: (1, K, H) image tokens for the language model.
-        embedding: (1, C, h, w) for the mask decoder; None until a mask needs it.
+        embedding: (1, C, h, w) image embedding for the mask decoder; None until a mask needs it.
     """
 
     tokens: Tensor
@@ -33,23 +33,28 @@ class Grounding(Protocol):
     """Meaning of tokens, for one model."""
 
     def embed(self, ids: Tensor, image_tokens: Tensor | None) -> Tensor:
-        """Positions of expanded ids: (N, L) and (N, K, H) to (N, L, H)."""
+        """Input embeddings (N, L, H) of expanded ids.
+
+        Args:
+            ids: (N, L), with IMAGE_ID at the place of each image token.
+            image_tokens: (N, K, H); None if there is no IMAGE_ID.
+        """
 
     def logits(self, hidden: Tensor, frame: Features) -> Tensor:
-        """Logits of the next token: states (L, H) to (L, V)."""
+        """Logits (L, V) of the next token, from hidden states (L, H)."""
 
     def is_mask(self, token: int) -> bool:
-        """Whether ``token`` stands for a mask."""
+        """Whether the id ``token`` stands for a mask."""
 
     def predicts_mask(self, ids: Tensor) -> Tensor:
         """(N, L) bool: the positions that predict a mask token, for expanded ids (N, L)."""
 
     def masks(self, hidden: Tensor, frame: Features) -> Tensor:
-        """Low-resolution mask logits (S, 1, h, w) of the states (S, H) that predicted mask tokens."""
+        """Mask logits (S, 1, h, w) float32 at low resolution, from the states (S, H) that predict mask tokens."""
 
 
 class SegGrounding:
-    """LISA's: the state that predicts ``[SEG]`` prompts the mask decoder."""
+    """LISA's grounding: the state that predicts ``[SEG]`` is the prompt of the mask decoder."""
 
     def __init__(self, lisa: Lisa, seg_id: int):
         self._lisa = lisa

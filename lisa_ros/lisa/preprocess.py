@@ -1,7 +1,7 @@
-"""From camera pixels to what the towers read, and masks back to camera pixels. numpy and Pillow only.
+"""From camera pixels to the inputs of CLIP and SAM. numpy and Pillow only.
 
-Pillow on purpose: its BILINEAR and BICUBIC (antialiased) are what the checkpoints were trained with, bit for bit;
-OpenCV's are not. size is always (height, width).
+Pillow, not OpenCV: the checkpoints were trained with Pillow's antialiased BILINEAR and BICUBIC, and only Pillow gives
+the same bits. A size is always (height, width) in pixels.
 """
 
 from __future__ import annotations
@@ -21,14 +21,30 @@ Size = tuple[int, int]
 
 
 def resized_size(size: Size, longest: int) -> Size:
-    """Size with the longest side at ``longest`` pixels (SAM's ResizeLongestSide); never below one pixel."""
+    """Size with the longest side at ``longest`` pixels (SAM's ResizeLongestSide).
+
+    Args:
+        size: (height, width), pixels.
+        longest: Pixels.
+
+    Returns:
+        (height, width), pixels; each at least 1.
+    """
     height, width = size
     scale = longest * 1.0 / max(height, width)
     return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 
 def for_sam(rgb: NDArray[np.uint8], input_size: int) -> NDArray[np.float32]:
-    """(3, input_size, input_size) float32: longest side resized, normalised, zero padded right and below."""
+    """Input of SAM's image encoder: longest side resized, normalised, padded with zeros on the right and below.
+
+    Args:
+        rgb: uint8 (H, W, 3), RGB.
+        input_size: Side of the square, pixels.
+
+    Returns:
+        (3, input_size, input_size) float32.
+    """
     resized = resize_longest(rgb, input_size)
     pixels = np.zeros((3, input_size, input_size), np.float32)
     normalise_for_sam(resized, pixels[:, : resized.shape[0], : resized.shape[1]])
@@ -52,7 +68,14 @@ def normalise_for_sam(rgb: NDArray[np.uint8], pixels: NDArray[np.float32]) -> No
 
 @dataclass(frozen=True)
 class ClipPreprocessing:
-    """What a CLIP tower's preprocessor_config.json says. size, crop: pixels."""
+    """Settings of a CLIP tower, from its preprocessor_config.json.
+
+    Args:
+        size: Shortest side after resizing, pixels.
+        crop: Side of the centre crop, pixels.
+        mean: Of each channel, for values in [0, 1].
+        std: Of each channel, for values in [0, 1].
+    """
 
     size: int = 224
     crop: int = 224
@@ -60,20 +83,28 @@ class ClipPreprocessing:
     std: tuple[float, ...] = CLIP_STD
 
 
-def for_clip(rgb: NDArray[np.uint8], how: ClipPreprocessing) -> NDArray[np.float32]:
-    """(3, crop, crop) float32: shortest side resized, CENTRE CROP, scaled to [0, 1], normalised."""
+def for_clip(rgb: NDArray[np.uint8], settings: ClipPreprocessing) -> NDArray[np.float32]:
+    """Input of CLIP: shortest side resized, centre crop, scaled to [0, 1], normalised.
+
+    Args:
+        rgb: uint8 (H, W, 3), RGB.
+        settings: Of the CLIP tower.
+
+    Returns:
+        (3, crop, crop) float32.
+    """
     height, width = rgb.shape[:2]
     if height <= width:
-        height, width = how.size, int(how.size * width / height)
+        height, width = settings.size, int(settings.size * width / height)
     else:
-        height, width = int(how.size * height / width), how.size
-    top, left = (height - how.crop) // 2, (width - how.crop) // 2
-    # Only what survives the crop is resampled; reducing an image of extreme aspect ratio whole would cost gigabytes.
-    resized = _resize_window(rgb, (height, width), (top, left, top + how.crop, left + how.crop))
+        height, width = int(settings.size * height / width), settings.size
+    top, left = (height - settings.crop) // 2, (width - settings.crop) // 2
+    # Only the crop is resampled; resizing the whole of an image with an extreme aspect ratio would need gigabytes.
+    resized = _resize_window(rgb, (height, width), (top, left, top + settings.crop, left + settings.crop))
     values = (np.arange(256) * (1 / 255)).astype(np.float32)
-    pixels = np.empty((3, how.crop, how.crop), np.float32)
+    pixels = np.empty((3, settings.crop, settings.crop), np.float32)
     for channel in range(3):
-        table = (values - np.float32(how.mean[channel])) / np.float32(how.std[channel])
+        table = (values - np.float32(settings.mean[channel])) / np.float32(settings.std[channel])
         np.take(table, resized[:, :, channel], out=pixels[channel], mode="clip")
     return pixels
 

@@ -1,7 +1,7 @@
-"""From what a person says to the text the language model reads.
+"""From a command to the prompt, the text that the language model reads.
 
-The templates are LLaVA's, as LISA was trained on them; a person's words inside them are marked, so that the tokenizer
-never takes them for tokens.
+The templates are LLaVA's, with which LISA was trained. The positions of the user's words in the prompt are stored, so
+that the tokenizer never reads special tokens such as ``[SEG]`` in them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,14 @@ EXPLAIN_REQUEST = "Please output segmentation mask and explain why."
 
 @dataclass(frozen=True)
 class Template:
-    """How turns become one text: what stands before the first question, after each question, after each answer, and
-    before each further question."""
+    """Texts that join the turns of a conversation.
+
+    Args:
+        open: Before the first question.
+        question_end: After each question.
+        answer_end: After each answer.
+        next: Before each further question.
+    """
 
     open: str
     question_end: str
@@ -51,7 +57,11 @@ TEMPLATES: dict[str, Template] = {
 
 
 def template(name: str) -> Template:
-    """The conversation template called ``name``. Raises ConfigError naming the choices."""
+    """The conversation template with this name.
+
+    Raises:
+        ConfigError: There is none. The message lists the names.
+    """
     if name not in TEMPLATES:
         raise ConfigError(f"conversation '{name}' is not known; choose one of {', '.join(sorted(TEMPLATES))}")
     return TEMPLATES[name]
@@ -59,14 +69,25 @@ def template(name: str) -> Template:
 
 @dataclass(frozen=True)
 class Prompt:
-    """The whole text for the language model. ``literal``: spans of characters that a person typed."""
+    """The whole text for the language model.
+
+    Args:
+        text: The text.
+        literal: Spans of characters of the user's words.
+    """
 
     text: str
     literal: tuple[Span, ...] = ()
 
 
 def build_prompt(turns: Sequence[Turn], template: Template, *, im_start_end: bool) -> Prompt:
-    """Put ``turns`` into ``template``; the image goes before the first question, as LISA was trained."""
+    """Join the turns of a conversation. The placeholder of the image stands before the first question.
+
+    Args:
+        turns: Oldest first; the last one may have no answer.
+        template: The conversation template.
+        im_start_end: Whether ``<im_start>`` and ``<im_end>`` enclose the image.
+    """
     image = f"<im_start>{IMAGE}<im_end>\n" if im_start_end else f"{IMAGE}\n"
     parts: list[tuple[str, bool]] = []
     for index, turn in enumerate(turns):
@@ -79,7 +100,7 @@ def build_prompt(turns: Sequence[Turn], template: Template, *, im_start_end: boo
 
 
 def _answer_parts(answer: str) -> list[tuple[str, bool]]:
-    """An answer may repeat what a person said, so all of it but its ``[SEG]`` is literal."""
+    """An answer may repeat the user's words, so all of it but its ``[SEG]`` is literal."""
     return [(part, part != "[SEG]") for part in re.split(r"(\[SEG\])", answer)]
 
 
@@ -94,7 +115,16 @@ def _join(parts: Iterable[tuple[str, bool]]) -> Prompt:
 
 @dataclass(frozen=True)
 class QuestionForms:
-    """The sentences a checkpoint was trained to be asked in; ``{}`` stands for the person's words."""
+    """The sentences that a checkpoint was trained on; ``{}`` stands for the command.
+
+    Args:
+        sentence: For a command that is a sentence.
+        phrase: For a command that is a noun phrase.
+        explain: For a command with ``explain``.
+
+    Raises:
+        ValueError: A form does not have exactly one ``{}``.
+    """
 
     sentence: str = "{} " + MASK_REQUEST
     phrase: str = "What is {} in this image? " + MASK_REQUEST
@@ -107,11 +137,19 @@ class QuestionForms:
 
 
 def phrase_command(command: str, forms: QuestionForms, *, explain: bool = False, follow_up: bool = False) -> str:
-    """The question a model was trained on, from a command as people speak.
+    """Put a command into a sentence that the model was trained on.
 
-    A noun phrase ("the red cup") and a sentence ("I am thirsty.") get LISA's two forms; a command that asks for a mask
-    already is left alone. A follow-up ("no, the other one") is never a phrase to look up. Raises CommandError for an
-    empty command.
+    LISA has one form for noun phrases ("the red cup") and one for sentences ("I am thirsty."). A command that already
+    asks for a mask is not changed. A follow-up ("no, the other one") is always a sentence.
+
+    Args:
+        command: The user's words.
+        forms: Of the checkpoint.
+        explain: Ask for the reason too.
+        follow_up: Whether there are earlier turns.
+
+    Raises:
+        CommandError: The command is empty or not text.
     """
     command = " ".join(command.split())
     check_words(command)
@@ -125,12 +163,18 @@ def phrase_command(command: str, forms: QuestionForms, *, explain: bool = False,
 
 
 def check_words(command: str) -> None:
-    """Raise CommandError unless the command is text with a letter or a digit."""
+    """Check a command.
+
+    Raises:
+        CommandError: It is not text, or has no letter and no digit.
+    """
     if not isinstance(command, str):
         raise CommandError(f"the command is {command!r}; it must be text")
     for position, character in enumerate(command):
-        if "\ud800" <= character <= "\udfff":  # what Python makes of bytes that are no UTF-8
-            raise CommandError(f"the command is no text at position {position} (U+{ord(character):04X}); send UTF-8")
+        if "\ud800" <= character <= "\udfff":  # what Python makes of bytes that are not UTF-8
+            raise CommandError(
+                f"the command has an invalid character at position {position} (U+{ord(character):04X}); send UTF-8"
+            )
     if not any(character.isalnum() for character in command):
         problem = f"is {command.strip()!r}: it has no words" if command.strip() else "is empty"
         raise CommandError(f"the command {problem}; say what to find, for example 'the thing to drink from'")

@@ -1,4 +1,4 @@
-"""A frame and a question in, an answer and masks out: LISA as an engine.
+"""LISA as an engine: a frame and a command in, an answer and masks out.
 
 segmenter = Segmenter.from_checkpoint("LISA-7B-v1")
 encoded = segmenter.encode(rgb)
@@ -62,11 +62,11 @@ SEG = "[SEG]"
 
 @dataclass(eq=False)
 class EncodedImage:
-    """One frame as the model sees it, made by :meth:`Segmenter.encode` and good for any number of asks.
+    """An encoded frame, made by :meth:`Segmenter.encode`. It serves any number of commands.
 
     Args:
-        rgb: uint8 (H, W, 3).
-        features: Image tokens, and the mask decoder's embedding once a mask needed it.
+        rgb: uint8 (H, W, 3), RGB.
+        features: Image tokens; the image embedding of the mask decoder after the first mask.
         cache: Keys and values of the last conversation about this frame.
         encode_s: Seconds that encoding took.
     """
@@ -78,13 +78,13 @@ class EncodedImage:
 
     @property
     def size(self) -> Size:
-        """(height, width), camera pixels."""
+        """(height, width) of the frame, pixels."""
         return self.rgb.shape[0], self.rgb.shape[1]
 
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """One token that a pass of the model settled: its id, the state (H,) and the logits (V,) that it came from."""
+    """One new token: its id, the state (H,) that predicted it and the logits (V,)."""
 
     token: int
     hidden: Tensor
@@ -102,7 +102,7 @@ class _Mark:
 
 @dataclass
 class _Draft:
-    """An answer while it grows. details: keep what :attr:`Answer.details` needs."""
+    """An answer while it is generated. details: store what :attr:`Answer.details` needs."""
 
     on_event: OnEvent
     begun: float
@@ -120,7 +120,22 @@ class _Draft:
 
 
 class Segmenter:
-    """LISA with its tokenizer and templates: an engine. One call at a time: a frame holds its conversation's cache."""
+    """The engine ``lisa``: the model with its tokenizer and template.
+
+    Calls are made one at a time, since each encoded frame has one key-value cache.
+
+    Args:
+        lisa: The model, with weights.
+        spec: Content of the checkpoint's config.json.
+        tokenizer: The checkpoint's.
+        clip: The CLIP tower; None if the model has an encoder of its own.
+        conversation: Name of a template.
+        precision: Name of the number format, for ``info``.
+
+    Raises:
+        ConfigError: There is no such template.
+        CheckpointError: The tokenizer lacks a token that the model needs.
+    """
 
     def __init__(
         self, lisa: Lisa, spec: Spec, tokenizer: Tokenizer, clip: ClipFolder | None, conversation: str, precision: str
@@ -155,11 +170,11 @@ class Segmenter:
 
         Args:
             path: Folder of the checkpoint.
-            vision_tower: Folder or hub id of the CLIP tower, where config.json's own is not to be found.
+            vision_tower: Folder or cached hub id of the CLIP tower; None takes the one that config.json names.
             conversation: A name of ``lisa_ros.lisa.prompt.TEMPLATES``; None takes the checkpoint's.
             device: auto, cpu, cuda or cuda:N.
             precision: One of ``engine.options.PRECISIONS``.
-            progress: Called with the share that is loaded, in [0, 1].
+            progress: Called with the loaded share, in [0, 1].
 
         Raises:
             CheckpointError: The folder is missing, damaged or not LISA's.
@@ -194,15 +209,16 @@ class Segmenter:
 
     @torch.inference_mode()
     def encode(self, rgb: NDArray[np.uint8]) -> EncodedImage:
-        """Look at a frame once, for any number of asks.
+        """Encode a frame once, for any number of commands.
 
-        The mask decoder's image embedding is left until a mask needs it, except where one encoder serves both.
+        SAM's image encoder runs later, when the first mask needs it. If the model has one encoder for both, it runs
+        here.
 
         Args:
-            rgb: uint8 (H, W, 3). Copied unless it is read-only.
+            rgb: uint8 (H, W, 3), RGB. Copied unless it is read-only.
 
         Raises:
-            ImageError: Not such an array.
+            ImageError: ``rgb`` is not such an array.
             OutOfMemory: The device has too little memory.
         """
         check_rgb(rgb)
@@ -224,19 +240,23 @@ class Segmenter:
         details: bool = False,
         draft: bool = True,
     ) -> Answer:
-        """Answer a question about a frame: greedy, the same tokens with and without ``draft``.
+        """Answer a command about a frame by greedy decoding.
 
         Args:
-            encoded: From :meth:`encode`.
-            ask: The question.
-            on_event: Called with Stage, Token and Regions as they come.
-            should_stop: Asked between tokens and before each long step.
+            encoded: Result of :meth:`encode`.
+            ask: The command.
+            on_event: Called with each Stage, Token and Regions.
+            should_stop: Called between tokens and before each long step.
             details: Fill :attr:`Answer.details`.
-            draft: Let the model check a guess of its answer in one pass.
+            draft: Use speculative decoding. The tokens are the same without it.
+
+        Returns:
+            The answer; its masks have the size of the frame.
 
         Raises:
             CommandError: The command is empty, or longer than the model can read.
             Cancelled: ``should_stop`` returned True.
+            NumericalError: The model computed NaN or infinite numbers.
             OutOfMemory: The device has too little memory.
         """
         begun = time.perf_counter()
@@ -256,22 +276,22 @@ class Segmenter:
 
     @torch.inference_mode()
     def teacher_forced(self, encoded: EncodedImage, asks: Sequence[Ask], answers: Sequence[str]) -> NDArray[np.bool_]:
-        """Union of the masks of the last answer, where the model is given the true answers.
+        """Mask that the model gives when it is given the true answers.
 
         Args:
-            encoded: From :meth:`encode`.
-            asks: One for each turn.
-            answers: The true answer to each, ``[SEG]`` included.
+            encoded: Result of :meth:`encode`.
+            asks: The commands of one conversation.
+            answers: The true answer to each command, with ``[SEG]``.
 
         Returns:
-            (H, W) bool, after the same post-processing as a free answer's masks.
+            (H, W) bool: union of the masks of the last answer, with the post-processing of :meth:`ask`.
         """
         turns: list[Turn] = []
         for ask, text in zip(asks, answers, strict=True):
             turns.append(Turn(self._question(ask, follow_up=bool(turns)), text))
-        asked = self._prompt([*turns[:-1], Turn(turns[-1].question)])
-        # A data set's own texts are not a person's: their [SEG] are tokens, so no span is literal.
-        begin, ids = (len(self._expand(Prompt(asked.text))), self._expand(Prompt(self._prompt(turns).text)))
+        unanswered = self._prompt([*turns[:-1], Turn(turns[-1].question)])
+        # The texts are those of a data set, not of a user: their [SEG] are tokens, so no span is literal.
+        begin, ids = (len(self._expand(Prompt(unanswered.text))), self._expand(Prompt(self._prompt(turns).text)))
         whole = torch.tensor([ids], device=self.device)  # (1, L)
         with _out_of_memory("scoring an answer"):
             hidden = self.lisa.read(self.grounding.embed(whole, encoded.features.tokens))  # (1, L, H)
@@ -286,7 +306,7 @@ class Segmenter:
     # --- the prompt ---
 
     def _question(self, ask: Ask, follow_up: bool) -> str:
-        """The text of a turn. follow_up: something was asked before."""
+        """The text of a turn. follow_up: whether there are earlier turns."""
         if ask.verbatim:
             check_words(ask.text)
             return ask.text
@@ -296,7 +316,7 @@ class Segmenter:
         return build_prompt(turns, self.template, im_start_end=self.spec.image_start_end)
 
     def _prompt_ids(self, question: str, history: Conversation | None, max_new_tokens: int) -> tuple[list[int], int]:
-        """Expanded ids of the prompt, and how many old turns did not fit."""
+        """Expanded ids of the prompt, and the number of old turns that did not fit."""
         past = list(history.turns) if history is not None else []
         limit = self.lisa.llama.config.max_position_embeddings
         room = limit - min(max_new_tokens, limit // 4)
@@ -305,17 +325,17 @@ class Segmenter:
             if len(ids) <= room:
                 return ids, dropped
         raise CommandError(
-            f"the command makes a prompt of {len(ids)} tokens; {self.name} reads at most {room}; write a shorter one"
+            f"with this command the prompt has {len(ids)} tokens; {self.name} reads at most {room}: send a shorter one"
         )
 
     def _expand(self, prompt: Prompt) -> list[int]:
-        """Ids with IMAGE_ID at the place of each image token."""
+        """Ids of the prompt, with IMAGE_ID repeated for each image token."""
         ids = self.tokenizer.encode_prompt(prompt.text, prompt.literal)
         at = ids.index(IMAGE_ID)
         return ids[:at] + [IMAGE_ID] * self.lisa.vision_tower.num_tokens + ids[at + 1 :]
 
     def _read_system_text(self) -> PrefixCache:
-        """Keys and values of all that stands before the image: the same for every frame, so computed once."""
+        """Keys and values of the text before the image. It is the same for every frame, so they are computed once."""
         ids = self._expand(self._prompt([Turn("x")]))
         cache = self.lisa.new_cache()
         with torch.inference_mode():
@@ -327,10 +347,10 @@ class Segmenter:
     def _generate(
         self, encoded: EncodedImage, prompt: list[int], max_new_tokens: int, draft: bool, stop: ShouldStop
     ) -> Iterator[list[_Step]]:
-        """Greedy decoding. Yields the tokens that each pass of the model settled.
+        """Greedy decoding with a draft. Yields the new tokens of each pass of the model.
 
-        A draft of the likely answer rides along with each pass: the model's own choice at every position is compared
-        with it, and what agrees is settled at once. Choices are the model's, so the text is greedy decoding's.
+        Each pass also reads a draft of the rest of the answer, and gives the model's own choice at every position.
+        Choices are accepted up to the first one that differs from the draft. So the text is that of greedy decoding.
         """
         cache = encoded.cache
         cache.truncate(min(cache.common_prefix(prompt), len(prompt) - 1))
@@ -338,7 +358,7 @@ class Segmenter:
         limit = min(max_new_tokens, self.lisa.llama.config.max_position_embeddings - len(prompt))
         while len(answer) < limit:
             if stop():
-                raise Cancelled("cancelled before the answer was complete")
+                raise Cancelled("canceled before the answer was complete")
             proposed = self._drafts.continuation(answer)[: limit - len(answer) - 1] if draft else []
             pending = (prompt + answer)[len(cache.tokens) :] + proposed
             hidden = self._read(pending, encoded.features.tokens, cache)[-len(proposed) - 1 :]  # (P + 1, H)
@@ -358,7 +378,7 @@ class Segmenter:
                 return
 
     def _read(self, ids: Sequence[int], image_tokens: Tensor | None, cache: PrefixCache) -> Tensor:
-        """(len(ids), H) hidden states of ids that follow what the cache holds."""
+        """Hidden states (len(ids), H) of ids that follow those in the cache."""
         wanted = ids.count(IMAGE_ID)
         tokens = None
         if wanted:
@@ -371,7 +391,7 @@ class Segmenter:
         return hidden
 
     def _take(self, encoded: EncodedImage, answer: _Draft, steps: list[_Step], stop: ShouldStop) -> None:
-        """Add one pass's tokens to the answer; decode the masks that they stand for at once."""
+        """Add the tokens of one pass to the answer, and decode the masks of its mask tokens at once."""
         if not answer.ids:
             answer.on_event(Stage("generating"))
         marks: list[_Mark] = []
@@ -386,11 +406,11 @@ class Segmenter:
         if not marks:
             return
         if stop():
-            raise Cancelled("cancelled before the mask was decoded")
+            raise Cancelled("canceled before the mask was decoded")
         answer.on_event(Stage("decoding"))
         answer.embed_s += self._ensure_embedding(encoded)
         if stop():
-            raise Cancelled("cancelled before the mask was decoded")
+            raise Cancelled("canceled before the mask was decoded")
         begun = time.perf_counter()
         regions = self._decode(encoded, answer, marks)
         answer.decode_s += time.perf_counter() - begun
@@ -414,7 +434,7 @@ class Segmenter:
         return regions
 
     def _upsampled(self, low_res: Tensor, size: Size) -> NDArray[np.float32]:
-        """Mask logits (S, 1, h, w) at the image's size, (S, H, W)."""
+        """Mask logits (S, 1, h, w), resized to the image (S, H, W)."""
         logits: NDArray[np.float32] = upsample_logits(low_res, size, self.lisa.input_size).cpu().numpy()
         return logits
 
@@ -446,7 +466,7 @@ class Segmenter:
         }
 
     def _check_finite(self, finite: bool, what: str) -> None:
-        """Raise NumericalError: an answer made of NaN would read as "not found"."""
+        """Raise NumericalError unless ``finite``: with NaN, an answer would have no mask and look like NOT_FOUND."""
         if not finite:
             others = ", ".join(name for name in ("bf16", "fp32") if name != self.precision)
             raise NumericalError(
@@ -461,11 +481,11 @@ class Segmenter:
         return self._to_device(for_clip(rgb, self._clip.preprocessing))
 
     def embed(self, rgb: NDArray[np.uint8]) -> Tensor:
-        """Frame (H, W, 3) uint8 to the image embedding (1, C, h, w) that masks are decoded from."""
+        """Image embedding (1, C, h, w) of a frame uint8 (H, W, 3), for the mask decoder."""
         return self.lisa.embed_image(self._to_device(for_sam(rgb, self.lisa.input_size)))
 
     def _ensure_embedding(self, encoded: EncodedImage) -> float:
-        """Make the mask decoder's embedding where it is missing. Returns the seconds that it took."""
+        """Compute the image embedding if it is missing. Returns the seconds that it took."""
         if encoded.features.embedding is not None:
             return 0.0
         begun = time.perf_counter()
@@ -484,7 +504,8 @@ class Segmenter:
         token = self.tokenizer.id_of(text)
         if token is None:
             raise CheckpointError(
-                f"{self.name}: the tokenizer has no {text}; added_tokens.json is missing or not LISA's"
+                f"{self.name}: the tokenizer has no {text}; added_tokens.json is missing or not LISA's: download the "
+                "checkpoint again"
             )
         return token
 
@@ -499,7 +520,7 @@ def _never() -> bool:
 
 @contextmanager
 def _out_of_memory(doing: str) -> Iterator[None]:
-    """Turn the several ways in which memory runs out into OutOfMemory, with what to try."""
+    """Turn every error about too little memory into OutOfMemory, with advice."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:

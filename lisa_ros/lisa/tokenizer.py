@@ -1,12 +1,12 @@
 """LISA's tokenizer: sentencepiece with added tokens, by the rules of the release that trained the checkpoints.
 
-LISA was trained with the slow LlamaTokenizer of transformers 4.31 in its legacy mode. Later releases cut the same text
-differently (an extra or a missing word-begin mark beside every added token), and the model then answers differently.
-So the rules are stated here, on top of the plain sentencepiece library:
+LISA was trained with the slow LlamaTokenizer of transformers 4.31 in its legacy mode. Later releases split the same
+text differently: there is an additional or a missing word-begin mark beside every added token. The model then answers
+differently. So this module has the old rules, on top of the sentencepiece library:
 
 1. The text is split at the added tokens, longest match first.
-2. ``[SEG]``, ``<im_start>``, ``<im_end>`` and other plain added tokens swallow the white space on both sides; ``<s>``,
-   ``</s>`` and ``<unk>`` swallow none.
+2. White space on both sides of ``[SEG]``, ``<im_start>``, ``<im_end>`` and other plain added tokens is removed. Beside
+   ``<s>``, ``</s>`` and ``<unk>`` it stays.
 3. Every remaining piece is encoded on its own, so each begins with its own word-begin mark.
 """
 
@@ -25,7 +25,7 @@ from lisa_ros.lisa.weights.substitute import substitute
 
 IMAGE = "<image>"
 IMAGE_ID = -200
-"""Stands in the ids where the image tokens go, as in LLaVA."""
+"""Placeholder for image tokens among the ids, as in LLaVA."""
 
 
 class Tokenizer:
@@ -47,12 +47,13 @@ class Tokenizer:
     def from_folder(cls, folder: Path) -> Tokenizer:
         """Read ``tokenizer.model`` and the added tokens of a checkpoint folder.
 
-        Raises CheckpointError where a file is missing or is not what it should be.
+        Raises:
+            CheckpointError: A file is missing or invalid.
         """
         model = folder / "tokenizer.model"
         if not model.is_file():
             raise CheckpointError(
-                f"{model} is missing; a LISA checkpoint brings its sentencepiece model under that name"
+                f"{model} is missing; it is the sentencepiece model of the checkpoint: download the checkpoint again"
             )
         try:
             pieces = SentencePieceProcessor(model_file=str(model))
@@ -61,7 +62,7 @@ class Tokenizer:
         return cls(pieces, _added_tokens(folder, pieces.get_piece_size()))
 
     def __len__(self) -> int:
-        """Rows that the embedding table needs at least."""
+        """Least number of rows of the embedding table."""
         return max(self._pieces.get_piece_size(), *(i + 1 for i in self._added.values()), 0)
 
     def id_of(self, text: str) -> int | None:
@@ -69,10 +70,12 @@ class Tokenizer:
         return self._added.get(text, self._control.get(text))
 
     def encode(self, text: str, literal: Sequence[Span] = ()) -> list[int]:
-        """Ids of ``text``, without a leading ``<s>``.
+        """Ids of a text, without a leading ``<s>``.
 
-        literal: spans (begin, end) of characters that a person typed. Inside them nothing is a token: ``[SEG]`` there
-        is five characters of text.
+        Args:
+            text: The text.
+            literal: Spans (begin, end) of characters of the user's words. No added token is read in them: ``[SEG]``
+                there is five characters of text.
         """
         ids: list[int] = []
         for piece, token in self._segments(text, literal):
@@ -80,7 +83,12 @@ class Tokenizer:
         return ids
 
     def encode_prompt(self, text: str, literal: Sequence[Span] = ()) -> list[int]:
-        """Ids of a prompt: ``<s>`` first, and ``IMAGE_ID`` at every ``<image>`` outside the literal spans."""
+        """Ids of a prompt: ``<s>`` first, and ``IMAGE_ID`` for every ``<image>`` outside the literal spans.
+
+        Args:
+            text: The prompt.
+            literal: As in :meth:`encode`.
+        """
         ids, begin = [self.bos_id], 0
         for match in re.finditer(re.escape(IMAGE), text):
             if _touches(match.span(), literal):
@@ -90,7 +98,7 @@ class Tokenizer:
         return ids + self.encode(text[begin:], _shift(literal, begin))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ``ids`` exactly as the reference prints it: added tokens stand apart, joined by spaces."""
+        """Text of ids, exactly as the reference prints it: with spaces around added tokens."""
         texts: list[str] = []
         run: list[int] = []
         for i in ids:
@@ -104,7 +112,7 @@ class Tokenizer:
         return " ".join(texts)
 
     def answer_text(self, ids: Iterable[int]) -> str:
-        """Text of an answer as a person would write it: no ``</s>``, no space between ``[SEG]`` and a full stop."""
+        """Text of an answer for users: without ``</s>``, and without a space between ``[SEG]`` and a full stop."""
         return tidy(self.decode(i for i in ids if i not in (self.bos_id, self.eos_id)))
 
     def is_added(self, token: int) -> bool:
@@ -159,7 +167,7 @@ class Tokenizer:
 
 
 def tidy(text: str) -> str:
-    """Decoded text as a person would write it: single blanks, none between ``[SEG]`` and a full stop."""
+    """Normalise the blanks of decoded text: single ones, and none between ``[SEG]`` and a full stop."""
     text = re.sub(r" {2,}", " ", text)
     return re.sub(r"(?<=\]) (?=[.,;:!?])", "", text).strip()
 
@@ -182,7 +190,7 @@ def _checked(added: dict[str, int]) -> dict[str, int]:
     tokens = {str(text): int(i) for text, i in added.items()}
     wrong = [f"{text!r}: {i}" for text, i in tokens.items() if not text or i < 0]
     if wrong:
-        raise CheckpointError(f"added tokens must have a text and an id of 0 or more; found {', '.join(wrong)}")
+        raise CheckpointError(f"added tokens must have a text and an id of 0 or more; invalid: {', '.join(wrong)}")
     return tokens
 
 

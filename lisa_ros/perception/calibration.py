@@ -15,23 +15,34 @@ from lisa_ros.errors import ImageError
 from lisa_ros.perception.geometry import Camera
 
 WIDEST = 0.1
-"""Smallest focal length that is believed, as a share of the image's longer side: a view of 157 degrees."""
+"""Smallest accepted focal length, as a share of the image's longer side: a view of 157 degrees."""
 
 OFF_CENTRE = 0.4
-"""How far the principal point may lie from the image's middle, as a share of the side."""
+"""Largest accepted distance of the principal point from the image's centre, as a share of the side."""
 
 
 def image_size(info: Any) -> tuple[int, int]:
-    """(height, width) of the images that a camera_info is about: the region of interest, divided by the binning."""
+    """Size of the images of a camera_info: the region of interest, divided by the binning.
+
+    Returns:
+        (height, width), pixels.
+    """
     height = info.roi.height or info.height
     width = info.roi.width or info.width
     return height // max(info.binning_y, 1), width // max(info.binning_x, 1)
 
 
 def pinhole(info: Any) -> Camera:
-    """The camera of the rectified image: by P, or by K where P is all zero.
+    """The camera of the rectified image: from P, or from K if P is all zero.
 
-    Raises ImageError where there is no calibration, and where the matrix cannot belong to an image of this size.
+    Args:
+        info: A sensor_msgs/CameraInfo.
+
+    Returns:
+        The pinhole camera, in pixels of the image (after region of interest and binning).
+
+    Raises:
+        ImageError: There is no calibration, or it cannot belong to an image of this size.
     """
     name, fx, fy, cx, cy = _matrix(info)
     bin_x, bin_y = max(info.binning_x, 1), max(info.binning_y, 1)
@@ -45,14 +56,14 @@ def pinhole(info: Any) -> Camera:
         or abs(cy - middle_y) > OFF_CENTRE * height
     ):
         raise ImageError(
-            f"camera_info's {name} (fx {camera.fx:g}, fy {camera.fy:g}, cx {cx:g}, cy {cy:g}) cannot be of images of "
-            f"{width} x {height} pixels; publish the calibration of this resolution"
+            f"camera_info's {name} (fx {camera.fx:g}, fy {camera.fy:g}, cx {cx:g}, cy {cy:g}) cannot be that of images "
+            f"of {width} x {height} pixels; publish the calibration of this resolution"
         )
     return camera
 
 
 def distortion(info: Any) -> str:
-    """The lens model, where camera_info has distortion; empty where it has none. Metres need rectified images."""
+    """Name of the lens model if camera_info has distortion, else empty. Results in metres need rectified images."""
     return (info.distortion_model or "unnamed model") if any(float(value) for value in info.d) else ""
 
 

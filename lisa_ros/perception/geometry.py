@@ -1,9 +1,10 @@
 """From a mask and a depth image to metres: an object's points, its centroid and its oriented box.
 
-Everything is in the camera's optical frame, as in REP-103: x to the right, y down, z forward, metres. Images are
-rectified (a pinhole without distortion), depth has the size and the optical centre of the colour image ("aligned").
-Depth is what cameras publish (REP-118): uint16 millimetres with 0 for nothing, or float metres where NaN and both
-infinities (REP-117: too near, too far) mean nothing.
+- Frame: the camera's optical frame, as in REP-103: x to the right, y down, z forward, metres.
+- Images: rectified (a pinhole camera without distortion). Depth is aligned: it has the size and the optical centre of
+  the colour image.
+- Depth values, as in REP-118: uint16 millimetres, 0 is no value; or float metres, NaN and infinities (REP-117) are no
+  value.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ from lisa_ros.errors import ImageError
 # A surface that falls away from the camera by more than this (70 degrees) in one pixel is taken for a depth edge.
 STEEPEST = math.tan(math.radians(70))
 NOISE_M, NOISE_SHARE = 0.002, 0.003  # what a depth camera adds between neighbours: metres, and share of the distance
-SPILL_PX = 8  # a mask spills so far over the table at its border; a table further inside is the object's own
-THINNEST_M = 0.0015  # a plane's thickness, at least
-FLAT_M = 0.004  # what rises less above its table is not told from it by depth
+SPILL_PX = 8  # width of the border where a mask may cover the table; table pixels further inside belong to the object
+THINNEST_M = 0.0015  # least thickness of a plane
+FLAT_M = 0.004  # depth cannot separate lower objects from their table
 SPECK_PX = 4  # smaller pieces of a mask are noise
-FEWEST = 12  # points: below there is no box
-FITTED = 800  # points, at most, that a box's orientation is fitted to; its sides are measured on all of them
-RING_PX = 12  # around a mask, where its surroundings are looked at
-MISFIT_WEIGHT = 4.0  # of the points' mean distance to the faces, against the sum of the sides
+FEWEST = 12  # least number of points of a box
+FITTED = 800  # most points that the orientation of a box is fitted to; its sides are measured on all points
+RING_PX = 12  # width of the ring around a mask in which the supporting plane is searched
+MISFIT_WEIGHT = 4.0  # weight of the points' mean distance to the faces, relative to the sum of the sides
 TAIL = 0.002  # share of the points that may lie outside each side of a box
-MOST_PX = 1e6  # of a focal length and of where the image's centre may lie
+MOST_PX = 1e6  # largest accepted focal length and principal point
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole. Pixels; the centre of the top left pixel is (0, 0), as in camera_info."""
+    """A pinhole camera. All values are in pixels; the centre of the top left pixel is (0, 0)."""
 
     width: int
     height: int
@@ -47,21 +48,34 @@ class Camera:
 
     @classmethod
     def from_matrix(cls, k: Sequence[float], width: int, height: int) -> Camera:
-        """k: the nine numbers of camera_info, row by row. Raises ImageError where it is not calibrated (all 0)."""
+        """The camera of an intrinsic matrix.
+
+        Args:
+            k: The nine numbers of K in camera_info, row by row.
+            width: Of the image, pixels.
+            height: Of the image, pixels.
+
+        Raises:
+            ImageError: The camera is not calibrated (all 0), or the values are impossible.
+        """
         if len(k) != 9 or not (k[0] > 0 and k[4] > 0):
             raise ImageError(f"camera_info's K {[float(v) for v in k]} has no focal length; calibrate the camera")
         if not all(0.1 < k[i] < MOST_PX for i in (0, 4)) or not all(abs(k[i]) < MOST_PX for i in (2, 5)):
-            raise ImageError(f"camera_info's K {[float(v) for v in k]} is of no camera; calibrate it again")
+            raise ImageError(f"camera_info's K {[float(v) for v in k]} has impossible values; calibrate the camera")
         return cls(width, height, float(k[0]), float(k[4]), float(k[2]), float(k[5]))
 
 
 @dataclass(frozen=True, eq=False)
 class OrientedBox:
-    """A box around what is SEEN of an object: hidden sides end where the view ends.
+    """A box around the visible part of an object, in the optical frame.
 
-    centre: (3,) m. size: (3,) m along the box's own x, y, z; x is the longest side, z the shortest.
-    axes: (3, 3), columns: the box's x, y and z in the optical frame, right-handed. x points to the image's right (down,
-    where it is upright), z away from the camera, so that the same view gives the same axes.
+    The signs of the axes are fixed, so that the same view gives the same axes: x points to the right of the image, or
+    down if it is vertical; z points away from the camera.
+
+    Args:
+        centre: (3,) m.
+        size: (3,) m along the box's x, y, z; x is the longest side, z the shortest.
+        axes: (3, 3), columns: unit vectors of the box's x, y and z; right-handed.
     """
 
     centre: NDArray[np.float64]
@@ -70,24 +84,27 @@ class OrientedBox:
 
     @property
     def quaternion(self) -> NDArray[np.float64]:
-        """(4,) x, y, z, w as in geometry_msgs, w >= 0: turns the optical frame's axes into the box's."""
+        """(4,) x, y, z, w as in geometry_msgs, w >= 0: the rotation from the optical frame's axes to the box's."""
         return quaternion(self.axes)
 
     @property
     def corners(self) -> NDArray[np.float64]:
-        """(8, 3) m."""
+        """(8, 3) m, in the optical frame."""
         signs = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
         return self.centre + (signs * self.size) @ self.axes.T
 
 
 @dataclass(frozen=True, eq=False)
 class Object3D:
-    """One mask in metres.
+    """One mask in metres, in the optical frame.
 
-    points: (N, 3) float32, row by row of the image; pixels: (N, 2) int32 (x, y), the same order.
-    centroid: (3,) m, median of the points along each axis; NaN without points. On the seen surface, not inside.
-    box: None with fewer than 12 points.
-    valid_share: in [0, 1], how much of the mask has any depth at all; 0.3 says: mostly guessed.
+    Args:
+        label: Of the mask.
+        points: (N, 3) float32 m, row by row of the image.
+        pixels: (N, 2) int32, (x, y) of each point.
+        centroid: (3,) m, median of the points along each axis. It lies on the visible surface. NaN without points.
+        box: None with fewer than 12 points.
+        valid_share: Share of the mask's pixels that have depth, in [0, 1]. With a low share the result is unreliable.
     """
 
     label: int
@@ -100,10 +117,13 @@ class Object3D:
 
 @dataclass(frozen=True, eq=False)
 class Grasp:
-    """A parallel gripper's first guess, in the optical frame.
+    """A candidate for a grasp with a parallel gripper, in the optical frame.
 
-    centroid: (3,) m, where to go. approach: (3,) unit vector along which the gripper comes.
-    closing: (3,) unit vector between the fingers. width: m that they have to open.
+    Args:
+        centroid: (3,) m, target of the gripper.
+        approach: (3,) unit vector along which the gripper approaches.
+        closing: (3,) unit vector from one finger to the other.
+        width: Distance between the fingers, m.
     """
 
     centroid: NDArray[np.float64]
@@ -115,9 +135,21 @@ class Grasp:
 def depth_image(
     data: bytes | bytearray | memoryview, encoding: str, height: int, width: int, step: int, is_bigendian: bool = False
 ) -> NDArray[np.uint16] | NDArray[np.float32]:
-    """The pixels (H, W) of a depth message without a copy: uint16 mm for 16UC1 (mono16), float32 m for 32FC1.
+    """The pixels of a depth message, without a copy.
 
-    Raises ImageError for another encoding and for fewer bytes than height and step promise.
+    Args:
+        data: Bytes of the message.
+        encoding: 16UC1, mono16 or 32FC1.
+        height: Pixels.
+        width: Pixels.
+        step: Bytes of a row.
+        is_bigendian: Byte order.
+
+    Returns:
+        (H, W) uint16 millimetres for 16UC1 and mono16, float32 metres for 32FC1.
+
+    Raises:
+        ImageError: The encoding is another one, or there are too few bytes.
     """
     kinds = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
     if encoding not in kinds:
@@ -129,20 +161,26 @@ def depth_image(
 
 
 NOTHING_MM = 65535
-"""The largest number of 16 bits: "too far" or "nothing", as infinity is with float depth (REP-117)."""
+"""The largest number of 16 bits. It means "too far" or "no value", as infinity does in float depth (REP-117)."""
 
 FARTHEST_M = 1000.0
-"""Beyond what any depth camera measures: a value that stands for nothing, such as the largest float."""
+"""No depth camera measures so far: larger values, such as the largest float, are no value."""
 
 CLAMP_M, CLAMP_SHARE = 4.0, 0.01
-"""From so far on, a value that so much of the image shares and nothing exceeds may be a clamp."""
+"""A largest value of at least CLAMP_M, which at least CLAMP_SHARE of the pixels have, may be a clamp."""
 
 
 def clamp_of(depth: NDArray) -> float | None:
-    """The value, in raw units, at which a depth image (H, W) is cut off; None where it is not.
+    """Value at which a driver clamps depth.
 
-    Some drivers report everything beyond their range as the end of the range: a round number of metres or of bits that
-    many pixels share exactly, with nothing beyond. That is no measurement.
+    Some drivers report everything beyond their range as the end of the range. That is a round number of metres or of
+    bits; many pixels have exactly this value, and no pixel has a larger one. It is not a measurement.
+
+    Args:
+        depth: (H, W) uint16 millimetres or float metres.
+
+    Returns:
+        The value, in the units of ``depth``; None if the image is not clamped.
     """
     to_m = 0.001 if depth.dtype.kind == "u" else 1.0
     usable = depth[(depth > 0) & (depth < (NOTHING_MM if depth.dtype.kind == "u" else FARTHEST_M))]
@@ -156,15 +194,18 @@ def clamp_of(depth: NDArray) -> float | None:
 
 
 def metres(depth: NDArray, clamp: float | None = None) -> NDArray[np.float32]:
-    """A copy of raw depth as float32 metres, NaN where nothing was measured.
+    """A copy of raw depth as float32 metres, NaN where there is no value.
 
     Args:
-        depth: uint16 millimetres (0 and 65535 are nothing) or float metres (0, negative, NaN, infinite and beyond any
-            camera's reach are nothing; so is 65.535, which is 65535 millimetres).
-        clamp: A raw value that stands for "beyond the range", see :func:`clamp_of`.
+        depth: uint16 millimetres (0 and 65535 are no value) or float metres (0, negative, NaN, infinite, above
+            ``FARTHEST_M`` and 65.535, which is 65535 millimetres, are no value).
+        clamp: A raw value that means "beyond the range", see :func:`clamp_of`.
+
+    Returns:
+        Float32 metres, in the shape of ``depth``.
 
     Raises:
-        ImageError: Depth of another type.
+        ImageError: Depth has another type.
     """
     if depth.dtype.kind == "u" and depth.dtype.itemsize == 2:
         result = depth.astype(np.float32)
@@ -181,12 +222,21 @@ def metres(depth: NDArray, clamp: float | None = None) -> NDArray[np.float32]:
 
 
 def locate(crop: MaskCrop, depth: NDArray, camera: Camera, *, edge_px: int = 3, clamp: float | None = None) -> Object3D:
-    """What a mask covers, in metres.
+    """Points, centroid and box of a mask, in metres.
 
-    depth: (H, W) uint16 millimetres or float metres, of the camera's size; only the mask's window is read.
-    edge_px: so wide a rim of the mask is believed only where its depth continues what lies further inside: there
-    cameras mix foreground and background, and masks bleed. clamp: raw value of depth that stands for "beyond the
-    range" (:func:`clamp_of`). Raises ImageError for depth of another size.
+    Args:
+        crop: The mask.
+        depth: (H, W) uint16 millimetres or float metres, of the camera's size. Only the mask's window is read.
+        camera: The camera of image and depth.
+        edge_px: Width of the mask's rim, pixels. A pixel of the rim counts only if its depth continues that of the
+            inside: at edges, cameras mix foreground and background, and masks are too large.
+        clamp: A raw value of depth that means "beyond the range", see :func:`clamp_of`.
+
+    Returns:
+        The object, in the camera's optical frame.
+
+    Raises:
+        ImageError: Depth has another size than the camera.
     """
     if depth.shape != (camera.height, camera.width):
         raise ImageError(
@@ -225,7 +275,17 @@ def locate(crop: MaskCrop, depth: NDArray, camera: Camera, *, edge_px: int = 3, 
 
 
 def back_project(x: NDArray, y: NDArray, z: NDArray, camera: Camera) -> NDArray[np.float32]:
-    """Pixels (N,) and their depth (N,) m as points (N, 3) m."""
+    """Points of pixels with depth.
+
+    Args:
+        x: (N,) pixels.
+        y: (N,) pixels.
+        z: (N,) m.
+        camera: The pinhole camera.
+
+    Returns:
+        (N, 3) float32 m, in the optical frame.
+    """
     points = np.empty((len(z), 3), np.float32)
     points[:, 0] = (x - camera.cx) * z / camera.fx
     points[:, 1] = (y - camera.cy) * z / camera.fy
@@ -235,9 +295,12 @@ def back_project(x: NDArray, y: NDArray, z: NDArray, camera: Camera) -> NDArray[
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """All points p with ``normal @ p == offset``; normal (3,) is a unit vector towards the camera, offset in m.
+    """All points p with ``normal @ p == offset``, in the optical frame.
 
-    thickness: m, so far from it are the points that were measured on it, three of their standard deviations.
+    Args:
+        normal: (3,) unit vector towards the camera.
+        offset: m.
+        thickness: Three standard deviations of the measured points from the plane, m.
     """
 
     normal: NDArray[np.float64]
@@ -245,19 +308,28 @@ class Plane:
     thickness: float
 
     def heights(self, z: NDArray[np.float32], camera: Camera) -> NDArray[np.float32]:
-        """How far each pixel of a depth image (H, W) m lies above the plane, on the camera's side, in m."""
+        """Height of each pixel of a depth image (H, W) m above the plane, positive towards the camera: (H, W) m."""
         across = (self.normal[0] / camera.fx * (np.arange(camera.width) - camera.cx)).astype(np.float32)
         down = (self.normal[1] / camera.fy * (np.arange(camera.height) - camera.cy) + self.normal[2]).astype(np.float32)
         return z * (across + down[:, None]) - np.float32(self.offset)
 
 
 def tolerance(z: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Metres by which depth may err at a distance of z metres."""
+    """Assumed error of depth, m, at a distance of z m."""
     return z * np.float32(NOISE_SHARE) + np.float32(NOISE_M)
 
 
 def support_plane(mask: NDArray[np.uint8], z: NDArray[np.float32], camera: Camera) -> Plane | None:
-    """The plane that most of a mask's surroundings lie on, as a table under an object; None where there is none."""
+    """The plane that carries an object, such as a table.
+
+    Args:
+        mask: (H, W) uint8, 1 on the object.
+        z: (H, W) m, NaN for no value.
+        camera: Of this window.
+
+    Returns:
+        The plane of at least half of the pixels around the mask; None if there is none.
+    """
     near = cv2.dilate(mask, np.ones((5, 5), np.uint8))
     ring = cv2.dilate(mask, np.ones((2 * RING_PX + 1, 2 * RING_PX + 1), np.uint8)) - near
     rows, columns = np.nonzero((ring > 0) & np.isfinite(z))
@@ -270,16 +342,20 @@ def support_plane(mask: NDArray[np.uint8], z: NDArray[np.float32], camera: Camer
 
 
 def stands_on(plane: Plane, inner: NDArray[np.bool_], z: NDArray[np.float32], camera: Camera) -> bool:
-    """Whether a good part of the object rises above the plane.
+    """Whether at least a third of the object rises above the plane. A sheet of paper on a table does not.
 
-    A sheet of paper does not: depth cannot tell it from its table.
+    Args:
+        plane: The supporting plane.
+        inner: (H, W), the mask without its rim.
+        z: (H, W) m.
+        camera: Of this window.
     """
     heights = plane.heights(z, camera)[inner]
     return bool(3 * np.count_nonzero(heights > max(FLAT_M, plane.thickness)) > np.count_nonzero(np.isfinite(heights)))
 
 
 def with_feet(points: NDArray[np.float32], plane: Plane) -> NDArray[np.float32]:
-    """points (N, 3) and, below the lowest of them, the points of the plane that they stand on."""
+    """Points (N, 3) m of an object, and for the lowest of them their projections to the plane they stand on."""
     heights = points @ plane.normal.astype(np.float32) - np.float32(plane.offset)
     low = heights < 3 * plane.thickness
     return np.concatenate([points, points[low] - heights[low, None] * plane.normal.astype(np.float32)])
@@ -288,11 +364,21 @@ def with_feet(points: NDArray[np.float32], plane: Plane) -> NDArray[np.float32]:
 def own_pixels(
     mask: NDArray[np.bool_], inner: NDArray[np.bool_], z: NDArray[np.float32], camera: Camera, edge_px: int
 ) -> NDArray[np.bool_]:
-    """Which pixels of a mask belong to its object, by depth.
+    """The pixels of a mask that belong to its object, by depth.
 
-    mask, inner: (h, w), with and without the rim. z: (h, w) m, NaN for nothing. Cut along depth edges, the largest
-    inner piece is the object, with the pieces that lie in its range of depth (an object behind a gripper's finger has
-    two). From there the rim is won back, pixel by pixel, where depth goes on without a step.
+    1. The inner mask is cut along depth edges. The largest piece is the object.
+    2. Other pieces in its range of depth are added. (An object behind a finger of a gripper has two pieces.)
+    3. Pixels of the rim are added step by step, if their depth continues that of their neighbours.
+
+    Args:
+        mask: (h, w), with the rim.
+        inner: (h, w), without the rim.
+        z: (h, w) m, NaN for no value.
+        camera: Of this window.
+        edge_px: Width of the rim, pixels.
+
+    Returns:
+        (h, w) bool.
     """
     known = mask & np.isfinite(z)
     step = np.nan_to_num(z) * np.float32(STEEPEST / camera.fx) + tolerance(np.nan_to_num(z))
@@ -309,7 +395,7 @@ def own_pixels(
 
 
 def without_rim(mask: NDArray[np.uint8], edge_px: int) -> NDArray[np.uint8]:
-    """The mask eroded by edge_px, or by less where less than a third would be left: thin things have a rim only."""
+    """The mask eroded by edge_px. It is eroded less if less than a third would be left, as for thin objects."""
     area = int(np.count_nonzero(mask))
     for width in range(edge_px, 0, -1):
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
@@ -320,7 +406,11 @@ def without_rim(mask: NDArray[np.uint8], edge_px: int) -> NDArray[np.uint8]:
 
 
 def neighbours(z: NDArray[np.float32], where: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Nearest and farthest depth among each pixel's 3 x 3 that are ``where``; (inf, -inf) without one."""
+    """Nearest and farthest depth in the 3 x 3 neighbourhood of each pixel, among pixels in ``where``.
+
+    Returns:
+        Two arrays (h, w) m; inf and -inf for a neighbourhood without such a pixel.
+    """
     square = np.ones((3, 3), np.uint8)
     low = cv2.erode(np.where(where, z, np.float32(np.inf)), square)
     high = cv2.dilate(np.where(where, z, np.float32(-np.inf)), square)
@@ -328,7 +418,7 @@ def neighbours(z: NDArray[np.float32], where: NDArray[np.bool_]) -> tuple[NDArra
 
 
 def main_pieces(pixels: NDArray[np.bool_], z: NDArray[np.float32], focal: float) -> NDArray[np.bool_]:
-    """The largest connected piece, and every other one whose mean depth lies in its range of depth."""
+    """The largest connected piece of ``pixels``, and every other piece whose mean depth lies in its range of depth."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(pixels.view(np.uint8), connectivity=8)
     if count <= 2:
         return pixels
@@ -344,11 +434,18 @@ def main_pieces(pixels: NDArray[np.bool_], z: NDArray[np.float32], focal: float)
 
 
 def fit_box(points: NDArray[np.float32]) -> OrientedBox | None:
-    """The box that points (N, 3) m, seen from the origin, lie on; None with fewer than 12.
+    """Fit a box to points that a camera at the origin sees.
 
-    A camera sees up to three faces, so a box is good when the points lie ON the faces that it turns to the camera, and
-    when it is small. The smallest volume alone is a poor guide: of a box seen edge-on (two faces) it likes the diagonal
-    one as well. Tried are boxes that stand on the largest planes among the points, and on their principal axes.
+    The points lie on the up to three faces that are turned to the camera. So the best box is small and has the points
+    on these faces. The smallest volume alone would be ambiguous: if two faces are visible, a box along their diagonal
+    has a small volume too. Candidates are aligned with the largest planes among the points and with their principal
+    axes.
+
+    Args:
+        points: (N, 3) m, in the optical frame.
+
+    Returns:
+        The box; None with fewer than 12 points.
     """
     if len(points) < FEWEST:
         return None
@@ -378,9 +475,16 @@ def plane_normals(points: NDArray[np.float32], rng: np.random.Generator) -> list
 def largest_plane(
     points: NDArray[np.float32], thickness: float, rng: np.random.Generator, tries: int = 100
 ) -> tuple[Plane, NDArray[np.bool_]]:
-    """The plane that most of points (N, 3) are nearer to than ``thickness`` m, and which they are (N,).
+    """The plane with the most points: RANSAC, then least squares on its points.
 
-    RANSAC, then least squares on the points that agree.
+    Args:
+        points: (N, 3) m.
+        thickness: Largest distance of a point from its plane, m.
+        rng: Random numbers of RANSAC.
+        tries: Number of planes that RANSAC tries.
+
+    Returns:
+        The plane, and which points are on it, (N,) bool.
     """
     corners = points[rng.integers(len(points), size=(tries, 3))]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -410,12 +514,12 @@ TURNS = [turn_about(2, degrees) for degrees in range(0, 90, 3)]
 
 
 def wiggles(degrees: float) -> NDArray[np.float64]:
-    """(6, 3, 3): small turns about each axis, both ways."""
+    """(6, 3, 3): rotations by plus and minus ``degrees`` about each axis."""
     return np.stack([turn_about(axis, sign * degrees) for axis in range(3) for sign in (-1, 1)])
 
 
 def basis_of(normal: NDArray) -> NDArray[np.float64]:
-    """(3, 3) right-handed, columns: two directions across ``normal``, and ``normal``."""
+    """(3, 3) right-handed, columns: two unit vectors perpendicular to ``normal``, and ``normal``."""
     least = np.eye(3)[np.argmin(np.abs(normal))]
     across = np.cross(normal, least)
     across /= np.linalg.norm(across)
@@ -425,10 +529,17 @@ def basis_of(normal: NDArray) -> NDArray[np.float64]:
 def cheapest(
     turns: NDArray[np.float64], points: NDArray[np.float32], middle: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """The best of the axes ``turns`` (K, 3, 3): least sum of the sides plus misfit of the points, in metres.
+    """The rotation whose box has the lowest cost: the sum of its sides, plus the weighted mean misfit of the points.
 
-    points: (N, 3), relative to ``middle`` (3,), which is relative to the camera. A point's misfit is its distance to
-    the nearest face that is turned to the camera.
+    The misfit of a point is its distance to the nearest face that is turned to the camera.
+
+    Args:
+        turns: (K, 3, 3) candidate rotations; columns are the axes of the box.
+        points: (N, 3) m, relative to ``middle``.
+        middle: (3,) m, relative to the camera.
+
+    Returns:
+        (3, 3), one of ``turns``.
     """
     inside = np.einsum("nk,tkj->tjn", points, turns.astype(np.float32), optimize=True)  # (K, 3, N)
     low, high = inside.min(axis=2), inside.max(axis=2)  # (K, 3)
@@ -443,7 +554,7 @@ def cheapest(
 
 
 def measure_box(points: NDArray[np.float32], axes: NDArray[np.float64]) -> OrientedBox:
-    """The box along ``axes`` (3, 3), its axes named by length and pointed as OrientedBox says."""
+    """The box of points (N, 3) m along ``axes`` (3, 3). Order and signs of its axes are those of OrientedBox."""
     inside = points @ axes.astype(np.float32)
     cut = int(TAIL * len(points))
     inside = np.partition(inside.T.copy(), (cut, len(points) - 1 - cut), axis=1)
@@ -461,10 +572,16 @@ def measure_box(points: NDArray[np.float32], axes: NDArray[np.float64]) -> Orien
 
 
 def quaternion(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(4,) x, y, z, w with w >= 0 of a rotation matrix (3, 3), columns: the turned axes.
+    """Quaternion of a rotation matrix.
 
-    The eigenvector to the largest eigenvalue of Bar-Itzhack's matrix (2000): without cases, best for a matrix that is
-    only nearly a rotation.
+    It is the eigenvector with the largest eigenvalue of Bar-Itzhack's matrix (2000). This needs no case distinction and
+    is optimal for a matrix that is only nearly a rotation.
+
+    Args:
+        matrix: (3, 3), columns: the rotated axes.
+
+    Returns:
+        (4,) x, y, z, w with w >= 0.
     """
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = matrix
     k = np.array(
@@ -480,9 +597,16 @@ def quaternion(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def grasp_candidate(thing: Object3D) -> Grasp | None:
-    """Come from the side that the camera sees best and close over the shorter of the other two; None without a box.
+    """A grasp from geometry alone, for a planner that checks reach, collisions and the gripper's opening.
 
-    A geometric first guess for a planner that checks reach, collisions and the gripper's opening.
+    The gripper approaches along the axis of the box that is closest to the viewing direction. It closes along the
+    shorter of the two other axes.
+
+    Args:
+        thing: An object in metres.
+
+    Returns:
+        The grasp in the optical frame; None if the object has no box.
     """
     if thing.box is None:
         return None

@@ -1,7 +1,8 @@
 """sensor_msgs images to RGB pixels, in numpy, OpenCV and Pillow.
 
-Ours, because PyPI's cv_bridge breaks on NumPy 2 and silently misreads padded rows. Works on anything that has the
-attributes of the message (``height``, ``width``, ``encoding``, ``is_bigendian``, ``step``, ``data``): it needs no ROS.
+It replaces cv_bridge, whose wheels on PyPI fail with NumPy 2 and read padded rows incorrectly without an error. An
+``image`` is any object with the attributes of the message (``height``, ``width``, ``encoding``, ``is_bigendian``,
+``step``, ``data``): no ROS is needed.
 """
 
 from __future__ import annotations
@@ -23,15 +24,20 @@ from lisa_ros.perception.photo import rgb_of
 Pixels = NDArray[np.uint8]
 
 PNG = b"\x89PNG\r\n\x1a\n"
-MIN_SIDE = 8  # pixels: below, a tower's patch is larger than anything one could mean
+MIN_SIDE = 8  # pixels: in a smaller image, a patch of an image encoder is larger than any object
 
 
 class Layout(NamedTuple):
-    """How an encoding lies in memory.
+    """Memory layout of an encoding.
 
-    channels: bytes a pixel in a row. rows: rows of data for two rows of pixels. even: which sides must be even. padded:
-    whether rows may have padding; the half rows of i420's colours have no place for it.
-    convert: (rows, width, channels) uint8 or uint16 -> RGB, into the given (H, W, 3) uint8.
+    Args:
+        channels: Bytes of a pixel in a row.
+        convert: Converts (rows, width, channels) uint8 or uint16 to RGB, into the given array (H, W, 3) uint8.
+        dtype: Type of the stored values.
+        rows: Rows of data for two rows of pixels.
+        even_height: Whether the height must be even.
+        even_width: Whether the width must be even.
+        padded: Whether rows may have padding. In i420 they may not, since its colours are in half rows.
     """
 
     channels: int
@@ -103,11 +109,20 @@ _UNNAMED = {
     "16UC1": "mono16",
     "16UC3": "bgr16 or rgb16",
 }
-"""Encodings that say how many channels there are, not what they mean -> what to publish instead."""
+"""Encodings that give the number of channels, but not their meaning -> what to publish instead."""
 
 
 def check_size(height: int, width: int, max_pixels: int) -> None:
-    """Raise ImageError unless the size is one that can be worked on."""
+    """Check the size of an image.
+
+    Args:
+        height: Pixels.
+        width: Pixels.
+        max_pixels: Largest accepted number of pixels.
+
+    Raises:
+        ImageError: The image is empty, too small or too large.
+    """
     if height == 0 or width == 0:
         raise ImageError(f"the image is {width} x {height} pixels: it is empty; publish one with pixels")
     if min(height, width) < MIN_SIDE:
@@ -120,15 +135,26 @@ def check_size(height: int, width: int, max_pixels: int) -> None:
 
 
 def check_image(image: Any, max_pixels: int) -> Layout:
-    """Raise ImageError unless ``image`` says what it holds and holds it. Looks at no pixel, so it costs nothing."""
+    """Compare encoding, size, step and amount of data of a message. No pixel is read.
+
+    Args:
+        image: A sensor_msgs/Image.
+        max_pixels: Largest accepted number of pixels.
+
+    Returns:
+        The layout of its encoding.
+
+    Raises:
+        ImageError: The encoding is not supported, or the values do not agree.
+    """
     layout = LAYOUTS.get(image.encoding)
     if layout is None:
         if image.encoding in _UNNAMED:
             raise ImageError(
-                f"encoding {image.encoding!r} does not say what its channels are; publish {_UNNAMED[image.encoding]}"
+                f"encoding {image.encoding!r} does not name its channels; publish {_UNNAMED[image.encoding]}"
             )
         raise ImageError(
-            f"encoding {image.encoding!r} is not a colour image that is known; publish one of {', '.join(LAYOUTS)}"
+            f"encoding {image.encoding!r} is not a colour image that can be read; publish one of {', '.join(LAYOUTS)}"
         )
     height, width, step = image.height, image.width, image.step
     check_size(height, width, max_pixels)
@@ -154,9 +180,17 @@ def check_image(image: Any, max_pixels: int) -> Layout:
 
 
 def decode(image: Any, max_pixels: int) -> Pixels:
-    """RGB pixels of a sensor_msgs/Image: (H, W, 3) uint8. Raises ImageError.
+    """Decode a raw image.
 
-    Those of an unpadded rgb8 image are a view of the message's own.
+    Args:
+        image: A sensor_msgs/Image in one of the encodings of ``LAYOUTS``.
+        max_pixels: Largest accepted number of pixels.
+
+    Returns:
+        RGB pixels, (H, W, 3) uint8. For rgb8 without padding, a view of the message's data.
+
+    Raises:
+        ImageError: The encoding is not supported, or size, step and data do not agree.
     """
     layout = check_image(image, max_pixels)
     pixels = _view(image, layout)
@@ -183,11 +217,21 @@ def _view(image: Any, layout: Layout) -> NDArray[Any]:
 
 
 def decode_compressed(image: Any, max_pixels: int) -> Pixels:
-    """RGB pixels of a sensor_msgs/CompressedImage holding JPEG or PNG: (H, W, 3) uint8. Raises ImageError.
+    """Decode a JPEG or PNG image.
 
-    A format that begins with a Bayer encoding, as image_transport writes it ("bayer_rggb8; png compressed"), is
-    demosaiced. By Pillow: OpenCV 5 spends seconds on a PNG of 200 bytes whose chunks lie about their length.
-    Orientation tags are ignored, since masks are in the camera's own pixels.
+    If the format begins with a Bayer encoding, as image_transport writes it ("bayer_rggb8; png compressed"), the image
+    is demosaiced. Orientation tags are ignored, since masks are in the camera's own pixels. Pillow decodes: OpenCV 5
+    needs seconds for a PNG of 200 bytes with wrong chunk lengths.
+
+    Args:
+        image: A sensor_msgs/CompressedImage.
+        max_pixels: Largest accepted number of pixels.
+
+    Returns:
+        RGB pixels, (H, W, 3) uint8.
+
+    Raises:
+        ImageError: The data is not JPEG or PNG, is damaged, or has an unsupported size or Bayer pattern.
     """
     what = f"the compressed image (format {image.format!r}, {len(image.data)} bytes)"
     try:
@@ -211,7 +255,7 @@ def _bayer(picture: Image.Image, message_format: str) -> Pixels:
     layout = LAYOUTS.get(encoding)
     raw = np.asarray(picture)
     if layout is None or not encoding.startswith("bayer"):
-        raise ImageError(f"the format names no Bayer pattern that is known; use one of {', '.join(BAYER_PATTERNS)}")
+        raise ImageError(f"the format names no supported Bayer pattern; use one of {', '.join(BAYER_PATTERNS)}")
     if raw.ndim != 2:
         raise ImageError(f"{encoding} has one channel, the picture is {picture.mode}; publish the raw pattern")
     if layout.dtype == np.uint8 and raw.dtype != np.uint8:

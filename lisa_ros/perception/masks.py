@@ -11,11 +11,17 @@ from lisa_ros.engine.api import MaskCrop
 
 
 def mask_score(seg_probability: float, logits: NDArray[np.float32]) -> float:
-    """Confidence of one mask in [0, 1]: P([SEG]) times the mean foreground probability inside the mask.
+    """Confidence of one mask: P([SEG]) times the mean foreground probability inside the mask.
 
-    logits: (H, W) float32. The mean of ``sigmoid(logits)`` over the pixels with ``logits > 0`` lies in (0.5, 1]: near
-    0.5 the mask is a guess at its every pixel. An empty mask scores 0. SAM's own predicted IoU is not used: LISA never
-    trains it.
+    The second factor is the mean of ``sigmoid(logits)`` over the pixels with ``logits > 0``. It lies in (0.5, 1]; near
+    0.5, every pixel of the mask is uncertain. SAM's own prediction of the IoU is not used: LISA does not train it.
+
+    Args:
+        seg_probability: Probability of the token ``[SEG]``, in [0, 1].
+        logits: (H, W) float32.
+
+    Returns:
+        The score, in [0, 1]; 0 for an empty mask.
     """
     inside = logits[logits > 0]
     if inside.size == 0:
@@ -24,7 +30,15 @@ def mask_score(seg_probability: float, logits: NDArray[np.float32]) -> float:
 
 
 def union_image(crops: Sequence[MaskCrop], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """All masks in one image: (H, W) uint8, exactly 0 or 255. size: (height, width) of the camera image."""
+    """Union of masks as one image.
+
+    Args:
+        crops: Masks of one camera image.
+        size: (height, width) of that image, pixels.
+
+    Returns:
+        (H, W) uint8, exactly 0 or 255.
+    """
     image = np.zeros(size, np.uint8)
     for crop in crops:
         window = image[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]
@@ -33,7 +47,15 @@ def union_image(crops: Sequence[MaskCrop], size: tuple[int, int]) -> NDArray[np.
 
 
 def labels_image(crops: Sequence[MaskCrop], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Instance ids in one image: (H, W) uint8, 0 is background. Where masks overlap the higher score wins."""
+    """Labels of masks as one image.
+
+    Args:
+        crops: Masks of one camera image, with labels from 1 to 255.
+        size: (height, width) of that image, pixels.
+
+    Returns:
+        (H, W) uint8: the label of the mask at each pixel, 0 for background. Where masks overlap, the higher score wins.
+    """
     image = np.zeros(size, np.uint8)
     for crop in sorted(crops, key=lambda crop: crop.score):
         window = image[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]

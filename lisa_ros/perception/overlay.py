@@ -25,8 +25,8 @@ def draw_overlay(
     Args:
         rgb: uint8 (H, W, 3).
         crops: Masks of the image. Empty ones are not drawn.
-        opacity: Of the fill; 0 leaves the outline alone, 1 hides what is below.
-        phrases: What each mask is, or none at all. Those that OpenCV's font cannot draw (not ASCII) are left out.
+        opacity: Of the fill, in [0, 1]; with 0 there is only the outline, with 1 the image below is hidden.
+        phrases: A name for each mask; or empty. OpenCV's font has only ASCII; other phrases are not drawn.
     """
     image = np.array(rgb, order="C")
     names = dict(zip(map(id, crops), phrases, strict=True)) if phrases else {}

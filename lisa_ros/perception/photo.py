@@ -1,4 +1,4 @@
-"""Picture files of many formats, read as a person sees them."""
+"""Reading of picture files: EXIF orientation, transparency and 16-bit grey become plain RGB."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ STDIN = "-"
 def read_photo(source: str) -> NDArray[np.uint8]:
     """Read a picture.
 
-    The camera's orientation (EXIF) is applied. Transparent pixels become white. Grey pictures of 16 bits are scaled
-    from their whole range, as the node scales mono16. Of an animation the first frame is read.
+    The EXIF orientation is applied. Transparent pixels become white. 16-bit grey is scaled from [0, 65535], as the node
+    scales mono16. Of an animation, the first frame is read.
 
     Args:
         source: Path of a file, or ``-`` for standard input.
@@ -53,9 +53,15 @@ def read_photo(source: str) -> NDArray[np.uint8]:
 
 
 def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
-    """The pixels of a Pillow image of any mode, (H, W, 3) uint8 RGB: the one rule for files, data sets and messages.
+    """RGB pixels of a Pillow image of any mode. Files, data sets and compressed messages all use this function.
 
-    Transparent pixels become white; grey of 16 bits is scaled from its whole range, as the node scales mono16.
+    Transparent pixels become white. 16-bit grey is scaled from [0, 65535], as the node scales mono16.
+
+    Args:
+        image: Of any mode of Pillow.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
 
     Raises:
         ImageError: Floating-point pixels, or whole numbers beyond 16 bits.

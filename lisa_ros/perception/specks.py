@@ -1,4 +1,4 @@
-"""Specks: small parts of a mask beside the thing, which spoil its box more than its overlap."""
+"""Removal of specks, small parts of a mask beside the object. They hardly change its area, but enlarge its box."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from lisa_ros.engine.api import crop_mask
 
 
 def drop_specks(logits: NDArray[np.float32], share: float) -> None:
-    """Set to 0, in place, what is positive in parts of less than ``share`` of the largest part's pixels.
+    """Set the logits of small parts of a mask to 0, in place.
 
-    logits: (H, W) float32, C-contiguous. A part is what hangs together by sides or corners.
+    Args:
+        logits: (H, W) float32, C-contiguous. The mask is ``logits > 0``. Its parts are 8-connected components.
+        share: Parts with fewer pixels than this share of the largest part are removed, in [0, 1].
     """
     crop = crop_mask(logits > 0, 1, 0.0)
     if not crop.area:

@@ -1,12 +1,13 @@
-"""Masks that follow the scene at camera rate, between one answer of the model and the next.
+"""Tracking of masks at camera rate, between two answers of the model.
 
-An answer is about a frame that is already seconds old. Give ``start`` that frame, ``update`` the frames since then, and
-the masks are where the things are now.
+An answer is about a frame that is already seconds old. Pass that frame to ``start`` and each newer frame to ``update``,
+which returns the masks in that frame.
 
-:class:`FlowTracker` does it with dense optical flow on a small picture of each target. What it sees is compared with a
-keyframe, not with the frame before: errors do not add up, and what comes back from behind something is recognised. A
-mask pixel counts as seen when flow there and back meet and its colour is the keyframe's; the share of the pixels in
-view that are seen is the target's confidence. A target of which next to nothing is seen is LOST soon, and says so.
+:class:`FlowTracker` uses dense optical flow on a small picture of each target. Each frame is compared with a stored
+picture of the target (the keyframe), not with the previous frame. So errors do not accumulate, and a target is
+recognised after an occlusion. A mask pixel counts as visible if forward and backward flow agree and its colour is that
+of the keyframe. The confidence of a target is the share of visible pixels, among those inside the image. With almost no
+visible pixels, the target is LOST after ``LOST_AFTER_S``.
 """
 
 from __future__ import annotations
@@ -22,26 +23,26 @@ from numpy.typing import NDArray
 
 from lisa_ros.engine.api import MaskCrop, crop_mask
 
-SURE, HARDLY = 0.6, 0.25  # confidence: TRACKING from SURE on; below HARDLY the thing is not there
-LOST_AFTER_S = 0.35  # out of sight
-SEARCHED_S = 5.0  # so long after it was seen it is looked for
-DETECT_AFTER_S = 0.2  # in doubt, the model is asked again
-SAME_FROM = 0.2  # overlap from which a new mask belongs to a target
+SURE, HARDLY = 0.6, 0.25  # confidence: TRACKING from SURE on; below HARDLY the target is not visible
+LOST_AFTER_S = 0.35  # time without a visible pixel until LOST
+SEARCHED_S = 5.0  # time after the last visible pixel for which a target is searched
+DETECT_AFTER_S = 0.2  # time without TRACKING until a re-detection is wanted
+SAME_FROM = 0.2  # IoU from which a new mask belongs to a target
 PICTURE_PX = 128  # longest side of a keyframe
-MARGIN = 0.25  # of the target's size, around it in the keyframe: how far it may jump between two frames
-FLOW_PX = 1.5  # by which flow there and back may miss, in pixels of the keyframe
-COLOUR = 30.0  # grey levels by which a seen pixel may differ from the keyframe, brightness evened out
-RENEW_FROM, RENEWED_S = 0.85, 0.2  # confidence and age from which a keyframe may be renewed: nothing may be in front
-CHANGED = 0.02  # of size, angle or shape, which makes a new keyframe worth its error
-SNAP_PX = 3  # by which a new keyframe's border may move to an edge in the picture
-GLANCE_PX = 160  # width of the image in which the whole scene's motion is measured
-FAR = (1e3, 1e3, 0.0, 0.0)  # flow that leads out of the picture does not return
-GLIDING = 2  # of a target's guesses, the one that goes on as it went
+MARGIN = 0.25  # margin of a keyframe, as a share of the target's size: how far it may move between two frames
+FLOW_PX = 1.5  # largest disagreement of forward and backward flow, in pixels of the keyframe
+COLOUR = 30.0  # largest difference in grey levels of a visible pixel and the keyframe, after brightness is evened out
+RENEW_FROM, RENEWED_S = 0.85, 0.2  # least confidence and age for a new keyframe: nothing may be in front of the target
+CHANGED = 0.02  # least change of size, angle or shape for a new keyframe, since each one adds an error
+SNAP_PX = 3  # distance by which the border of a new keyframe's mask may move to an edge in the picture
+GLANCE_PX = 160  # width of the image in which the motion of the whole scene is measured
+FAR = (1e3, 1e3, 0.0, 0.0)  # flow that leads out of the picture never agrees
+GLIDING = 2  # index of the guess that continues the target's motion
 NOWHERE = crop_mask(np.zeros((1, 1), bool), 0, 0.0)
 
 
 class State(enum.IntEnum):
-    """What a tracker says of a target. UNCERTAIN: partly hidden, or hidden for a moment; the mask is what is seen."""
+    """State of a target. UNCERTAIN: it is partly hidden, or hidden for a moment; the mask is the visible part."""
 
     TRACKING = 1
     UNCERTAIN = 2
@@ -52,8 +53,10 @@ class State(enum.IntEnum):
 class Tracked:
     """One target in one frame.
 
-    crop: its visible pixels in THIS frame; its label is the target's id, which stays; empty where nothing is seen.
-    confidence: in [0, 1], share of the mask that is seen.
+    Args:
+        crop: Visible pixels in this frame; empty if none is visible. Its label is the target's id, which never changes.
+        confidence: Share of the mask that is visible, in [0, 1].
+        state: TRACKING, UNCERTAIN or LOST.
     """
 
     crop: MaskCrop
@@ -66,27 +69,47 @@ class Tracked:
 
 
 class Tracker(Protocol):
-    """What follows masks; one with learned features fills it as well. rgb: (H, W, 3) uint8, all of one size."""
+    """Interface of trackers. Frames are (H, W, 3) uint8, RGB, all of one size. Times are seconds of any one clock."""
 
     def start(self, rgb: NDArray[np.uint8], crops: Sequence[MaskCrop], time_s: float) -> None:
-        """Forget everything and follow ``crops``, masks of ``rgb``; their labels become the ids."""
+        """Drop all targets and track new ones.
+
+        Args:
+            rgb: The frame of the answer.
+            crops: Masks of ``rgb``; their labels become the ids.
+            time_s: Time of the frame, seconds.
+        """
 
     def redetect(self, rgb: NDArray[np.uint8], crops: Sequence[MaskCrop], time_s: float) -> None:
-        """Take the model's new masks of ``rgb``; what overlaps a target keeps its id, the rest gets new ones."""
+        """Correct the targets by new masks of the model.
+
+        Args:
+            rgb: The frame of the new masks.
+            crops: Masks of ``rgb``. One that overlaps a target gets its id, the others get new ids.
+            time_s: Time of the frame, seconds.
+        """
 
     def update(self, rgb: NDArray[np.uint8], time_s: float) -> list[Tracked]:
-        """Every target in the next frame, ordered by id. time_s: seconds on any clock, the frame's own."""
+        """Track all targets into the next frame.
+
+        Args:
+            rgb: The frame.
+            time_s: Time of the frame, seconds.
+
+        Returns:
+            Every target, ordered by id.
+        """
 
     def clear(self) -> None:
-        """Follow nothing."""
+        """Drop all targets."""
 
     @property
     def wants_detection(self) -> bool:
-        """Whether the model should look again: a target is in doubt or lost."""
+        """Whether the model should detect the objects again, since a target is uncertain or lost."""
 
 
 class FlowTracker:
-    """A Tracker by dense optical flow (OpenCV's DIS): no model, one core, a few milliseconds for a target."""
+    """A tracker by dense optical flow (OpenCV's DIS). It needs no model, one core and a few milliseconds a target."""
 
     def __init__(self) -> None:
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
@@ -134,10 +157,16 @@ class FlowTracker:
 
 @dataclass(frozen=True, eq=False)
 class Keyframe:
-    """A small picture of a target as it was, with its mask.
+    """A stored small picture of a target, with its mask.
 
-    crop: the mask in the image. rgb: (h, w, 3) uint8, slightly blurred; grey: (h, w) uint8. mask: (h, w) bool, in the
-    picture; near: the mask and two pixels around it. pose: (3, 3) affine map from the picture's pixels to the image's.
+    Args:
+        crop: The mask in the image.
+        rgb: (h, w, 3) uint8, slightly blurred.
+        grey: (h, w) uint8.
+        mask: (h, w) bool, the mask in the picture.
+        near: (h, w) bool, the mask and two pixels around it.
+        pose: (3, 3) affine map from the picture's pixels to the image's.
+        time_s: Time of its frame, seconds.
     """
 
     crop: MaskCrop
@@ -285,10 +314,17 @@ class _Target:
 def compare(
     key: Keyframe, rgb: NDArray[np.uint8], pose: NDArray[np.float64], flow: cv2.DISOpticalFlow
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], float]:
-    """Look for the keyframe in the image where ``pose`` expects it.
+    """Search the keyframe in the image near an expected pose.
 
-    Returns the pose at which it lies, (3, 3) affine; which of the mask's pixels are hidden, (h, w) bool; the share of
-    the others among those in view, 0 where hardly a tenth of the mask is.
+    Args:
+        key: The keyframe.
+        rgb: (H, W, 3) uint8, the image.
+        pose: (3, 3) affine, the expected pose.
+        flow: The optical flow.
+
+    Returns:
+        The pose in the image, (3, 3) affine; the hidden pixels of the mask, (h, w) bool; the confidence: the share of
+        visible pixels among those inside the image, 0 if less than a tenth of the mask is inside.
     """
     for far in (True, False):
         pose = pose @ residual(key, look(rgb, pose, key.size), flow, far)
@@ -301,9 +337,16 @@ def compare(
 
 
 def residual(key: Keyframe, picture: NDArray[np.uint8], flow: cv2.DISOpticalFlow, far: bool) -> NDArray[np.float64]:
-    """(3, 3) affine: what is left of the target's motion between keyframe and picture, by flow that agrees both ways.
+    """Remaining motion of the target between keyframe and picture, by flow that agrees in both directions.
 
-    far: it may still be some way off.
+    Args:
+        key: The keyframe.
+        picture: (h, w, 3) uint8, the image at the expected pose.
+        flow: The optical flow.
+        far: Whether the expected pose may be far off.
+
+    Returns:
+        (3, 3) affine.
     """
     grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
     # Once the target is nearly in place, both get the same background: one that goes another way would pull its border.
@@ -386,9 +429,14 @@ def scaled(factor: float) -> NDArray[np.float64]:
 
 
 def match(old: Sequence[Tracked], new: Sequence[MaskCrop]) -> list[int | None]:
-    """For every new mask the id of the target that it overlaps most, each id once; None where it is another thing.
+    """Assign new masks to targets by overlap. A single lost target and a single unassigned mask are assigned too.
 
-    A single lost target and a single mask without a target are taken for the same thing.
+    Args:
+        old: The targets.
+        new: New masks.
+
+    Returns:
+        The id of the target for each new mask; None for a new object. Each id occurs once.
     """
     pairs = [(overlap(before.crop, now), before.id, j) for before in old for j, now in enumerate(new)]
     ids: list[int | None] = [None] * len(new)

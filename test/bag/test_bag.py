@@ -163,7 +163,7 @@ def test_targets_that_are_not_there_are_listed(recording, tmp_path, bright, caps
     assert (result.command, result.absent) == ("box, nothing", ["nothing"])
     assert "without the command" not in capsys.readouterr().err
     assert annotate(recording, tmp_path / "both.mcap", "--target", "box", "--every", 0) == 0
-    assert "bright is asked for each --target alone, without the command" in capsys.readouterr().err
+    assert "bright answers each --target alone and ignores the command" in capsys.readouterr().err
     assert (result.status, len(result.masks)) == (result.SUCCESS, 1)
 
 
@@ -179,7 +179,7 @@ def test_another_engine_begins_anew(recording, tmp_path, bright, monkeypatch, ca
         assert "with other options" in capsys.readouterr().err
 
 
-def test_what_is_not_there_is_not_found(recording, tmp_path, bright):
+def test_a_command_without_a_mask_has_the_status_not_found(recording, tmp_path, bright):
     annotate(recording, tmp_path / "out.mcap", command="nothing at all")
     found = read(tmp_path / "out.mcap")
     result = found["/lisa/result"][0][1]
@@ -247,18 +247,18 @@ def test_errors_name_the_value_and_how_to_fix_it(recording, tmp_path, bright, ca
         (recording, ["--every", "-1"], "--every -1"),
         (recording, ["--name", "lisa"], "--name 'lisa' is not a ROS name"),
         (recording, ["--out", tmp_path / "no" / "out.mcap"], "there is no folder"),
-        (recording, ["--out", tmp_path / "out.bag"], "'.bag' is not written"),
+        (recording, ["--out", tmp_path / "out.bag"], "'.bag' cannot be written"),
         (recording, ["--out", recording], "never overwritten"),
     ):
         assert annotate(source, out, *options) == 1
         assert says in (error := capsys.readouterr().err)
         assert error.count("\n") == 1
     assert annotate(recording, out, command="  ") == 1
-    assert "no command; say what to find" in capsys.readouterr().err
+    assert "no command; add --command" in capsys.readouterr().err
     assert not out.exists()
 
 
-def test_damage_inside_a_recording_is_one_line(recording, tmp_path, bright, capsys):
+def test_a_damaged_recording_is_an_error_in_one_line(recording, tmp_path, bright, capsys):
     """Bytes changed anywhere: annotated all the same, or refused in one line; never a traceback."""
     whole = next(recording.glob("*.mcap")).read_bytes()
     random = np.random.default_rng(3)

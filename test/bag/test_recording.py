@@ -100,7 +100,7 @@ def test_messages_that_are_listed_and_missing_are_an_error(folder: Path) -> None
         counts(folder)
 
 
-def test_what_was_written_is_counted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_messages_of_a_written_recording_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Writer, "write", lambda *message: None)
 
     def fill(writer: Any) -> None:
@@ -141,7 +141,7 @@ def test_an_empty_storage_identifier_names_the_file_to_open(folder: Path) -> Non
         ({"relative_file_paths": ["gone.mcap"]}, "put them back"),
     ],
 )
-def test_what_the_reader_refuses_has_its_own_remedy(folder: Path, change: dict[str, Any], words: str) -> None:
+def test_each_error_of_the_reader_has_its_own_remedy(folder: Path, change: dict[str, Any], words: str) -> None:
     edit(folder, lambda information: information.update(change))
     with pytest.raises(RecordingError, match=words) as error:
         counts(folder)

@@ -164,7 +164,7 @@ def test_an_interactive_session_is_one_conversation(
     monkeypatch.setattr(sys, "stdin", io.StringIO("Where is the drink?\n\nno, the other one\n" + "x " * 5000 + "\n"))
     segment(PHOTO, "--interactive")
     assert histories == [0, 1, 2]
-    assert "write a shorter one" in capsys.readouterr().out
+    assert "send a shorter one" in capsys.readouterr().out
 
 
 # --- any engine ---
@@ -216,9 +216,11 @@ def test_targets_replace_the_command_and_absent_ones_are_listed(
 
 
 @pytest.mark.usefixtures("colour_engine")
-def test_a_command_beside_targets_is_said_to_be_left_out(blocks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_warning_names_a_command_that_is_ignored_beside_targets(
+    blocks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["segment", str(blocks), "the blue one", "--target", "red", "--model", "colour_engine:load"]) == 0
-    assert "colours is asked for each --target alone" in capsys.readouterr().err
+    assert "colours answers each --target alone" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("colour_engine")
@@ -278,7 +280,7 @@ def test_a_malformed_point_or_box_is_wrong_usage(wrong: tuple, capsys: pytest.Ca
     assert f"'{wrong[1]}'" in capsys.readouterr().err
 
 
-def test_without_a_model_one_line_says_what_the_demo_model_knows(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_model_one_line_warns_of_the_demo_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["segment", str(PHOTO), "the cup", "--device", "cpu"]) in (0, 3)
     (line,) = capsys.readouterr().err.splitlines()
     assert "the bundled demo model knows only rendered tables" in line
@@ -319,7 +321,7 @@ def test_a_picture_comes_from_standard_input_too(monkeypatch: pytest.MonkeyPatch
         ((PHOTO,), "no command"),
         ((PHOTO, " "), "a command is empty"),
         ((PHOTO, "x", "--out", "nowhere/overlay.png"), "there is no folder nowhere"),
-        ((PHOTO, "x", "--out", "overlay.xyz"), "cannot be written as '.xyz'"),
+        ((PHOTO, "x", "--out", "overlay.xyz"), "'.xyz' is not a format that can be written"),
         ((PHOTO, "x", "--out", PHOTO), "would overwrite the picture"),
         ((PHOTO, "x", "--mask", "mask.jpg"), "use .png"),
         ((PHOTO, "x", "--json", "nowhere/a.json"), "there is no folder nowhere"),
@@ -337,10 +339,10 @@ def test_a_picture_comes_from_standard_input_too(monkeypatch: pytest.MonkeyPatch
         ((PHOTO, "--box", "3,4,5,6"), "takes neither points nor a box; it supports"),
         ((PHOTO, "--target", " "), "a target is ' '; each must be a name"),
         ((PHOTO, "--target", "cup", "--interactive"), "leave out --target"),
-        ((PHOTO, "x " * 5000), "write a shorter one"),
+        ((PHOTO, "x " * 5000), "send a shorter one"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_1(
+def test_an_error_is_one_line_and_exit_code_1(
     arguments: tuple, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

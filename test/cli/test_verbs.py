@@ -31,10 +31,14 @@ def test_fetch_ends_with_the_command_that_uses_the_model(
     assert "is complete already" in lines[0]
     assert lines[-1] == f'ready: lisa segment photo.jpg "the thing to drink from" --model {fetched}'
     assert main(["fetch", str(GOLDEN / "clip-tiny"), "--out", str(tmp_path / "clip")]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"ready: {tmp_path / 'clip'}, for --vision-tower"
+    folder = tmp_path / "clip"
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"ready: {folder}; it is a CLIP tower: use it with --vision-tower {folder}"
 
 
-def test_fetch_of_something_else_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fetch_of_something_that_is_not_a_model_is_an_error_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "empty").mkdir()
     assert main(["fetch", str(tmp_path / "empty"), "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
@@ -59,7 +63,7 @@ def test_inspect_of_a_damaged_checkpoint_exits_with_1(tmp_path: Path, capsys: py
     assert "problem: " in capsys.readouterr().out
 
 
-def test_merge_needs_something_to_merge_and_a_new_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_merge_needs_lora_weights_and_a_new_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["merge", str(GOLDEN / "ckpt"), "--out", str(tmp_path)]) == 1
     assert f"{tmp_path} exists; choose another folder" in capsys.readouterr().err
     assert main(["merge", str(GOLDEN / "ckpt"), "--out", str(tmp_path / "out")]) == 1

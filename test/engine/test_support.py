@@ -230,7 +230,7 @@ def test_points_a_box_or_proposals_alone_are_a_question() -> None:
         assert SupportedEngine(engine).ask(FRAME, ask).text == "Yes."
 
 
-def test_the_refusal_says_what_is_supported() -> None:
+def test_an_error_about_a_capability_lists_the_supported_ones() -> None:
     with pytest.raises(CommandError, match="it supports explain, history"):
         SupportedEngine(Scripted({}, {HISTORY, EXPLAIN})).check(Ask("x", points=[(1, 2)]))
 
@@ -304,7 +304,7 @@ def test_teacher_forced_answers_are_a_capability() -> None:
         (Scripted({}, {"target"}), "scripted has the unknown capability 'target'; .*points.*targets"),
     ],
 )
-def test_what_is_not_an_engine_is_refused_at_once(engine: Any, message: str) -> None:
+def test_an_object_that_is_not_an_engine_is_rejected(engine: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SupportedEngine(engine)
 

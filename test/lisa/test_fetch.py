@@ -186,7 +186,7 @@ def test_an_interrupted_fetch_goes_on_at_the_same_revision(hub: LoopbackHub, mon
         fetch("lab/LISA-tiny", revision="main")
 
 
-def test_a_damaged_download_is_refused_and_got_again(hub: LoopbackHub) -> None:
+def test_a_damaged_download_is_rejected_and_downloaded_again(hub: LoopbackHub) -> None:
     hub.damaged.add(SHARDS[1])
     with pytest.raises(CheckpointError, match=r"arrived damaged .*run the command again"):
         fetch("lab/LISA-tiny")
@@ -225,7 +225,7 @@ def test_a_hub_that_went_away_is_an_error_even_where_something_was_downloaded(
         ("no such thing", None, "neither a folder here nor the name of a repository"),
     ],
 )
-def test_what_the_hub_has_not_is_said_in_a_line(
+def test_a_source_that_the_hub_does_not_have_is_an_error(
     hub: LoopbackHub, source: str, revision: str | None, message: str
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
@@ -260,7 +260,7 @@ def test_an_index_that_names_no_shards_is_an_error_that_names_it(checkpoint: Pat
             read(checkpoint)
 
 
-def test_nothing_of_the_users_is_overwritten(checkpoint: Path) -> None:
+def test_files_of_the_user_are_not_overwritten(checkpoint: Path) -> None:
     mine = Path("mine")
     mine.mkdir()
     (mine / "notes.txt").write_text("mine")
@@ -271,7 +271,9 @@ def test_nothing_of_the_users_is_overwritten(checkpoint: Path) -> None:
     assert [file.name for file in mine.iterdir()] == ["notes.txt"]
 
 
-def test_too_little_disk_is_said_before_anything_is_written(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_space_is_an_error_before_anything_is_written(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(CheckpointError, match=r"needs .* MB more, .* has 0.0 MB free"):
         fetch(str(checkpoint), Path("out"))

@@ -45,7 +45,7 @@ def test_a_checkpoint_is_described(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_weights_memory_is_what_loading_takes(checkpoint: Path, precision: str) -> None:
+def test_the_memory_of_the_weights_is_that_of_a_loaded_model(checkpoint: Path, precision: str) -> None:
     lisa = Segmenter.from_checkpoint(checkpoint, device="cpu", precision=precision).lisa
     saved = lisa.state_dict(keep_vars=True)
     buffers = [buffer for name, buffer in lisa.named_buffers() if name in saved]
@@ -54,7 +54,7 @@ def test_the_weights_memory_is_what_loading_takes(checkpoint: Path, precision: s
     assert abs(inspect(checkpoint).memory[precision].weights - loaded) <= 1024
 
 
-def test_the_cache_is_what_its_tokens_take(checkpoint: Path) -> None:
+def test_the_memory_of_the_cache_is_that_of_its_tokens(checkpoint: Path) -> None:
     # keys and values, 4 layers, 4 heads of 12 numbers, 2048 tokens, 4 bytes
     assert inspect(checkpoint).memory["fp32"].cache == 2 * 4 * 4 * 12 * 2048 * 4
 

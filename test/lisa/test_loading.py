@@ -172,7 +172,7 @@ def test_sizes_that_do_not_go_together_are_named(folder: Path) -> None:
         load(folder)
 
 
-def test_a_folder_that_is_not_there_a_file_and_an_empty_folder_are_told_apart(folder: Path, tmp_path: Path) -> None:
+def test_an_error_says_what_a_folder_without_a_checkpoint_lacks(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a folder"):
         load(tmp_path / "nothing")
     with pytest.raises(CheckpointError, match="is not a folder"):
@@ -331,7 +331,7 @@ def test_a_sam_file_that_lacks_a_tensor_says_which(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_loading_peaks_at_little_more_than_what_ends_up_loaded(tmp_path: Path, repository: Path) -> None:
+def test_the_peak_memory_of_loading_is_little_more_than_the_model(tmp_path: Path, repository: Path) -> None:
     """100 MB in bf16, in shards; the 7B's figures are in docs/benchmarks.md.
 
     The tiny model first, so that libraries are loaded and only tensors count.

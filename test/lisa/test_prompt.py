@@ -37,7 +37,7 @@ def test_explain_asks_for_the_reason_once() -> None:
     assert phrase_command(twice, FORMS, explain=True) == twice
 
 
-def test_a_follow_up_is_not_taken_for_a_thing_to_look_up() -> None:
+def test_a_follow_up_is_always_a_sentence() -> None:
     assert phrase_command("the other one", FORMS, follow_up=True) == "the other one. Please output segmentation mask."
 
 
@@ -52,7 +52,7 @@ def test_an_unknown_conversation_names_the_choices() -> None:
         template("mpt-7b")
 
 
-def test_literal_spans_cover_what_was_said_and_nothing_else() -> None:
+def test_literal_spans_cover_the_users_words_and_nothing_else() -> None:
     prompt = build_prompt([Turn("one", "Sure."), Turn("two")], template("llava_v1"), im_start_end=True)
     assert [prompt.text[a:b] for a, b in prompt.literal] == ["one", "Sure.", "two"]
 
@@ -66,7 +66,7 @@ def test_a_conversation_forgets_its_oldest_turns() -> None:
     assert conversation.turns == []
 
 
-def test_what_an_answer_repeats_is_text_in_the_next_prompt() -> None:
+def test_special_tokens_that_an_answer_repeats_are_text_in_the_next_prompt() -> None:
     prompt = build_prompt(
         [Turn("q", "I see <image> and </s>: [SEG]."), Turn("r")], template("llava_v1"), im_start_end=True
     )
@@ -80,6 +80,6 @@ def test_a_question_form_has_exactly_one_place_for_the_words(form: object) -> No
 
 
 @pytest.mark.parametrize("command", [None, 5])
-def test_what_is_no_text_is_no_command(command: object) -> None:
+def test_a_command_must_be_text(command: object) -> None:
     with pytest.raises(CommandError, match=f"the command is {command}; it must be text"):
         check_words(command)

@@ -47,7 +47,7 @@ def assert_sides(thing: Object3D, size: tuple[float, float, float]) -> None:
     assert np.all(np.abs(thing.box.size - wanted) <= np.maximum(0.01, 0.1 * wanted)), (thing.box.size, wanted)
 
 
-def test_millimetres_become_metres_and_zero_is_nothing() -> None:
+def test_millimetres_become_metres_and_zero_is_no_value() -> None:
     z = metres(np.array([[0, 1, 1500, 65534]], np.uint16))
     assert z.dtype == np.float32
     np.testing.assert_allclose(z, [[np.nan, 0.001, 1.5, 65.534]], rtol=1e-6)
@@ -62,7 +62,7 @@ def test_millimetres_become_metres_and_zero_is_nothing() -> None:
         pytest.param(np.array([[1e5]], np.float32), id="farther than any camera sees"),
     ],
 )
-def test_values_that_stand_for_nothing_are_no_measurement(raw) -> None:
+def test_values_that_mean_no_value_are_not_measured(raw) -> None:
     assert np.isnan(metres(raw)).all()
 
 
@@ -91,7 +91,7 @@ def test_a_single_far_pixel_is_no_clamp() -> None:
     assert clamp_of(depth) is None
 
 
-def test_every_invalid_metre_of_rep_117_is_nothing() -> None:
+def test_every_invalid_value_of_rep_117_is_no_value() -> None:
     raw = np.array([[np.nan, np.inf, -np.inf, 0, -1, 2.5]], np.float32)
     z = metres(raw)
     np.testing.assert_array_equal(np.isfinite(z), [[False] * 5 + [True]])
@@ -214,7 +214,7 @@ def test_a_thin_stick_is_still_found() -> None:
     assert_sides(thing, (0.16, 0.008, 0.008))
 
 
-def test_from_straight_above_the_box_is_as_high_as_what_is_seen() -> None:
+def test_from_straight_above_the_box_has_the_height_of_the_visible_sides() -> None:
     depth, mask, _ = tabletop(CAMERA, SIZE, elevation_deg=89.9, yaw_deg=30, distance=0.7)
     box = seen(depth, mask).box
     assert box is not None
@@ -241,7 +241,7 @@ def test_without_depth_there_is_no_box_but_an_answer() -> None:
     assert grasp_candidate(thing) is None
 
 
-def test_an_empty_mask_is_nothing() -> None:
+def test_an_empty_mask_has_no_points_and_no_box() -> None:
     thing = seen(np.ones((480, 640), np.float32), np.zeros((480, 640), bool))
     assert (len(thing.points), thing.box, thing.valid_share) == (0, None, 0.0)
 

@@ -23,7 +23,7 @@ def test_small_parts_go_and_the_rest_stays_as_it_was():
 
 
 @pytest.mark.parametrize("parts", [(), ((0, 0, 3),), ((0, 0, 3), (3, 3, 3)), ((0, 0, 4), (20, 20, 4))])
-def test_nothing_and_parts_alike_stay(parts):
+def test_masks_without_small_parts_are_not_changed(parts):
     logits = drawn(*parts)
     drop_specks(logits, 0.5)
     assert np.array_equal(logits, drawn(*parts))

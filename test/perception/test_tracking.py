@@ -121,14 +121,14 @@ def passing(t: float) -> np.ndarray:
     ],
     ids=["nothing moves", "camera moves", "thing moves", "both move"],
 )
-def test_masks_follow(world: World) -> None:
+def test_masks_follow_the_motion_of_the_scene(world: World) -> None:
     said = follow(world, 3.0)
     assert np.mean([iou(tracked, mask) for _, tracked, mask in said]) >= 0.9
     assert {tracked.state for _, tracked, _ in said} == {State.TRACKING}
     assert {tracked.id for _, tracked, _ in said} == {1}
 
 
-def test_what_passes_in_front_is_cut_out_and_the_thing_is_found_again() -> None:
+def test_an_occluder_is_cut_out_and_the_target_is_tracked_again() -> None:
     said = follow(World(front=passing), 2.5)
     seen = [(tracked, mask) for _, tracked, mask in said if mask.sum() > 700]
     assert np.mean([iou(tracked, mask) for tracked, mask in seen]) >= 0.9
@@ -139,7 +139,7 @@ def test_what_passes_in_front_is_cut_out_and_the_thing_is_found_again() -> None:
     assert said[-1][1].id == 1
 
 
-def test_a_thing_hidden_while_the_camera_moves_is_found_again() -> None:
+def test_a_target_that_is_hidden_while_the_camera_moves_is_tracked_again() -> None:
     def pan(t: float) -> np.ndarray:
         return similar(50 * t, 10 * t)
 
@@ -164,7 +164,7 @@ def lost_after(said: list[tuple[float, Tracked, np.ndarray]]) -> float:
     ],
     ids=["it leaves", "it is covered", "it vanishes", "the camera turns away"],
 )
-def test_lost_is_said_within_half_a_second_and_stays(world: World) -> None:
+def test_a_hidden_target_is_lost_within_half_a_second_and_stays_lost(world: World) -> None:
     said = follow(world, 2.5)
     assert lost_after(said) <= 0.5
     last = said[-1][1]
@@ -173,7 +173,7 @@ def test_lost_is_said_within_half_a_second_and_stays(world: World) -> None:
     assert last.confidence < 0.25
 
 
-def test_a_brighter_picture_shows_the_same_thing() -> None:
+def test_a_brighter_frame_shows_the_same_target() -> None:
     world, tracker = World(), FlowTracker()
     rgb, mask = world.at(0.0)
     tracker.start(rgb, [crop_of(mask)], 0.0)
@@ -182,7 +182,7 @@ def test_a_brighter_picture_shows_the_same_thing() -> None:
     assert iou(tracked, mask) > 0.95
 
 
-def test_several_things_keep_their_ids() -> None:
+def test_several_targets_keep_their_ids() -> None:
     tracker = FlowTracker()
     for t, rgb, mask in World(thing=lambda t: similar(40 * t, 0)).play(0.5):
         left, right = mask.copy(), mask.copy()
@@ -197,7 +197,7 @@ def test_several_things_keep_their_ids() -> None:
             assert iou(second, right) > 0.8
 
 
-def test_nothing_to_follow_is_no_target() -> None:
+def test_empty_masks_are_not_tracked() -> None:
     tracker, (rgb, mask) = FlowTracker(), World().at(0.0)
     assert tracker.update(rgb, 0.0) == []
     tracker.start(rgb, [crop_of(np.zeros_like(mask))], 0.0)
@@ -221,7 +221,7 @@ def test_a_tiny_mask_and_one_at_the_border_do_no_harm() -> None:
     assert iou(said[2], everything) > 0.9
 
 
-def test_the_model_is_asked_when_a_thing_is_gone_and_its_id_is_kept() -> None:
+def test_a_lost_target_wants_detection_and_keeps_its_id() -> None:
     world, tracker = World(front=lambda t: similar(0 if 0.2 < t < 1.0 else 2000, 0)), FlowTracker()
     wanted = []
     for t, rgb, mask in world.play(0.9):
@@ -259,7 +259,7 @@ def test_no_two_masks_get_one_id() -> None:
     assert match(old, [crop_of(mask), crop_of(mask)]).count(2) == 1
 
 
-def test_a_clock_that_jumps_back_loses_nothing() -> None:
+def test_a_clock_that_jumps_back_loses_no_target() -> None:
     tracker, (rgb, mask) = FlowTracker(), World().at(0.0)
     tracker.start(rgb, [crop_of(mask)], 100.0)
     for t in (100.03, 3.0, 3.03):

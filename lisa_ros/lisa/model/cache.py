@@ -1,7 +1,7 @@
-"""Keys and values of the language model, kept per frame.
+"""Key-value cache of the language model, one for each frame.
 
-The cache remembers which tokens it holds, so that the next prompt pays only for what is new: the system text and the
-image stay, a follow-up continues where the conversation stopped, and a rejected draft is cut off.
+The cache stores the ids of its tokens. The next prompt reuses the common prefix: the system text and the image are
+computed once, a follow-up continues the conversation, and a rejected draft is removed.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 
 class _GrowingLayer(DynamicLayer):
-    """A layer's keys and values in one buffer that doubles: an append copies the new tokens, not the whole past.
+    """Keys and values of a layer in one buffer, whose size doubles. An append copies only the new tokens.
 
-    DynamicLayer concatenates, which for every token copies all tokens before it.
+    DynamicLayer concatenates: for every token it copies all earlier ones.
     """
 
     keys: Tensor
@@ -71,9 +71,12 @@ class _GrowingLayer(DynamicLayer):
 
 
 class PrefixCache(Cache):
-    """Keys and values of one sequence, with the ids they belong to.
+    """Keys and values of one sequence, with its ids.
 
-    tokens: the ids held, image tokens as ``IMAGE_ID`` each.
+    ``tokens`` has the ids; each image token is an ``IMAGE_ID``.
+
+    Args:
+        layers: Number of layers.
     """
 
     def __init__(self, layers: int):
@@ -81,20 +84,20 @@ class PrefixCache(Cache):
         super().__init__(layers=[_GrowingLayer() for _ in range(layers)])
 
     def common_prefix(self, ids: Sequence[int]) -> int:
-        """How many leading ids the cache holds already."""
+        """Number of leading ids that are in the cache."""
         for index, (held, wanted) in enumerate(zip(self.tokens, ids, strict=False)):
             if held != wanted:
                 return index
         return min(len(self.tokens), len(ids))
 
     def truncate(self, length: int) -> None:
-        """Forget everything after the first ``length`` tokens. Cheap: nothing is copied."""
+        """Remove everything after the first ``length`` tokens. Nothing is copied."""
         del self.tokens[length:]
         for layer in self._own_layers():
             layer.truncate(length)
 
     def copy(self, length: int) -> PrefixCache:
-        """An independent cache that begins with the same ``length`` tokens."""
+        """An independent cache with the first ``length`` tokens."""
         copy = PrefixCache(0)
         copy.layers = [layer.copy(length) for layer in self._own_layers()]
         copy.tokens = self.tokens[:length]

@@ -1,4 +1,4 @@
-"""LISA: CLIP and LLaMA read, ``[SEG]``'s hidden state prompts SAM's mask decoder.
+"""LISA: LLaMA reads CLIP's image tokens and the text; the state that predicts ``[SEG]`` prompts SAM's mask decoder.
 
 One path serves inference, evaluation and training: ``embed`` (ids and image tokens to positions), ``read`` (positions
 to states), ``predict`` (states to the next token's logits), ``ground`` (states that predict ``[SEG]`` to masks).
@@ -24,12 +24,17 @@ from lisa_ros.lisa.tokenizer import IMAGE_ID
 
 
 class Lisa(nn.Module):
-    """The parts of LISA and what they do to tensors; what to do when is the Segmenter's business.
+    """The networks of LISA. The order of their calls is in the Segmenter.
 
-    Pass built parts: a test can hand in a two-layer tower. ``seg_projector`` is the reference's text_hidden_fcs,
-    ``image_projector`` its mm_projector; ``lisa_ros.lisa.weights.names`` knows those names.
+    ``lisa_ros.lisa.weights.names`` maps the names of tensors to those of the reference.
 
     Args:
+        vision_tower: Makes features for the image tokens.
+        image_projector: From these features to image tokens; the reference's mm_projector.
+        llama: The language model without its head.
+        lm_head: From states (L, H) to logits (L, V).
+        seg_projector: From states (S, H) to mask prompts (S, C); the reference's text_hidden_fcs.
+        sam: Image encoder and mask decoder.
         presence: Adds (L, V) to the next token's logits, from states (L, H) and image tokens (K, H). Released LISAs
             have none.
     """
@@ -81,15 +86,15 @@ class Lisa(nn.Module):
         return features if isinstance(features, Tensor) else features.last_hidden_state
 
     def image_tokens(self, tower_input: Tensor) -> Tensor:
-        """(B, K, H) image tokens, from CLIP's pixels or, where the encoder is shared, from the image embedding."""
+        """(B, K, H) image tokens, from CLIP's pixels or, if the encoder is shared, from the image embedding."""
         return self.image_projector(self.vision_tower(tower_input))
 
     def embed(self, ids: Tensor, image_tokens: Tensor | None) -> Tensor:
-        """Positions of expanded ids: (N, L) to (N, L, H).
+        """Input embeddings of expanded ids: (N, L) to (N, L, H).
 
         Args:
             ids: (N, L), IMAGE_ID at the place of each image token (see :func:`image_columns`).
-            image_tokens: (N, K, H), as many as each row has places for them; None where there is no place.
+            image_tokens: (N, K, H), K as many as each row has IMAGE_ID; None if there is none.
         """
         embedded = self.llama.embed_tokens(ids.clamp_min(0))  # (N, L, H)
         if image_tokens is None:
@@ -98,7 +103,7 @@ class Lisa(nn.Module):
         return embedded.masked_scatter(places, image_tokens.to(embedded.dtype))
 
     def read(self, embedded: Tensor, cache: PrefixCache | None = None) -> Tensor:
-        """Hidden states: (N, L, H) to (N, L, H); with a cache, of positions after those it holds."""
+        """Hidden states: (N, L, H) to (N, L, H). With a cache, the positions follow those in the cache."""
         return language_model.read(self.llama, embedded, cache)
 
     def predict(self, hidden: Tensor, image_tokens: Tensor) -> Tensor:

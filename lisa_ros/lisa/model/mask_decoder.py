@@ -1,9 +1,9 @@
-"""SAM's mask decoder for many prompts of many images: transformers' weights and numbers, a fraction of its time.
+"""SAM's mask decoder for many prompts of many images, faster than that of transformers, with the same results.
 
-The few prompt tokens are cheap and the many image tokens are dear, so projections are moved to the cheap side:
-``(keys W) (queries)`` is computed as ``keys (W queries)``, heads become columns of one matrix, and no image token is
-ever projected or transposed. The upscaling by transposed convolutions (kernel 2, stride 2: no overlap) is a matrix
-product for each cell; only the finished logits are put in their places.
+There are few prompt tokens and many image tokens. So projections are applied to the prompt tokens: ``(keys W)
+(queries)`` is computed as ``keys (W queries)``, heads become columns of one matrix, and no image token is projected or
+transposed. The transposed convolutions (kernel 2, stride 2, so no overlap) are a matrix product for each cell; only the
+logits are then rearranged to an image.
 
 Shapes: B images, P prompts each, N = B * P, G = h * w image tokens, T tokens (predicted IoU, masks, prompt), C
 channels, n heads of d channels.
@@ -24,12 +24,16 @@ from lisa_ros.lisa.preprocess import Size, resized_size
 
 
 def decode_prompts(sam: SamModel, image_embeddings: Tensor, positions: Tensor, prompts: Tensor) -> Tensor:
-    """Mask logits (B, P, 4h, 4w) of SAM's single-mask output.
+    """Mask logits of SAM's single-mask output.
 
     Args:
+        sam: The model.
         image_embeddings: (B, C, h, w).
         positions: (1, C, h, w), see ``sam.image_positions``.
-        prompts: (B, P, C), one sparse prompt token a mask.
+        prompts: (B, P, C), one sparse prompt token for each mask.
+
+    Returns:
+        (B, P, 4h, 4w).
     """
     return decode_and_look(sam, image_embeddings, positions, prompts)[0]
 
@@ -37,19 +41,21 @@ def decode_prompts(sam: SamModel, image_embeddings: Tensor, positions: Tensor, p
 def decode_and_look(
     sam: SamModel, image_embeddings: Tensor, positions: Tensor, prompts: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """:func:`decode_prompts`, and for each layer the scores (N, n, T, G) by which the image looks at tokens."""
+    """:func:`decode_prompts`, and for each layer the attention scores (N, n, T, G) from image tokens to tokens."""
     dense = sam.prompt_encoder.no_mask_embed.weight[:, :, None, None]  # (1, C, 1, 1)
     return _decode(sam.mask_decoder, image_embeddings + dense, positions, prompts)
 
 
 def upsample_logits(low_res: Tensor, size: Size, input_size: int) -> Tensor:
-    """Mask logits back in camera pixels: (S, 1, h, w) float32 on the padded square to (S, H, W) float32.
-
-    Twice bilinear (to the square, then from its unpadded part to the camera), as SAM does.
+    """Resize mask logits to the camera image, as SAM does: bilinear to the square, then from its unpadded part.
 
     Args:
-        size: (height, width), camera pixels.
+        low_res: (S, 1, h, w) float32, of the padded square.
+        size: (height, width) of the camera image, pixels.
         input_size: Side of the square, pixels.
+
+    Returns:
+        (S, H, W) float32.
     """
     if low_res.shape[0] == 0:
         return low_res.new_zeros(0, *size)
@@ -108,7 +114,7 @@ def _scores(columns: Tensor, keys: Tensor, where: Tensor) -> Tensor:
 
 
 def _from_image(attention: SamAttention, query: Tensor, keys: Tensor, where: Tensor) -> Tensor:
-    """Tokens (N, T, C) look at the image: keys (B or N, G, C). Returns (N, T, C).
+    """Cross-attention from tokens (N, T, C) to the image, keys (B or N, G, C). Returns (N, T, C).
 
     The bias of k_proj adds the same to all of a query's scores and falls out of the softmax.
     """
@@ -125,7 +131,7 @@ def _from_image(attention: SamAttention, query: Tensor, keys: Tensor, where: Ten
 def _to_image(
     attention: SamAttention, keys: Tensor, where: Tensor, key: Tensor, value: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The image (B or N, G, C) looks at the tokens, key and value (N, T, C).
+    """Cross-attention from the image, keys (B or N, G, C), to the tokens, key and value (N, T, C).
 
     Returns keys + attention (N, G, C), and the scores of the tokens (N, n, T, G) before the softmax."""
     n, (count, tokens) = attention.num_attention_heads, key.shape[:2]

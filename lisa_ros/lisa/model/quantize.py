@@ -1,4 +1,4 @@
-"""Which numbers the weights are held in, and on which device."""
+"""Number format and device of the weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.weights.tensors import give_back_freed
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# All that draws a mask stays in fp32 whatever the rest is: 4 million weights, and rounding there shifts its edge.
+# The mask decoder is always in fp32. It has only 4 million weights, and rounding in it moves the edges of masks.
 WHOLE = ("sam.shared_image_embedding.", "sam.prompt_encoder.", "sam.mask_decoder.")
 # bitsandbytes repacks nf4 for a CPU with AVX512-BF16 in tiles of this size, and fails on a matrix they do not fill;
 # such a matrix (none in a released LISA) keeps the general layout.
@@ -27,7 +27,14 @@ _NF4_COLUMNS, _NF4_ROWS = 64, 32
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``. Raises DeviceError naming what exists."""
+    """The device of a name.
+
+    Args:
+        name: ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        DeviceError: There is no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -43,16 +50,22 @@ def pick_device(name: str) -> torch.device:
 
 @dataclass(frozen=True)
 class Precision:
-    """``name`` as given and resolved, ``dtype`` of all that is not quantised."""
+    """A number format.
+
+    Args:
+        name: fp32, bf16, fp16, int8 or nf4.
+        dtype: Of everything that is not quantized, except the mask decoder (fp32).
+    """
 
     name: str
     dtype: torch.dtype
 
     @classmethod
     def pick(cls, name: str, device: torch.device) -> Precision:
-        """Resolve ``auto``: bf16 where the GPU has it, else fp16; fp32 on a CPU.
+        """The number format of a name; ``auto`` is bf16 on a GPU, fp16 if the GPU has no bf16, and fp32 on a CPU.
 
-        Raises ConfigError for an unknown name or, for int8 and nf4, where bitsandbytes is not installed.
+        Raises:
+            ConfigError: The name is unknown, or bitsandbytes is missing for int8 or nf4.
         """
         if name not in PRECISIONS:
             raise ConfigError(f"precision '{name}' is not known; choose one of {', '.join(PRECISIONS)}")
@@ -68,10 +81,9 @@ class Precision:
         return self.name in ("int8", "nf4")
 
     def prepare(self, llama: LlamaModel) -> None:
-        """Put quantised layers in place of the decoder layers' linears (and of nothing else).
+        """Replace the linear layers of the language model's decoder layers by quantised ones.
 
-        All that the mask depends on directly (lm_head, both projectors, SAM) stays whole: quantised by the reference,
-        it gave blank masks.
+        lm_head, both projectors and SAM are not quantised: when the reference quantises them, masks are empty.
         """
         if not self.quantised:
             return

@@ -49,10 +49,16 @@ class _Entry:
 
 
 def convert(source: Path, target: Path, advance: Advance = lambda done: None) -> None:
-    """Write ``source``'s tensors to ``target``, then read both and compare every byte.
+    """Write the tensors of a file as safetensors, then read both files and compare every byte.
 
-    advance: in all told twice the tensors' size, once while writing and once while comparing. ``target`` appears only
-    when all is well. Raises CheckpointError (damaged source, unsupported type, a difference) and OSError.
+    Args:
+        source: File of PyTorch.
+        target: File to write. It appears only after the comparison.
+        advance: Called with numbers of bytes; their sum is twice the size of the tensors (writing and comparing).
+
+    Raises:
+        CheckpointError: The source is damaged, has an unsupported type, or the files differ.
+        OSError: A file cannot be read or written.
     """
     entries = _layout(source)
     with replacing(target) as unfinished:
@@ -104,7 +110,7 @@ def _compare(source: Path, entries: dict[str, _Entry], written: Path, advance: A
             shapes = {name: tuple(reader.get_slice(name).get_shape()) for name in reader.keys()}  # noqa: SIM118
             types = {name: reader.get_slice(name).get_dtype() for name in shapes}
     except SafetensorError as error:
-        raise CheckpointError(f"{written.name} was not written well: {error}") from error
+        raise CheckpointError(f"{written.name} cannot be read back: {error}; is the disk faulty?") from error
     with open(written, "rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")
         table = json.loads(file.read(start - 8))

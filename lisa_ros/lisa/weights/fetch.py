@@ -1,6 +1,6 @@
-"""Get a model from the hub or a folder, pin its revision, check it and convert its pickles to safetensors.
+"""Copy a model from the hub or a folder, pin its revision, check it and convert its pickles to safetensors.
 
-The folder that results needs no network and holds no pickle. Its ``fetch.json`` says where everything came from.
+The resulting folder needs no network and has no pickle. Its ``fetch.json`` records the source of every file.
 """
 
 from __future__ import annotations
@@ -42,7 +42,14 @@ Say = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Job:
-    """One folder to make. texts: small files, kept as they are. weights: file name here -> file name at the origin."""
+    """One folder to write.
+
+    Args:
+        origin: Where the files come from.
+        out: Folder to write.
+        texts: Names of small files, copied unchanged.
+        weights: File name in ``out`` -> file name at the origin.
+    """
 
     origin: Origin
     out: Path
@@ -76,12 +83,21 @@ class Job:
 
 
 def fetch(source: str, out: Path | None = None, *, revision: str | None = None, say: Say = print) -> Path:
-    """Make a folder of safetensors from a repository of the hub or a local folder, with its CLIP tower inside.
+    """Make a folder of safetensors from a repository of the hub or a local folder, with its CLIP tower in it.
 
-    out: the folder to make; by default named after the source, in the working directory. revision: branch, tag or
-    commit; by default the newest, or the one that an interrupted run began with. Returns the folder.
+    Args:
+        source: Repository of the hub, or a folder, which is only read.
+        out: Folder to write; None takes a name from the source, in the working directory.
+        revision: Branch, tag or commit; None takes that of an interrupted run, else the newest.
+        say: Called with each line of progress.
 
-    Raises CheckpointError (nothing that was there before is changed or removed) and OSError.
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: The source or ``out`` cannot be used, a file is damaged, or there is too little disk space.
+            Existing files of others are not changed.
+        OSError: A file cannot be read or written.
     """
     out = (out or _default_out(source)).expanduser()
     earlier = _earlier(out, source)
@@ -102,7 +118,7 @@ def fetch(source: str, out: Path | None = None, *, revision: str | None = None, 
         _carry_out(job)
     problems = inspect(out).problems
     if problems:
-        raise CheckpointError(f"{out} is written as it was found, but cannot be used: {'; '.join(problems)}")
+        raise CheckpointError(f"{out} was written, but the model in it cannot be used: {'; '.join(problems)}")
     return out
 
 

@@ -1,4 +1,7 @@
-"""What a checkpoint is, whether it is complete, and what memory it takes. Reads headers only, no weights."""
+"""What a checkpoint contains, whether it is complete, and how much memory it needs.
+
+Only headers are read; weights up to ``SEARCHED_BYTES`` are also searched for NaN.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,13 @@ _CLIP_PREFIX = "model.vision_tower.vision_tower.vision_model."
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at one precision. work: the largest intermediate results of one frame, estimated."""
+    """Memory at one precision, bytes.
+
+    Args:
+        weights: All weights.
+        cache: Keys and values of a conversation.
+        work: Largest intermediate results of one frame, estimated.
+    """
 
     weights: int
     cache: int
@@ -54,11 +63,25 @@ class Memory:
 
 @dataclass
 class Report:
-    """What is known about a checkpoint without loading it.
+    """Facts about a checkpoint that was not loaded.
 
-    facts: text by heading, in the order of printing. parameters: numbers by part. dtypes: parameters by type on disk.
-    size, files: of the weights. cache_tokens: that memory's cache holds. problems: why it cannot be used as it is;
-    missing, unexpected, misshapen: tensor names.
+    Args:
+        name: Of the model.
+        kind: LISA, CLIP or SAM.
+        path: Folder or file.
+        size: Of the weight files, bytes.
+        files: Names of the weight files.
+        dtypes: Number of parameters by type on disk.
+        facts: Text by heading, in the order of printing.
+        parameters: Number of parameters by part.
+        cache_tokens: Tokens for which ``memory`` counts keys and values.
+        memory: By precision.
+        origin: Source, revision and date of ``lisa fetch``; empty for other folders.
+        notes: What the user should know.
+        problems: Reasons why the checkpoint cannot be used.
+        missing: Names of tensors in the file.
+        unexpected: Names of tensors in the file.
+        misshapen: Names of tensors in the file, with their shapes.
     """
 
     name: str
@@ -95,10 +118,13 @@ class Report:
 
 
 def inspect(path: Path) -> Report:
-    """Look at a LISA checkpoint, a CLIP folder or SAM's ``.pth`` file.
+    """Inspect a LISA checkpoint, a CLIP folder or SAM's ``.pth`` file.
 
-    Raises CheckpointError where it is none of these or too damaged to describe; what can be described is, with what is
-    wrong in ``problems``.
+    Returns:
+        The report. Faults that do not prevent it are in ``problems``.
+
+    Raises:
+        CheckpointError: ``path`` is none of these, or too damaged.
     """
     if path.is_file():
         return _inspect_sam(path)
@@ -137,7 +163,7 @@ def _inspect_lisa(folder: Path) -> Report:
 
 
 def _search_not_finite(report: Report, files: list[Path]) -> None:
-    """Note tensors that hold NaN or infinity, and that nobody looked where the weights are large."""
+    """Add a problem for tensors with NaN or infinity; large weights are not searched, which adds a note."""
     if report.size > SEARCHED_BYTES:
         report.notes.append(f"{gigabytes(report.size)} of weights were not searched for NaN or infinite values")
         return
@@ -233,7 +259,7 @@ def _compare_lisa(report: Report, lisa: Lisa, shapes: dict[str, Shape], clip: Cl
         expected = {name: shape for name, shape in expected.items() if not name.startswith("vision_tower.")}
     report.compare(found, expected, partial(reference_name, lisa))
     if any("lora_" in name for name in report.unexpected):
-        report.problems.append("LoRA weights are not merged yet; fold them in first with 'lisa merge'")
+        report.problems.append("LoRA weights are not merged yet; merge them first with 'lisa merge'")
 
 
 # --- words ---

@@ -29,9 +29,17 @@ MOST_LAYERS, MOST_SIDE = 1000, 8192  # far above any model's; pixels
 def build_lisa(
     spec: Spec, shapes: Mapping[str, Shape], clip: ClipFolder | None = None, networks: Networks | None = None
 ) -> Lisa:
-    """LISA of the sizes that ``spec``, the tensors' ``shapes`` (reference names) and ``clip`` give, weights unset.
+    """Build LISA without weights.
 
-    Raises CheckpointError, and what a torch module raises for sizes that fit no model.
+    Args:
+        spec: Content of config.json.
+        shapes: Shape of each tensor, by the reference's name; the sizes of SAM follow from them.
+        clip: The CLIP tower, if the model has one.
+        networks: Networks in place of the paper's.
+
+    Raises:
+        CheckpointError: A tensor is missing, or a size is too large.
+        Exception: What torch raises for sizes that do not fit together.
     """
     networks = networks or Networks()
     _check_sizes(spec, clip)
@@ -50,9 +58,9 @@ def build_lisa(
 
 
 def _check_sizes(spec: Spec, clip: ClipFolder | None) -> None:
-    """Raise CheckpointError for layers and pixels that no file could fill but a machine would drown in.
+    """Raise CheckpointError for numbers of layers or pixels that would need absurd amounts of memory or time.
 
-    Wide tensors need no check: nothing has memory before it was compared with the file's shapes.
+    The width of tensors needs no check: it is compared with the file's shapes before memory is allocated.
     """
     encoder = spec.image_encoder or {}
     blocks = sum(int(count) for _, _, count, _ in encoder.get("stages", [])) + int(encoder.get("neck_blocks", 0))
@@ -63,7 +71,7 @@ def _check_sizes(spec: Spec, clip: ClipFolder | None) -> None:
         ("image_size", spec.image_size or 0, MOST_SIDE),
     ):
         if value > most:
-            raise CheckpointError(f"config.json of {spec.name}: {what} is {value}; at most {most} is believed")
+            raise CheckpointError(f"config.json of {spec.name}: {what} is {value}; at most {most} is accepted")
 
 
 def _build_sam(spec: Spec, shapes: Mapping[str, Shape], networks: Networks) -> SamModel:
@@ -86,9 +94,20 @@ def load_lisa(
     device: torch.device,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[Lisa, Spec]:
-    """Build LISA and fill it, one tensor at a time, each going straight to its device and precision.
+    """Build LISA and load its weights, one tensor at a time, each directly to its device and precision.
 
-    Peak memory is what ends up loaded plus one tensor. Raises CheckpointError naming missing, extra or misshapen keys.
+    The peak of memory is that of the loaded model and one tensor.
+
+    Args:
+        folder: Folder of the checkpoint.
+        clip: The CLIP tower, if the model has one.
+        precision: Number format.
+        device: Where the model goes.
+        progress: Called with the loaded share, in [0, 1].
+
+    Raises:
+        CheckpointError: A file is damaged, or tensors are missing, unexpected or of another shape. The message lists
+            their names.
     """
     spec = read_spec(folder)
     files = find_files(folder)
@@ -99,7 +118,9 @@ def load_lisa(
         with torch.device("meta"):
             lisa = build_lisa(spec, shapes, clip, networks_for(folder))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{folder}: config.json and the tensors' shapes make no LISA: {error}") from error
+        raise CheckpointError(
+            f"{folder}: config.json and the shapes of the tensors do not describe a LISA: {error}"
+        ) from error
     sources: list[tuple[list[Path], Callable[[str], str | None]]] = [(files, partial(our_name, lisa))]
     if clip is not None and not any(name.startswith("model.vision_tower.") for name in shapes):
         sources.append((find_files(clip.folder), partial(clip_name, lisa)))
@@ -120,10 +141,15 @@ def load_lisa(
 
 
 def save_checkpoint(lisa: Lisa, config: dict[str, Any], folder: Path, *, dtype: torch.dtype | None = None) -> None:
-    """Write ``config.json`` and ``model.safetensors`` with the reference's names; load_lisa reads them back.
+    """Write ``config.json`` and ``model.safetensors`` with the reference's names, for :func:`load_lisa`.
 
-    config: the whole content of config.json. dtype: cast floating-point tensors on the way out. A CLIP tower is left
-    out, as in the released checkpoints; a shared tower is part of the model and is written.
+    A CLIP tower is not written, as in the released checkpoints. A tower that shares SAM's encoder is written.
+
+    Args:
+        lisa: The model.
+        config: The whole content of config.json.
+        folder: Folder to write; it may exist.
+        dtype: Number format of the file; None keeps each tensor's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -151,7 +177,17 @@ def shapes_of(module: nn.Module) -> dict[str, Shape]:
 def compare(
     found: Mapping[str, Shape], expected: Mapping[str, Shape], theirs: Callable[[str], str], where: Path
 ) -> None:
-    """Raise CheckpointError listing, by the names in the file, what is missing, extra or of another shape."""
+    """Compare the tensors of a file with those of the model.
+
+    Args:
+        found: Shape by our name, in the file.
+        expected: Shape by our name, in the model.
+        theirs: Our name to the name in the file.
+        where: The file or folder, for the error.
+
+    Raises:
+        CheckpointError: Tensors are missing, unexpected or of another shape. The message lists their names in the file.
+    """
     missing = [theirs(name) for name in sorted(set(expected) - set(found))]
     extra = [theirs(name) for name in sorted(set(found) - set(expected))]
     misshapen = [
@@ -165,6 +201,6 @@ def compare(
         if names
     ]
     if any("lora_" in name for name in extra):
-        problems.append("LoRA weights are not merged yet; fold them in first with 'lisa merge'")
+        problems.append("LoRA weights are not merged yet; merge them first with 'lisa merge'")
     if problems:
         raise CheckpointError(f"{where} does not fit LISA: {'; '.join(problems)}")

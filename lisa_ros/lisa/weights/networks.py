@@ -1,4 +1,4 @@
-"""Networks that a checkpoint is built of: the paper's, or an engine's own in their place."""
+"""The networks of a checkpoint: the paper's, or those of another engine in their place."""
 
 from __future__ import annotations
 
@@ -64,5 +64,5 @@ def networks_for(folder: Path) -> Networks:
     networks = getattr(module, "networks", None)
     made = networks() if networks is not None else Networks()
     if not isinstance(made, Networks):
-        raise ConfigError(f"{module.__name__}.networks() made a {type(made).__name__}, which is no Networks")
+        raise ConfigError(f"{module.__name__}.networks() returned a {type(made).__name__}; it must return a Networks")
     return made

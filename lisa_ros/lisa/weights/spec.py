@@ -1,4 +1,4 @@
-"""What a model folder says about itself: LISA's config.json, and the CLIP folder that it names."""
+"""Configuration of a model folder: LISA's config.json, and the folder of the CLIP tower."""
 
 from __future__ import annotations
 
@@ -19,7 +19,24 @@ from lisa_ros.lisa.prompt import QuestionForms
 
 @dataclass(frozen=True)
 class Spec:
-    """What config.json of a checkpoint says, with the reference's defaults where it is silent."""
+    """Content of a checkpoint's config.json, with the reference's defaults for missing values.
+
+    Args:
+        name: Of the model.
+        llama: Sizes of the language model.
+        image_start_end: Whether ``<im_start>`` and ``<im_end>`` enclose the image in a prompt.
+        tower: CLIP tower: a folder or hub id; None if none is named.
+        select_layer: Layer of CLIP whose features are used, usually -2.
+        mm_hidden_size: Width of CLIP's features.
+        out_dim: Width of a mask prompt.
+        conversation: Name of the conversation template.
+        image_size: Side of the image encoder's input in pixels; None: as SAM's tensors say.
+        image_encoder: Settings of an image encoder in place of SAM's; None: SAM's.
+        shared_tower: Settings of a vision tower that reads the image embedding in place of CLIP; None: CLIP.
+        presence: Whether the model has a module for the presence of objects.
+        smallest_part: Parts of a mask below this share of the largest part are removed; 0: none.
+        questions: Sentences that the model was trained on.
+    """
 
     name: str
     llama: LlamaConfig
@@ -38,7 +55,11 @@ class Spec:
 
 
 def read_spec(folder: Path) -> Spec:
-    """Read config.json. Raises CheckpointError where it is missing, damaged or not LISA's."""
+    """Read config.json.
+
+    Raises:
+        CheckpointError: It is missing, damaged or not LISA's.
+    """
     config = read_json(folder, "config.json")
     if not config.get("train_mask_decoder") and "lisa" not in config:
         kind = (config.get("architectures") or [config.get("model_type", "of an unknown kind")])[0]
@@ -62,9 +83,9 @@ def read_spec(folder: Path) -> Spec:
             questions=QuestionForms(**own.get("questions", {})),
         )
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise CheckpointError(f"config.json in {folder} lacks or garbles {error}") from error
-    except StrictDataclassError as error:  # how transformers 5 says that sizes do not go together
-        raise CheckpointError(f"config.json in {folder} cannot be: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"config.json in {folder} has a missing or invalid value: {error}") from error
+    except StrictDataclassError as error:  # transformers 5 raises it for sizes that do not fit together
+        raise CheckpointError(f"config.json in {folder} is inconsistent: {' '.join(str(error).split())}") from error
 
 
 def _llama_config(config: dict[str, Any]) -> LlamaConfig:
@@ -90,7 +111,11 @@ class ClipFolder:
 
 
 def read_clip(folder: Path) -> ClipFolder:
-    """Read a CLIP folder's configuration: a vision model alone, or the vision half of a whole CLIP."""
+    """Read the configuration of a CLIP folder: a vision model alone, or the vision half of a whole CLIP.
+
+    Raises:
+        CheckpointError: A file is missing, damaged or not CLIP's, or crop and image size differ.
+    """
     config = read_json(folder, "config.json")
     config = config.get("vision_config", config)
     try:
@@ -111,11 +136,21 @@ def read_clip(folder: Path) -> ClipFolder:
 
 
 def resolve_tower(tower: str | Path | None, spec: Spec, checkpoint: Path) -> Path | None:
-    """The folder of the CLIP tower; None where the checkpoint shares its image encoder and needs none.
+    """Find the CLIP tower on this computer. Never downloads.
 
-    What the caller names is a path first; what config.json names is looked for inside the checkpoint and beside it
-    first, so that the working directory does not matter. Then the local hub cache. Never downloads. Raises
-    CheckpointError saying where it looked, ConfigError for a tower that would not be used.
+    Args:
+        tower: Folder or hub id that the caller gives; None takes the one in config.json.
+        spec: Content of config.json.
+        checkpoint: Folder of the checkpoint.
+
+    Returns:
+        The folder of the tower; None if the model has an encoder of its own. A caller's ``tower`` is tried as a path
+        first. A tower of config.json is searched in the checkpoint and beside it first, so the working directory does
+        not matter. The local hub cache is last.
+
+    Raises:
+        CheckpointError: The tower is not on this computer. The message lists the places.
+        ConfigError: The model has an encoder of its own, but a tower is given.
     """
     if spec.shared_tower is not None:
         if tower:

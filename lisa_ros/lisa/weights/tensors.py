@@ -30,7 +30,8 @@ _SINGLE = ("model.safetensors", "pytorch_model.bin")
 def find_files(folder: Path) -> list[Path]:
     """The weight files of a model folder, safetensors preferred.
 
-    Raises CheckpointError where there are none, or where shards that the index names are missing.
+    Raises:
+        CheckpointError: There are none, or shards that the index names are missing.
     """
     for name in _SINGLE:
         index = folder / f"{name}.index.json"
@@ -44,7 +45,11 @@ def find_files(folder: Path) -> list[Path]:
 
 
 def read_shapes(files: list[Path]) -> dict[str, Shape]:
-    """Name and shape of every tensor, without reading the data. Raises CheckpointError for a damaged file."""
+    """Name and shape of every tensor, without reading the data.
+
+    Raises:
+        CheckpointError: A file is damaged or contains more than tensors.
+    """
     shapes: dict[str, Shape] = {}
     for file in files:
         if file.suffix == ".safetensors":
@@ -56,7 +61,13 @@ def read_shapes(files: list[Path]) -> dict[str, Shape]:
 
 
 def iterate_tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor, CPU, as stored. Valid until the next one is asked for: copy what you keep."""
+    """Name and tensor, one at a time, on the CPU, in the stored type.
+
+    A tensor is valid only until the next one is read: copy it to store it.
+
+    Raises:
+        CheckpointError: A file is damaged or contains more than tensors.
+    """
     for file in files:
         if file.suffix == ".safetensors":
             with _open_safetensors(file) as reader:
