@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from typing import Any
 from lisa_ros.engine.api import Factory
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import CheckpointError, ConfigError
+from lisa_ros.json_file import read_json_object
 from lisa_ros.process_tuning import limit_spinning
 
 logger = logging.getLogger(__name__)
@@ -177,11 +177,13 @@ def _import(name: str) -> Factory:
         value: Any = importlib.import_module(module)
         for part in attribute.split("."):
             value = getattr(value, part)
+    except ModuleNotFoundError as error:
+        own = f"{module}.".startswith(f"{error.name}.")
+        remedy = "put the folder of the package in PYTHONPATH" if own else f"install the Python module '{error.name}'"
+        raise ConfigError(f"engine '{name}' cannot be imported: {error}; {remedy}") from error
     except Exception as error:  # the module of a user may fail in any way
-        raise ConfigError(
-            f"engine '{name}' cannot be imported: {type(error).__name__}: {error}; give package.module:callable, with "
-            "the folder of the package in PYTHONPATH"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"engine '{name}' cannot be imported: {reason}; give package.module:callable") from error
     if not callable(value):
         raise ConfigError(f"engine '{name}' is a {type(value).__name__}; it must be a callable that makes an engine")
     factory: Factory = value
@@ -226,17 +228,18 @@ def _check_signature(factory: Factory, model: str) -> None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A JSON object; empty where the file is missing, or a damaged config.json, which its engine reports."""
+    """A JSON object; empty where the file is missing, or a damaged config.json, which its engine reports.
+
+    Raises CheckpointError for a damaged engine.json.
+    """
+    if not file.is_file():
+        return {}
     try:
-        content = json.loads(file.read_text("utf-8-sig"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
+        content = read_json_object(file, CheckpointError)
+    except CheckpointError:
         if file.name == "engine.json":
-            raise CheckpointError(f"{file} is not readable JSON: {error}") from error
+            raise
         return {}
-    if not isinstance(content, dict):
-        if file.name == "engine.json":
-            raise CheckpointError(f'{file} is not a JSON object; write {{"engine": "name"}}')
-        return {}
+    if file.name == "engine.json" and "engine" not in content:
+        raise CheckpointError(f'{file} names no engine; write {{"engine": "name"}}')
     return content

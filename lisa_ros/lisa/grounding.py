@@ -1,8 +1,8 @@
 """Grounding: which tokens of an answer stand for a mask, and how a hidden state becomes a mask.
 
-Generation (``segmenter``), teacher-forced scoring and training use the interface :class:`Grounding`. A family of models
-with other mask tokens (rejection tokens, coarse and fine masks, a vocabulary that grows with the image's proposals)
-implements it and needs no change in the loop.
+Generation (``segmenter``), teacher-forced scoring and fine-tuning use the interface :class:`Grounding`. A family of
+models with other mask tokens implements it and needs no change in the loop: rejection tokens, coarse and fine masks, a
+vocabulary that grows with the image's proposals.
 """
 
 from __future__ import annotations

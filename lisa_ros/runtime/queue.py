@@ -274,11 +274,18 @@ class RequestQueue:
             return False
 
     def _give_up(self, request: Request, error: LisaError) -> None:
-        """Answer now; a worker that has the request is asked to stop, and keeps its place until it did."""
-        if self._running is not None and self._running.request is request:
-            self.engine.send(worker.Cancel(request.request_id))
-            self._running.given_up = self._clock()
-            self._results.refuse(request, error, self._running.frame)
+        """Answer now; a worker that has the request is asked to stop, and keeps its place until it did.
+
+        While its masks are measured the worker is done with it: there is nothing to stop.
+        """
+        running = self._running
+        if running is not None and running.request is request:
+            if running.done is not None:
+                self._running = None
+            else:
+                self.engine.send(worker.Cancel(request.request_id))
+                running.given_up = self._clock()
+            self._results.refuse(request, error, running.frame)
         else:
             self._waiting.remove(request)
             self._results.refuse(request, error)

@@ -86,7 +86,7 @@ def load_failed(error: BaseException) -> worker.LoadFailed:
     if isinstance(error, ModuleNotFoundError) and error.name:
         name = error.name.partition(".")[0]
         return worker.LoadFailed(
-            ConfigError(f"the engine needs the Python package '{name}', which is not installed; pip install {name}")
+            ConfigError(f"the engine needs the Python module '{name}', which is not installed; install its package")
         )
     text = "" if isinstance(error, LisaError) else traceback.format_exc()
     return worker.LoadFailed(as_lisa_error(error, ""), text)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lisa_ros.engine.options import PRECISIONS
 from lisa_ros.errors import ConfigError
-from lisa_ros.lisa.model.quantize import PRECISIONS
 from lisa_ros.training.lora import LoraOptions
 from lisa_ros.training.objective import LossWeights
 from lisa_ros.training.settings import build, check_positive

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lisa_ros.lisa.model.lisa import Lisa, image_columns, predicting
+from lisa_ros.lisa.grounding import Features, Grounding, SegGrounding
+from lisa_ros.lisa.model.lisa import Lisa, image_columns
 from lisa_ros.lisa.model.mask_decoder import upsample_logits
 from lisa_ros.training.batch import Batch
 from lisa_ros.training.losses import IGNORE, answer_loss, mask_losses
@@ -32,7 +33,7 @@ class Objective(nn.Module):
     def __init__(self, lisa: Lisa, seg_token_id: int, weights: LossWeights) -> None:
         super().__init__()
         self.lisa = lisa
-        self.seg_token_id = seg_token_id
+        self.grounding: Grounding = SegGrounding(lisa, seg_token_id)
         self.weights = weights
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -48,11 +49,11 @@ class Objective(nn.Module):
         tokens = tokens[list(batch.image_of)]  # (N, K, H)
         columns = image_columns(batch.ids, tokens.shape[1])  # (N, L)
         ids, labels = batch.ids.gather(1, columns), batch.labels.gather(1, columns)
-        hidden = lisa.read(lisa.embed(ids, tokens).to(frozen))  # (N, L, H)
+        hidden = lisa.read(self.grounding.embed(ids, tokens).to(frozen))  # (N, L, H)
         ce = self.weights.ce * self._answers(hidden, labels, tokens)
-        predicts = predicting(ids, self.seg_token_id)  # (N, L)
+        predicts = self.grounding.predicts_mask(ids)  # (N, L)
         bce, dice = mask_losses(
-            self._masks(hidden, predicts, embeddings, batch), [mask.float() for mask in batch.masks]
+            self._masks(hidden, predicts, tokens, embeddings, batch), [mask.float() for mask in batch.masks]
         )
         bce, dice = self.weights.bce * bce, self.weights.dice * dice
         return {"loss": ce + bce + dice, "ce": ce, "bce": bce, "dice": dice}
@@ -64,15 +65,18 @@ class Objective(nn.Module):
         """
         trained = labels[:, 1:] != IGNORE
         rows = zip(hidden[:, :-1], trained, tokens, strict=True)
-        logits = torch.cat([self.lisa.predict(states[at], image) for states, at, image in rows])  # (M, V)
-        # answer_loss looks one ahead, so the ids stand one later than their logits.
+        logits = torch.cat([self.grounding.logits(states[at], Features(image[None])) for states, at, image in rows])
+        # (M, V). answer_loss looks one ahead, so the ids stand one later than their logits.
         return answer_loss(F.pad(logits, (0, 0, 0, 1))[None], F.pad(labels[:, 1:][trained], (1, 0), value=IGNORE)[None])
 
-    def _masks(self, hidden: Tensor, predicts: Tensor, embeddings: Tensor | None, batch: Batch) -> list[Tensor]:
+    def _masks(
+        self, hidden: Tensor, predicts: Tensor, tokens: Tensor, embeddings: Tensor | None, batch: Batch
+    ) -> list[Tensor]:
         """Mask logits of each image at its own size: (S, H, W) float32.
 
         Args:
-            predicts: (N, L) bool, the positions that predict ``[SEG]``.
+            predicts: (N, L) bool, the positions that predict a mask token.
+            tokens: (N, K, H) image tokens.
             embeddings: (B, C, h, w); None where no image has a mask.
         """
         if embeddings is None:
@@ -81,6 +85,7 @@ class Objective(nn.Module):
         logits = []
         for number, size in enumerate(batch.sizes):
             rows = image_of == number
-            low_res = self.lisa.ground(hidden[rows][predicts[rows]], embeddings[number : number + 1])
-            logits.append(upsample_logits(low_res.float(), size, self.lisa.input_size))
+            frame = Features(tokens[rows][:1], embeddings[number : number + 1])
+            low_res = self.grounding.masks(hidden[rows][predicts[rows]], frame)
+            logits.append(upsample_logits(low_res, size, self.lisa.input_size))
         return logits

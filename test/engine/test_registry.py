@@ -294,3 +294,15 @@ def test_an_unknown_attribute_of_the_package_is_an_attribute_error() -> None:
 
     with pytest.raises(AttributeError, match="no attribute 'load_engines'"):
         _ = lisa_ros.load_engines
+
+
+def test_an_exponent_is_a_number_and_a_date_is_refused() -> None:
+    assert parse_options(["smallest=1e-3", "largest=2E5"]) == {"smallest": 0.001, "largest": 200000.0}
+    with pytest.raises(ConfigError, match="no text, number, list or mapping"):
+        parse_options(["since=2026-11-30"])
+
+
+def test_an_engine_json_without_an_engine_is_named(tmp_path: Path) -> None:
+    (tmp_path / "engine.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="names no engine"):
+        load_engine(tmp_path)

@@ -130,6 +130,22 @@ def test_a_stage_that_nobody_knows_is_passed_over(robot):
     assert [progress.stage for progress in robot.progress[key]] == [Stage.ENCODING, Stage.READING, Stage.READING]
 
 
+def test_a_limit_that_ends_while_masks_are_measured_leaves_the_worker_alone(robot):
+    """The engine is done: there is nothing to cancel, nothing is stuck, and the next command starts at once."""
+    robot.queue._measure = lambda key, frame, regions: True
+    key = robot.submit()
+    robot.done(key, [region()])
+    robot.advance(10.5)
+    assert robot.status(key) is Status.TIMEOUT
+    assert not [message for message in robot.sent if isinstance(message, worker.Cancel)]
+    following = robot.submit()
+    assert robot.at_worker == [key, following]
+    robot.queue.handle(Measured(key, ["an object"]))
+    robot.advance(6)
+    assert robot.restarts == 0
+    assert len(robot.answers[key]) == 1
+
+
 def test_no_mask_is_not_found(robot):
     key = robot.submit()
     robot.done(key)

@@ -320,7 +320,7 @@ def test_an_engine_that_cannot_be_imported_is_named(make):
         (
             {"loading": "torchless"},
             ConfigError,
-            "needs the Python package 'torch', which is not installed; pip install",
+            "needs the Python module 'torch', which is not installed; install",
         ),
     ],
 )

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaModel
 
+from lisa_ros.engine.options import PRECISIONS
 from lisa_ros.errors import ConfigError, DeviceError
 from lisa_ros.lisa.model.clip import ClipTower
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.weights.tensors import give_back_freed
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # The mask decoder is always in fp32. It has only 4 million weights, and rounding in it moves the edges of masks.
 WHOLE = ("sam.shared_image_embedding.", "sam.prompt_encoder.", "sam.mask_decoder.")
