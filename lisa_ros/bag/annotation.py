@@ -1,7 +1,7 @@
 """Annotate the frames of a recording: ask the model every few seconds and track its masks in between.
 
 The frames from one answer to the next are a part. The results of each part are written to a file of their own, which
-appears when it is complete. A run that was killed continues behind the last complete part. At the end the parts are
+appears when it is complete. A run that was killed continues after the last complete part. At the end, the parts are
 merged with the recording.
 """
 
@@ -99,7 +99,15 @@ class Annotator:
         self._phrases: dict[int, str] = {}  # label -> phrase, of the last answer
 
     def ask(self, frame: Frame) -> list[Message]:
-        """Raises ImageError for a frame that cannot be used, and what ``SupportedEngine.ask`` raises."""
+        """Answer the command for a frame, and start tracking.
+
+        Returns:
+            The messages of this frame.
+
+        Raises:
+            ImageError: The frame cannot be decoded.
+            LisaError: What ``SupportedEngine.ask`` raises.
+        """
         header, rgb = frame.read()
         answer = self._engine.ask(self._engine.encode(rgb), self._settings.ask)
         regions = [numbered(region, label) for label, region in enumerate(answer.regions, 1)]
@@ -118,7 +126,14 @@ class Annotator:
         ]
 
     def track(self, frame: Frame) -> list[Message]:
-        """Raises ImageError for a frame that cannot be used."""
+        """Track the masks into a frame.
+
+        Returns:
+            The messages of this frame; empty without tracking.
+
+        Raises:
+            ImageError: The frame cannot be decoded.
+        """
         if not self._settings.track:
             return []
         header, rgb = frame.read()

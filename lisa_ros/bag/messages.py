@@ -1,6 +1,6 @@
-"""Results as messages of a recording: the types that the node publishes, made without ROS.
+"""Results as messages of a recording: the same types as the node's, made without ROS.
 
-A message here is an object of rosbags' typestore; ``header`` is the source frame's, unchanged.
+A message here is an object of rosbags' typestore. ``header`` is that of the source frame, unchanged.
 """
 
 from __future__ import annotations
@@ -52,7 +52,13 @@ def string(text: str) -> Any:
 
 
 def image(header: Any, pixels: NDArray[np.uint8], encoding: str) -> Any:
-    """pixels: uint8 (H, W) or (H, W, C)."""
+    """A sensor_msgs/Image.
+
+    Args:
+        header: The source frame's.
+        pixels: uint8 (H, W) or (H, W, C), in the order that ``encoding`` names.
+        encoding: Such as mono8 or rgb8.
+    """
     height, width = pixels.shape[:2]
     flat = np.ascontiguousarray(pixels).reshape(-1)
     step = flat.size // height if height else 0
@@ -62,7 +68,7 @@ def image(header: Any, pixels: NDArray[np.uint8], encoding: str) -> Any:
 
 
 def jpeg(header: Any, rgb: NDArray[np.uint8]) -> Any:
-    """rgb: uint8 (H, W, 3)."""
+    """A sensor_msgs/CompressedImage with JPEG data, from uint8 (H, W, 3) RGB."""
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return _make(COMPRESSED, header=header, format="rgb8; jpeg compressed bgr8", data=data.reshape(-1))
@@ -76,7 +82,7 @@ def segmentation(
     Args:
         header: The source frame's.
         request_id: Of this answer; ``tracked_masks`` refers to it.
-        command: What was asked, in words.
+        command: The command, in words.
         answer: Its text and absent targets.
         regions: Its regions with their labels; empty ones are left out.
         info: The engine that answered.
@@ -108,7 +114,15 @@ def segmentation(
 def tracked_masks(
     header: Any, request_id: str, command: str, targets: Sequence[Tracked], phrases: Mapping[int, str]
 ) -> Any:
-    """Where the masks of the answer ``request_id`` are in a later frame. ``phrases``: of that answer, by label."""
+    """The masks of an answer, tracked into a later frame.
+
+    Args:
+        header: The later frame's.
+        request_id: Of the answer.
+        command: The command, in words.
+        targets: The tracked masks.
+        phrases: Phrase of each mask of the answer, by label.
+    """
     masks = [
         _make(
             "lisa_ros/msg/TrackedMask",
@@ -122,7 +136,7 @@ def tracked_masks(
 
 
 def as_tracked(regions: Sequence[Region]) -> list[Tracked]:
-    """Masks of a new answer, as targets that tracking starts from."""
+    """Masks of a new answer, as targets with the state TRACKING; empty masks are left out."""
     return [Tracked(region.mask, 1.0, State.TRACKING) for region in regions if region.mask.area]
 
 

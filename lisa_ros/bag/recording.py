@@ -86,7 +86,15 @@ class Recording:
         return {connection.topic for connection in self._reader.connections}
 
     def image_topic(self, wanted: str | None) -> str:
-        """``wanted``, else the only topic with usable images. Raises ConfigError that lists the topics."""
+        """The topic to annotate.
+
+        Args:
+            wanted: The user's choice; None takes the only topic whose images can be decoded.
+
+        Raises:
+            ConfigError: The topic has no images, or several topics can be annotated. The message lists them.
+            RecordingError: The recording has no images.
+        """
         images = {c.topic: c for c in self._reader.connections if c.msgtype in (IMAGE, COMPRESSED) and c.msgcount}
         if not images:
             raise RecordingError(
@@ -196,7 +204,7 @@ def _check_kind(path: Path) -> None:
 
 
 def _information(metadata: Path) -> dict[str, Any]:
-    """What metadata.yaml tells; empty where it is not there or damaged, which its reader says better."""
+    """Content of metadata.yaml. A missing or damaged one is not an error here: its reader has a better message."""
     try:
         content = yaml.safe_load(metadata.read_text("utf-8-sig"))["rosbag2_bagfile_information"]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
@@ -205,7 +213,7 @@ def _information(metadata: Path) -> dict[str, Any]:
 
 
 def _reconcile(reader: Reader) -> None:
-    """Let what the files hold count, where metadata.yaml describes a topic in another way.
+    """Make the files decide if metadata.yaml describes a topic in another way.
 
     rosbags (0.11) leaves out every message of a topic whose QoS or type hash differs between metadata.yaml and the
     file, and of topics that metadata.yaml does not list. Other tools write such folders, and rosbag2 reads them.
@@ -224,7 +232,7 @@ def _reconcile(reader: Reader) -> None:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn any error of the library about damaged bytes into a RecordingError that says what to do."""
+    """Turn any error of the library about damaged bytes into a RecordingError with how to fix it."""
     try:
         yield
     except (LisaError, GeneratorExit, MemoryError):
