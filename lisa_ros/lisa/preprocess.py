@@ -52,13 +52,26 @@ def for_sam(rgb: NDArray[np.uint8], input_size: int) -> NDArray[np.float32]:
 
 
 def resize_longest(rgb: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
-    """(H, W, 3) to (h, w, 3), the longer of both ``longest``: Pillow's antialiased bilinear."""
+    """Resize an image with Pillow's antialiased bilinear.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+        longest: Longest side of the result, pixels.
+
+    Returns:
+        uint8 (h, w, 3).
+    """
     height, width = resized_size(rgb.shape[:2], longest)
     return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def normalise_for_sam(rgb: NDArray[np.uint8], pixels: NDArray[np.float32]) -> None:
-    """Write (H, W, 3) pixels in SAM's units into ``pixels`` (3, H, W)."""
+    """Normalise an image as SAM's input.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+        pixels: float32 (3, H, W), the output.
+    """
     values = np.arange(256, dtype=np.float32)
     for channel in range(3):
         # 256 values, so a table: the same float32 operations as per pixel, done once.
