@@ -42,3 +42,10 @@ def usable(entries: Any, read: Callable[[Any], T], kind: str, file: Path) -> lis
     if broken:
         log.warning("skipped: %d of %d %s of %s; the first is %s", len(broken), len(entries), kind, file, broken[0])
     return values
+
+
+def text_of(value: Any) -> str:
+    """``value`` itself, a text with something in it. Raises TypeError for anything else, such as null or a number."""
+    if not isinstance(value, str) or not value.strip():
+        raise TypeError(f"{value!r:.40} is no text")
+    return value
