@@ -34,7 +34,7 @@ def read_photo(source: str) -> NDArray[np.uint8]:
     """
     if source == STDIN:
         return _read(io.BytesIO(sys.stdin.buffer.read()), source)
-    return read_picture_file(Path(source))
+    return _read(Path(source), source)
 
 
 def read_picture_file(file: Path) -> NDArray[np.uint8]:
