@@ -24,6 +24,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from lisa_ros.errors import ImageError
 from lisa_ros.perception.photo import read_picture_file
+from lisa_ros.plain_text import escaped
 
 FRAME = "camera_color_optical_frame"
 LONGEST_SIDE = 1280  # pixels; a photo of 48 megapixels ten times a second is no camera stream
@@ -86,7 +87,7 @@ def main() -> int:
     try:
         rgb = load_picture(arguments.image)
     except ImageError as error:
-        print(f"camera: {error}", file=sys.stderr)
+        print(f"camera: {escaped(error)}", file=sys.stderr)
         return 1
     # Python's own handlers: rclpy's would end the context in the middle of a publish.
     signal.signal(signal.SIGINT, signal.default_int_handler)

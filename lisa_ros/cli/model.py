@@ -14,6 +14,7 @@ from lisa_ros.engine.api import TARGETS, Ask
 from lisa_ros.engine.options import PRECISIONS, parse_options
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import ConfigError
+from lisa_ros.plain_text import escaped
 
 SHORTHANDS = ("vision_tower", "conversation")
 """Engine options with an argument of their own."""
@@ -75,6 +76,7 @@ def warn_of_ignored_command(engine: SupportedEngine, asks: Sequence[Ask]) -> Non
     """Say on standard error that a command is not used beside targets, where the engine is asked for each alone."""
     if any(ask.text and ask.targets for ask in asks) and TARGETS not in engine.info.capabilities:
         print(
-            f"lisa: {engine.info.name} is asked for each --target alone, without the command; leave out one of the two",
+            f"lisa: {escaped(engine.info.name)} is asked for each --target alone, without the command; leave out one "
+            "of the two",
             file=sys.stderr,
         )

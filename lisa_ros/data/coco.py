@@ -137,5 +137,5 @@ def size_of(image: dict[str, Any], name: str) -> tuple[int, int]:
     """(height, width) as the file says. Raises BadExample."""
     try:
         return int(image["height"]), int(image["width"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadExample(f"{name} has no height and width: {error!r}") from error

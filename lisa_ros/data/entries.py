@@ -19,7 +19,7 @@ def usable(entries: Any, read: Callable[[Any], T], kind: str, file: Path) -> lis
 
     Args:
         entries: The list, out of ``file``.
-        read: One entry -> its value; raises KeyError, TypeError, ValueError or AttributeError if it is broken.
+        read: One entry -> its value; raises KeyError, TypeError, ValueError, AttributeError or OverflowError for a broken one.
         kind: What the entries are, in the plural, for messages.
         file: For messages.
 
@@ -35,7 +35,7 @@ def usable(entries: Any, read: Callable[[Any], T], kind: str, file: Path) -> lis
     for number, entry in enumerate(entries):
         try:
             values.append(read(entry))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             broken.append(f"number {number} ({error!r})")
     if broken and not values:
         raise ConfigError(f"none of the {len(entries)} {kind} of {file} can be used; the first is {broken[0]}")

@@ -21,7 +21,7 @@ from sentencepiece import SentencePieceProcessor
 
 from lisa_ros.engine.api import Span
 from lisa_ros.errors import CheckpointError
-from lisa_ros.lisa.weights.substitute import substitute
+from lisa_ros.lisa.weights.substitute import check_link, substitute
 
 IMAGE = "<image>"
 IMAGE_ID = -200
@@ -50,6 +50,7 @@ class Tokenizer:
         Raises CheckpointError where a file is missing or is not what it should be.
         """
         model = folder / "tokenizer.model"
+        check_link(model)
         if not model.is_file():
             raise CheckpointError(
                 f"{model} is missing; a LISA checkpoint brings its sentencepiece model under that name"
@@ -166,6 +167,8 @@ def tidy(text: str) -> str:
 
 def _added_tokens(folder: Path, pieces: int) -> dict[str, int]:
     """Tokens beyond the sentencepiece model: added_tokens.json, or the newer table in tokenizer_config.json."""
+    for name in ("added_tokens.json", "tokenizer_config.json"):
+        check_link(folder / name)
     try:
         if (folder / "added_tokens.json").is_file():
             return _checked(json.loads((folder / "added_tokens.json").read_text("utf-8-sig")))

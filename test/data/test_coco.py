@@ -157,6 +157,13 @@ def test_sentences_that_are_no_text_are_counted_and_left_out(tmp_path, caplog):
     assert "3 sentences of the split 'val'" in caplog.text
 
 
+def test_annotation_files_with_a_byte_order_mark_are_read(tmp_path):
+    folder = refer(tmp_path)
+    instances = folder / "refcoco" / "instances.json"
+    instances.write_text(instances.read_text("utf-8"), "utf-8-sig")
+    assert len(list(read_pictures(folder / "refcoco"))) == 1
+
+
 def test_slivers_are_counted_when_the_file_is_read(tmp_path, caplog):
     folder = refer(tmp_path)
     instances = folder / "refcoco" / "instances.json"
