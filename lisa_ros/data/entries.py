@@ -19,7 +19,8 @@ def usable(entries: Any, read: Callable[[Any], T], kind: str, file: Path) -> lis
 
     Args:
         entries: The list, out of ``file``.
-        read: One entry -> its value; raises KeyError, TypeError, ValueError, AttributeError or OverflowError for a broken one.
+        read: One entry -> its value; raises KeyError, TypeError, ValueError, AttributeError or OverflowError for a
+            broken one.
         kind: What the entries are, in the plural, for messages.
         file: For messages.
 
