@@ -23,6 +23,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from lisa_ros.action import Segment
 from lisa_ros.msg import Segmentation, Status
+from lisa_ros.plain_text import escaped
 
 
 def constants(interface: type) -> dict[str, int]:
@@ -182,7 +183,7 @@ def main() -> int:
     arguments = parser.parse_args()
 
     def say(line: str) -> None:
-        print(f"lisa: {line}", flush=True)
+        print(f"lisa: {escaped(line)}", flush=True)
 
     rclpy.init()
     client = Client(arguments.node, say)
@@ -191,19 +192,19 @@ def main() -> int:
         say(f"ready: {status.model} on {status.device}, {status.precision}")
         if arguments.camera_info:
             client.wait_for_frame(arguments.camera_info, arguments.timeout)
-        print(f"you:  {arguments.command}", flush=True)
+        print(f"you:  {escaped(arguments.command)}", flush=True)
         answer = client.ask(arguments.command, arguments.explain, arguments.timeout)
         if answer.status not in (Segmentation.SUCCESS, Segmentation.NOT_FOUND):
-            print(f"ask: {STATUSES.get(answer.status, answer.status)}: {answer.message}", file=sys.stderr)
+            print(f"ask: {STATUSES.get(answer.status, answer.status)}: {escaped(answer.message)}", file=sys.stderr)
             return 1
         say(answer.answer.strip())
         for line in describe(answer):
-            print(f"      {line}")
+            print(f"      {escaped(line)}")
         if arguments.out:
             write_picture(client.overlay_of(answer, 10.0), arguments.out)
             print(f"      {arguments.out}: the mask over the frame")
     except Unanswered as error:
-        print(f"ask: {error}", file=sys.stderr)
+        print(f"ask: {escaped(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -17,11 +17,14 @@ import numpy as np
 import rclpy
 from numpy.typing import NDArray
 from PIL import Image as Picture
-from PIL import ImageOps, UnidentifiedImageError
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
+
+from lisa_ros.errors import ImageError
+from lisa_ros.perception.photo import read_picture_file
+from lisa_ros.plain_text import escaped
 
 FRAME = "camera_color_optical_frame"
 LONGEST_SIDE = 1280  # pixels; a photo of 48 megapixels ten times a second is no camera stream
@@ -29,16 +32,8 @@ FIELD_OF_VIEW = math.radians(60.0)  # horizontal, of the pinhole that camera_inf
 
 
 def load_picture(path: Path) -> NDArray[np.uint8]:
-    """Read a picture: (H, W, 3) uint8 RGB, upright, longest side at most 1280. Raises ValueError with the reason."""
-    try:
-        with Picture.open(path) as picture:
-            picture = ImageOps.exif_transpose(picture).convert("RGB")
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except IsADirectoryError:
-        raise ValueError(f"{path} is a folder, not a picture") from None
-    except (UnidentifiedImageError, OSError, Picture.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+    """(H, W, 3) uint8 RGB as `lisa segment` reads it, its longest side at most 1280. Raises ImageError."""
+    picture = Picture.fromarray(read_picture_file(path))
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Picture.Resampling.LANCZOS)
     return np.asarray(picture)
 
@@ -91,8 +86,8 @@ def main() -> int:
         parser.error(f"--rate {arguments.rate} is not between 0 and 1000 frames a second")
     try:
         rgb = load_picture(arguments.image)
-    except ValueError as error:
-        print(f"camera: {error}", file=sys.stderr)
+    except ImageError as error:
+        print(f"camera: {escaped(error)}", file=sys.stderr)
         return 1
     # Python's own handlers: rclpy's would end the context in the middle of a publish.
     signal.signal(signal.SIGINT, signal.default_int_handler)

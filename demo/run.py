@@ -22,6 +22,8 @@ import camera
 import domain
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
+from lisa_ros.errors import ImageError
+
 HERE = Path(__file__).resolve().parent
 DEFAULT_IMAGE = HERE / "scene.jpg"
 DEFAULT_COMMAND = "something to tighten this screw"
@@ -96,7 +98,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Raises DemoError."""
     try:
         height, width = camera.load_picture(arguments.image).shape[:2]
-    except ValueError as error:
+    except ImageError as error:
         raise DemoError(str(error)) from error
     if not arguments.command.strip():
         raise DemoError('the command is empty: make demo COMMAND="the red mug"')

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from typing import NoReturn
 
 from lisa_ros import __version__
 from lisa_ros.errors import LisaError
+from lisa_ros.plain_text import EscapingFormatter, escaped
 
 COMMANDS = {
     "segment": ("lisa_ros.cli.segment", "segment the object that a command describes in a picture"),
@@ -40,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: that of the command, 1 for an error, 130 after Ctrl-C.
     """
     words = sys.argv[1:] if argv is None else list(argv)
+    if logging.lastResort is not None:  # shows the warnings of verbs that set up no logging
+        logging.lastResort.setFormatter(EscapingFormatter())
     try:
         arguments = _parse(words)
         return arguments.main(arguments)
@@ -63,12 +68,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+class _Parser(argparse.ArgumentParser):
+    """Escapes what it repeats of the command line."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(escaped(message))
+
+
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     """The arguments of one command. No other command's module is imported."""
     if words and words[0] in COMMANDS and _exists(COMMANDS[words[0]][0]):
         module, summary = COMMANDS[words[0]]
         implementation = import_module(module)
-        command = argparse.ArgumentParser(f"lisa {words[0]}", description=f"{summary[0].upper()}{summary[1:]}.")
+        command = _Parser(f"lisa {words[0]}", description=f"{summary[0].upper()}{summary[1:]}.")
         implementation.add_arguments(command)
         command.set_defaults(main=implementation.main)
         # Intermixed: options may stand between a picture and its commands.
@@ -78,7 +90,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
 
 def _overview() -> argparse.ArgumentParser:
     """Lists the commands that are installed."""
-    parser = argparse.ArgumentParser(prog="lisa", description="Say what you mean, get a mask.")
+    parser = _Parser(prog="lisa", description="Say what you mean, get a mask.")
     parser.add_argument("--version", action="version", version=f"lisa_ros {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
@@ -95,5 +107,5 @@ def _exists(module: str) -> bool:
 
 
 def _fail(message: str) -> int:
-    print(f"lisa: {' '.join(message.split())}", file=sys.stderr)
+    print(f"lisa: {escaped(' '.join(message.split()))}", file=sys.stderr)
     return ERROR

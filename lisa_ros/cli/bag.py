@@ -18,6 +18,7 @@ from lisa_ros.cli import model
 from lisa_ros.cli.model import load
 from lisa_ros.engine.api import Answer
 from lisa_ros.errors import CommandError, ConfigError, ImageError
+from lisa_ros.plain_text import check_plain, escaped
 
 SKIPS_SHOWN = 5
 NAME = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+")
@@ -78,7 +79,7 @@ def main(arguments: argparse.Namespace) -> int:
         if job.empty:
             raise RecordingError(f"no frame of {topic} in {arguments.recording} can be used; nothing is written")
         _finish(job, recording, arguments)
-    print(f"wrote {arguments.out}: {count - done} frames in {time.monotonic() - begun:.1f} s")
+    print(f"wrote {escaped(arguments.out)}: {count - done} frames in {time.monotonic() - begun:.1f} s")
     return 0
 
 
@@ -106,7 +107,7 @@ def _annotate(
 def _finish(job: Job, recording: Recording, arguments: argparse.Namespace) -> None:
     with tqdm(desc="writing", unit="message", disable=None, leave=False) as bar:
         for topic in job.finish(recording, not arguments.results_only, bar.update):
-            print(f"left out, because its message type is not defined in the recording: {topic}")
+            print(f"left out, because its message type is not defined in the recording: {escaped(topic)}")
 
 
 class _Printer:
@@ -128,12 +129,12 @@ class _Printer:
 
     def print_answer(self, frame: Frame, answer: Answer) -> None:
         masks = sum(1 for region in answer.regions if region.mask.area)
-        tqdm.write(f"{self._at(frame)}: {answer.text} ({masks} mask{'' if masks == 1 else 's'})")
+        tqdm.write(f"{self._at(frame)}: {escaped(answer.text)} ({masks} mask{'' if masks == 1 else 's'})")
 
     def print_skip(self, frame: Frame, error: ImageError) -> None:
         self._skips += 1
         if self._skips <= SKIPS_SHOWN:
-            tqdm.write(f"{self._at(frame)} of {self._topic} is skipped: {error}")
+            tqdm.write(escaped(f"{self._at(frame)} of {self._topic} is skipped: {error}"))
 
     def print_summary(self, seconds: float) -> None:
         if self._skips > SKIPS_SHOWN:
@@ -149,6 +150,9 @@ class _Printer:
 def _check(arguments: argparse.Namespace) -> None:
     if not arguments.command.strip() and not arguments.target:
         raise CommandError("no command; add --command 'the thing to drink from', or --target cup")
+    check_plain(arguments.command, "the command")
+    for target in arguments.target:
+        check_plain(target, "a target")
     if not 0 <= arguments.every < float("inf"):
         raise ConfigError(f"--every {arguments.every:g}: give seconds, or 0 to ask the model once")
     if not NAME.fullmatch(arguments.name):

@@ -20,6 +20,7 @@ from lisa_ros.errors import ConfigError
 from lisa_ros.evaluation.examples import Example, Picture, read_pictures
 from lisa_ros.evaluation.report import Gallery, summarise, table
 from lisa_ros.evaluation.run import Outcome, evaluate
+from lisa_ros.plain_text import escaped
 
 
 def positive_count(text: str) -> int:
@@ -85,7 +86,7 @@ def main(args: argparse.Namespace) -> int:
         "precision": engine.info.precision,
         "device": engine.info.device,
     }
-    print(table(report))
+    print(escaped(table(report)))
     if args.json is not None:
         with replacing(args.json) as unfinished:
             unfinished.write_text(json.dumps(report, indent=2) + "\n", "utf-8")

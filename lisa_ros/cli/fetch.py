@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from lisa_ros.lisa.weights.fetch import fetch, is_clip
+from lisa_ros.plain_text import escaped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,12 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     try:
-        folder = fetch(arguments.source, arguments.out, revision=arguments.revision)
+        folder = fetch(arguments.source, arguments.out, revision=arguments.revision, say=_say)
     except KeyboardInterrupt:
         print("stopped; run the same command again to continue")
         raise
     if is_clip(folder):
-        print(f"ready: {folder}; it is a CLIP tower: use it with --vision-tower {folder}")
+        print(f"ready: {escaped(folder)}; it is a CLIP tower: use it with --vision-tower {escaped(folder)}")
         return 0
-    print(f'ready: lisa segment photo.jpg "the thing to drink from" --model {folder}')
+    print(f'ready: lisa segment photo.jpg "the thing to drink from" --model {escaped(folder)}')
     return 0
+
+
+def _say(text: str) -> None:
+    print(escaped(text))

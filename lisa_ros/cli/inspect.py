@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lisa_ros.lisa.weights.inspect import describe, inspect
+from lisa_ros.plain_text import escaped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,5 +24,5 @@ def main(arguments: argparse.Namespace) -> int:
             content["memory"][name]["total"] = memory.total
         print(json.dumps(content, indent=2))
     else:
-        print(describe(report))
+        print(escaped(describe(report)))
     return 1 if report.problems else 0

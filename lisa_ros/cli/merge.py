@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from lisa_ros.errors import ConfigError
+from lisa_ros.plain_text import escaped
 from lisa_ros.training.merge import DTYPES, merge_checkpoint, merge_run
 
 
@@ -38,5 +39,5 @@ def main(args: argparse.Namespace) -> int:
         merge_run(args.source, args.out, weights=args.weights, start=args.start, dtype=dtype)
     else:
         merge_checkpoint(args.source, args.out, alpha=args.lora_alpha, dtype=dtype)
-    print(f"wrote {args.out}")
+    print(f"wrote {escaped(args.out)}")
     return 0

@@ -14,6 +14,7 @@ from lisa_ros.engine.api import TARGETS, Ask
 from lisa_ros.engine.options import PRECISIONS, parse_options
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import ConfigError
+from lisa_ros.plain_text import escaped
 
 SHORTHANDS = ("vision_tower", "conversation")
 """Options of the engine LISA that have an argument of their own."""
@@ -86,6 +87,7 @@ def warn_of_ignored_command(engine: SupportedEngine, asks: Sequence[Ask]) -> Non
     """If the engine answers each target alone, print on standard error that it ignores the command beside them."""
     if any(ask.text and ask.targets for ask in asks) and TARGETS not in engine.info.capabilities:
         print(
-            f"lisa: {engine.info.name} answers each --target alone and ignores the command; leave out one of the two",
+            f"lisa: {escaped(engine.info.name)} answers each --target alone and ignores the command; leave out one of "
+            "the two",
             file=sys.stderr,
         )

@@ -22,6 +22,7 @@ from lisa_ros.engine.support import Encoded, SupportedEngine, numbered
 from lisa_ros.errors import CommandError, ConfigError
 from lisa_ros.perception.masks import union_image
 from lisa_ros.perception.photo import STDIN, read_photo
+from lisa_ros.plain_text import check_plain, escaped, escaped_json
 
 FOUND = 0
 NOT_FOUND = 3
@@ -104,13 +105,13 @@ def main(arguments: argparse.Namespace) -> int:
     answers: list[dict[str, Any]] = []
     for ask in _with_typed(asks, arguments, history):
         if len(asks) > 1 and not quiet:
-            print(f"> {ask.text}")
+            print(f"> {escaped(ask.text)}")
         try:
             answer = _ask(engine, encoded, ask, quiet, details=arguments.json is not None)
         except CommandError as error:
             if not arguments.interactive:
                 raise
-            print(error)
+            print(escaped(error))
             continue
         if not quiet:
             _print_masks(answer, encode_s)
@@ -119,7 +120,7 @@ def main(arguments: argparse.Namespace) -> int:
         for name, path in _write_pictures(rgb, answer, arguments, number).items():
             answers[-1][name] = str(path)
             if not quiet:
-                print(f"wrote {path}")
+                print(f"wrote {escaped(path)}")
     if arguments.json:
         _write_json(arguments.json, _document(arguments.image, rgb, engine.info, encode_s, answers))
     return FOUND if all(one["found"] and not one["absent"] for one in answers) else NOT_FOUND
@@ -138,6 +139,9 @@ def _check(arguments: argparse.Namespace) -> None:
     for command in arguments.commands:
         if not command.strip():
             raise CommandError("a command is empty; say what to find, for example 'the thing to drink from'")
+        check_plain(command, "the command")
+    for target in arguments.target:
+        check_plain(target, "a target")
     model.options(arguments)
     json_file = None if arguments.json in (None, "-") else Path(arguments.json)
     outputs = {"--out": arguments.out, "--mask": arguments.mask, "--json": json_file}
@@ -191,12 +195,13 @@ def _with_typed(asks: list[Ask], arguments: argparse.Namespace, history: Convers
 
 
 def _ask(engine: SupportedEngine, encoded: Encoded, ask: Ask, quiet: bool, details: bool) -> Answer:
+    check_plain(ask.text, "the command")
     stream = _Stream() if sys.stdout.isatty() and not quiet else None
     answer = engine.ask(encoded, ask, on_event=stream, details=details)
     if stream is not None:
         stream.finish(answer.text)
     elif not quiet:
-        print(answer.text)
+        print(escaped(answer.text))
     return answer
 
 
@@ -204,7 +209,7 @@ class _Stream:
     """Shows an answer while it grows."""
 
     def __init__(self, write: Callable[[str], object] | None = None):
-        self._write = write or (lambda text: print(text, end="", flush=True))
+        self._write = write or (lambda text: print(escaped(text), end="", flush=True))
         self._shown = ""
 
     def __call__(self, event: Event) -> None:
@@ -237,7 +242,7 @@ def _crops(answer: Answer) -> list[MaskCrop]:
 
 def _print_masks(answer: Answer, encode_s: float) -> None:
     for region in _regions(answer):
-        crop, phrase = region.mask, f" ({region.phrase})" if region.phrase else ""
+        crop, phrase = region.mask, f" ({escaped(region.phrase)})" if region.phrase else ""
         if crop.area == 0:
             print(f"  mask {crop.label}{phrase}: empty")
             continue
@@ -247,7 +252,7 @@ def _print_masks(answer: Answer, encode_s: float) -> None:
             f"centre ({crop.centroid[0]:.1f}, {crop.centroid[1]:.1f})"
         )
     if answer.absent:
-        print(f"  not there: {', '.join(answer.absent)}")
+        print(f"  not there: {escaped(', '.join(answer.absent))}")
     elif not answer.found:
         print("  not found: no mask")
     timings = answer.timings
@@ -332,7 +337,7 @@ def _save(pixels: NDArray[np.uint8], path: Path, number: int | None) -> Path:
 
 
 def _write_json(where: str, document: dict[str, Any]) -> None:
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    text = escaped_json(json.dumps(document, indent=2, ensure_ascii=False)) + "\n"
     if where == "-":
         print(text, end="")
         return

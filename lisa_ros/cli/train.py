@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from lisa_ros.errors import ConfigError
+from lisa_ros.plain_text import EscapingFormatter
 
 RECIPES = {
     "lisa": "lisa_ros.training.finetune",
@@ -29,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
+    handler = logging.StreamHandler()
+    handler.setFormatter(EscapingFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
     # bitsandbytes recommends a package at every start, and httpx logs every request to the hub.
     for noisy in ("bitsandbytes", "httpx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -52,8 +55,8 @@ _Loader.add_implicit_resolver(
 def read_config(file: Path) -> dict[str, Any]:
     """Read a YAML file of named settings. Raises ConfigError where it is missing or something else."""
     try:
-        content = _Loader(file.read_text("utf-8")).get_single_data()
-    except (OSError, yaml.YAMLError) as error:
+        content = _Loader(file.read_text("utf-8-sig")).get_single_data()
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{file} holds no settings; write lines of the form name: value")

@@ -19,7 +19,8 @@ def usable(entries: Any, read: Callable[[Any], T], kind: str, file: Path) -> lis
 
     Args:
         entries: The list, out of ``file``.
-        read: One entry -> its value; raises KeyError, TypeError, ValueError or AttributeError if it is broken.
+        read: One entry -> its value; raises KeyError, TypeError, ValueError, AttributeError or OverflowError for a
+            broken one.
         kind: What the entries are, in the plural, for messages.
         file: For messages.
 
@@ -35,10 +36,17 @@ def usable(entries: Any, read: Callable[[Any], T], kind: str, file: Path) -> lis
     for number, entry in enumerate(entries):
         try:
             values.append(read(entry))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             broken.append(f"number {number} ({error!r})")
     if broken and not values:
         raise ConfigError(f"none of the {len(entries)} {kind} of {file} can be used; the first is {broken[0]}")
     if broken:
         log.warning("skipped: %d of %d %s of %s; the first is %s", len(broken), len(entries), kind, file, broken[0])
     return values
+
+
+def text_of(value: Any) -> str:
+    """``value`` itself, a text with something in it. Raises TypeError for anything else, such as null or a number."""
+    if not isinstance(value, str) or not value.strip():
+        raise TypeError(f"{value!r:.40} is no text")
+    return value

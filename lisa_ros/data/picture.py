@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from lisa_ros.errors import LisaError
+from lisa_ros.errors import ImageError, LisaError
+from lisa_ros.perception.photo import read_picture_file
 
 log = logging.getLogger(__name__)
 
@@ -35,29 +36,25 @@ class SkipLog:
 
 
 def read_picture(file: Path) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB, upright as its EXIF says. Raises BadExample where it is missing, broken or cut off."""
-    return np.asarray(_open(file, "RGB"))
+    """(H, W, 3) uint8 RGB, the same pixels as `lisa segment` sees. Raises BadExample where it cannot be used."""
+    try:
+        return read_picture_file(file)
+    except ImageError as error:
+        raise BadExample(str(error)) from error
 
 
 def read_label_map(file: Path) -> NDArray[np.int64]:
     """(H, W) class numbers of a PNG whose pixels are numbers or indices into a palette. Raises BadExample."""
-    image = _open(file, None)
+    try:
+        with Image.open(file) as image:
+            image.load()
+    except FileNotFoundError as error:
+        raise BadExample(f"{file} is missing") from error
+    except Exception as error:  # what Pillow raises for damaged files has no common type
+        raise BadExample(f"{file} is not a whole picture: {error}") from error
     if image.mode not in ("L", "P", "I", "I;16"):
         raise BadExample(f"{file} is a picture of mode {image.mode}, not a map of class numbers")
     return np.asarray(image).astype(np.int64)
-
-
-def _open(file: Path, mode: str | None) -> Image.Image:
-    try:
-        with Image.open(file) as image:
-            if mode is None:
-                image.load()
-                return image
-            return ImageOps.exif_transpose(image).convert(mode)
-    except FileNotFoundError as error:
-        raise BadExample(f"{file} is missing") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadExample(f"{file} is not a whole picture: {error}") from error
 
 
 def check_picture(rgb: NDArray[np.uint8], size: tuple[int, int], name: str) -> None:

@@ -6,6 +6,7 @@ FOLDER/images/mscoco/images/train2014, those of RefCLEF in FOLDER/images/saiapr_
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from lisa_ros.data.picture import BadExample, check_picture, read_picture
 from lisa_ros.data.plain_pickle import load_plain
 from lisa_ros.errors import ConfigError
 from lisa_ros.json_file import read_json
+
+log = logging.getLogger(__name__)
 
 NONE = -1
 """The annotation of a sentence that refers to nothing (gRefCOCO)."""
@@ -95,18 +98,23 @@ def read_sentences(folder: Path, split: str, split_by: str | None = None) -> dic
     refs = read_json(file) if file.suffix == ".json" else load_plain(file)
     of_picture: dict[int, list[Sentence]] = {}
     splits = set()
-    for name, image_id, sentences in usable(refs, _read_reference, "references", file):
+    blank = 0
+    for name, image_id, sentences, without in usable(refs, _read_reference, "references", file):
         splits.add(name)
+        blank += without if name == split else 0
         if name == split:
             of_picture.setdefault(image_id, []).extend(sentences)
+    if blank:
+        log.warning("skipped: %d sentences of the split '%s' of %s that are empty or no text", blank, split, file)
     if not any(of_picture.values()):
         raise ConfigError(f"{file} has no split '{split}'; there is {', '.join(sorted(splits)) or 'none'}")
     return {image: of_picture[image] for image in sorted(of_picture) if of_picture[image]}
 
 
-def _read_reference(ref: Any) -> tuple[str, int, list[Sentence]]:
-    """Split, picture's id, and sentences."""
+def _read_reference(ref: Any) -> tuple[str, int, list[Sentence], int]:
+    """Split, picture's id, sentences, and how many more say nothing."""
     annotations = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
     ids = tuple(int(one) for one in annotations if int(one) != NONE)
-    sentences = [Sentence(str(one["sent"]), ids) for one in ref["sentences"] if str(one["sent"]).strip()]
-    return str(ref["split"]), int(ref["image_id"]), sentences
+    texts = [one["sent"] for one in ref["sentences"]]
+    sentences = [Sentence(text, ids) for text in texts if isinstance(text, str) and text.strip()]
+    return str(ref["split"]), int(ref["image_id"]), sentences, len(texts) - len(sentences)

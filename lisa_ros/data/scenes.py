@@ -10,9 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from lisa_ros.data.picture import BadExample
+from lisa_ros.data.picture import BadExample, read_picture
 from lisa_ros.data.scene_records import SceneRecord
 from lisa_ros.errors import ConfigError
 
@@ -47,19 +46,14 @@ def read_pair(folder: Path, record: SceneRecord) -> tuple[NDArray[np.uint8], NDA
     Raises:
         BadExample: A file is missing or broken; the message names it.
     """
-    try:
-        with Image.open(folder / record["image"]) as image:
-            image.load()  # OpenCV makes something of a picture that is cut off
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadExample(f"{folder / record['image']} is not a whole picture: {error}") from error
-    bgr = cv2.imread(str(folder / record["image"]), cv2.IMREAD_COLOR)
+    rgb = read_picture(folder / record["image"])
     ids = cv2.imread(str(folder / record["ids"]), cv2.IMREAD_UNCHANGED)
-    if bgr is None or ids is None or bgr.shape[:2] != ids.shape or ids.dtype != np.uint8:
+    if ids is None or rgb.shape[:2] != ids.shape or ids.dtype != np.uint8:
         raise BadExample(
-            f"{folder}: {record['image']} and {record['ids']} are missing, broken or of different sizes, or the "
-            "ids are not one byte a pixel"
+            f"{folder}: {record['ids']} is missing, broken or of another size than {record['image']}, or not one byte "
+            "a pixel"
         )
-    return np.ascontiguousarray(bgr[..., ::-1]), np.asarray(ids)
+    return rgb, np.asarray(ids)
 
 
 def _checked(value: Any) -> SceneRecord:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_ros.data.coco import CocoFile, mask_of, read_coco
+from lisa_ros.data.coco import CocoFile, mask_of, read_coco, with_pixels
 from lisa_ros.data.picture import BadExample
 from lisa_ros.data.reasonseg import ReasonSegExample, read_folder
 from lisa_ros.data.refer import (
@@ -201,15 +201,20 @@ def _from_refer(
     objects = [mask > 0 for mask in masks.values() if mask.any()]
     for text, ids in sentences:
         if unknown := [one for one in ids if one not in masks]:
-            log.warning("skipped: %s: '%s' means annotation %d, which does not exist", name, text, unknown[0])
+            log.warning("skipped: %s: '%s' means annotation %d, which cannot be used", name, text, unknown[0])
             continue
         key = tuple(ids)
         if key not in truths:
             truths[key] = np.maximum.reduce([masks[one] for one in ids])
+        try:
+            truth = with_pixels(truths[key], [{"id": one} for one in ids]) if ids else truths[key]
+        except BadExample as error:
+            log.warning("skipped: %s: '%s': %s", name, text, error)
+            continue
         counted = "absent" if not ids else "single" if len(ids) == 1 else "several"
         # The benchmark's code strips and lowers REFER's sentences.
         turn = _benchmark_turn(text.strip().lower(), is_sentence=False)
-        yield Example(Question(kind or counted, (turn,), absent=not ids), truths[key], objects)
+        yield Example(Question(kind or counted, (turn,), absent=not ids), truth, objects)
 
 
 def _read_scenes(folder: Path) -> Iterator[Picture]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lisa_ros.evaluation.metrics import Overlap, ciou, giou
 from lisa_ros.evaluation.run import MAX_ANSWER, Outcome
+from lisa_ros.plain_text import escaped
 
 
 def _scores(overlaps: list[Overlap]) -> dict[str, float | int]:
@@ -165,6 +166,11 @@ def _figure(outcome: Outcome, rgb: NDArray[np.uint8], truth: NDArray[np.uint8], 
     bgr = np.ascontiguousarray(image.astype(np.uint8)[..., ::-1])
     data = base64.b64encode(cv2.imencode(".jpg", bgr)[1].tobytes()).decode()
     commands = " / ".join(turn.command for turn in outcome.question.turns)
-    caption = f"{outcome.question.kind}, IoU {outcome.free.iou:.2f}: <b>{html.escape(commands)}</b><br>"
-    caption += html.escape(outcome.answer)
+    caption = f"{_html(outcome.question.kind)}, IoU {outcome.free.iou:.2f}: <b>{_html(commands)}</b><br>"
+    caption += _html(outcome.answer)
     return f'<figure><img width=320 src="data:image/jpeg;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+
+
+def _html(text: str) -> str:
+    """The text for a page, without its control characters."""
+    return html.escape(escaped(text))

@@ -21,7 +21,7 @@ from sentencepiece import SentencePieceProcessor
 
 from lisa_ros.engine.api import Span
 from lisa_ros.errors import CheckpointError
-from lisa_ros.lisa.weights.substitute import substitute
+from lisa_ros.lisa.weights.substitute import check_link, substitute
 
 IMAGE = "<image>"
 IMAGE_ID = -200
@@ -51,6 +51,7 @@ class Tokenizer:
             CheckpointError: A file is missing or invalid.
         """
         model = folder / "tokenizer.model"
+        check_link(model)
         if not model.is_file():
             raise CheckpointError(
                 f"{model} is missing; it is the sentencepiece model of the checkpoint: download the checkpoint again"
@@ -174,6 +175,8 @@ def tidy(text: str) -> str:
 
 def _added_tokens(folder: Path, pieces: int) -> dict[str, int]:
     """Tokens beyond the sentencepiece model: added_tokens.json, or the newer table in tokenizer_config.json."""
+    for name in ("added_tokens.json", "tokenizer_config.json"):
+        check_link(folder / name)
     try:
         if (folder / "added_tokens.json").is_file():
             return _checked(json.loads((folder / "added_tokens.json").read_text("utf-8-sig")))

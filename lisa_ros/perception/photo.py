@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -31,25 +32,54 @@ def read_photo(source: str) -> NDArray[np.uint8]:
     Raises:
         ImageError: The file is missing, unreadable, damaged or too large.
     """
+    if source == STDIN:
+        return _read(io.BytesIO(sys.stdin.buffer.read()), source)
+    return _read(Path(source), source)
+
+
+def read_picture_file(file: Path) -> NDArray[np.uint8]:
+    """As :func:`read_photo`, for a file of any name."""
+    return _read(file, str(file))
+
+
+def _read(source: Path | io.BytesIO, name: str) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             # Pillow warns of large pictures, and refuses by itself those that are too large.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(sys.stdin.buffer.read()) if source == STDIN else Path(source)) as image:
+            with Image.open(source) as image:
                 return rgb_of(ImageOps.exif_transpose(image))
+    except ImageError as error:
+        raise ImageError(f"{name} cannot be used: {error}") from error
     except FileNotFoundError as error:
-        raise ImageError(f"there is no file {source}; check the name") from error
+        raise ImageError(_missing(name)) from error
     except IsADirectoryError as error:
-        raise ImageError(f"{source} is a folder; name one picture in it") from error
+        if (Path(name) / "config.json").is_file():
+            raise ImageError(f"{name} is a model's folder; name it with --model, and give a picture first") from error
+        raise ImageError(f"{name} is a folder; name one picture in it") from error
     except PermissionError as error:
-        raise ImageError(f"{source} cannot be read by this user; change its permissions") from error
+        raise ImageError(f"{name} cannot be read by this user; change its permissions") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{source} has too many pixels ({error}); shrink it first") from error
-    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{name} has too many pixels ({error}); shrink it first") from error
+    except Exception as error:  # what Pillow raises for damaged files has no common type
         reason = "its format is not known" if isinstance(error, Image.UnidentifiedImageError) else error
-        heic = Path(source).suffix.lower() in (".heic", ".heif")
+        heic = Path(name).suffix.lower() in (".heic", ".heif")
         remedy = "convert HEIC to JPEG or PNG first" if heic else "JPEG, PNG, WebP, TIFF and BMP work"
-        raise ImageError(f"{source} cannot be read: {reason}; {remedy}") from error
+        raise ImageError(f"{name} cannot be read: {reason}; {remedy}") from error
+
+
+def _missing(name: str) -> str:
+    if Path(name).is_symlink():
+        return f"{name} is a link to a file that is gone; make the link again, or name the picture itself"
+    if name.startswith(("http://", "https://", "hf://")):
+        return f"{name} is not a file on this machine; download the picture first"
+    repository = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name)
+    if repository and not Path(name).suffix[1:].isalpha() and not Path(name).parent.is_dir():
+        return (
+            f"there is no file {name}; if it is a model, name it with --model, after 'lisa fetch {name}', and give a "
+            "picture before the command"
+        )
+    return f"there is no file {name}; check the name"
 
 
 def rgb_of(image: Image.Image) -> NDArray[np.uint8]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import replace
 
 from lisa_ros.engine.api import Ask, EngineInfo
 from lisa_ros.engine.contract import checked_ask
 from lisa_ros.errors import CommandError
+from lisa_ros.plain_text import check_plain
 from lisa_ros.runtime.requests import Limits, Request
 
 MAX_SESSION_LENGTH = 256
@@ -53,11 +53,7 @@ def clean_command(text: str, max_length: int, what: str = "the command") -> str:
     """
     if len(text) > max_length:
         raise CommandError(f"{what} has {len(text)} characters; at most {max_length} are taken (max_command_length)")
-    for position, character in enumerate(text):
-        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n\r":
-            raise CommandError(
-                f"{what} has the control character U+{ord(character):04X} at position {position}; send plain text"
-            )
+    check_plain(text, what)
     line = " ".join(text.split())
     if not line:
         raise CommandError(f"{what} is empty; say what to find, for example 'the thing to drink from'")

@@ -277,7 +277,7 @@ def _claim_folder(config: FinetuneConfig) -> None:
     """Write the configuration into the run's folder. Raises ConfigError where another run lives there."""
     file = config.folder / "config.yaml"
     if file.is_file():
-        earlier = yaml.safe_load(file.read_text("utf-8"))
+        earlier = yaml.safe_load(file.read_text("utf-8-sig"))
         if differing := config.differs(earlier if isinstance(earlier, dict) else {}):
             raise ConfigError(
                 f"{config.folder} holds a run with other settings ({', '.join(differing)}); "

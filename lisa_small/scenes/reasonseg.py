@@ -36,7 +36,9 @@ def polygons(mask: NDArray[np.bool_]) -> list[list[list[int]]]:
         cv2.drawContours(part, [contour], -1, 1, cv2.FILLED)
         holes = part.astype(bool) & ~mask
         if not holes.any():
-            result.append(contour[:, 0].tolist())
+            corners = contour[:, 0].tolist()
+            # Readers leave out what has fewer than three corners; a part one pixel wide has one or two.
+            result.append(corners + corners[-1:] * (3 - len(corners)))
             continue
         part &= mask
         columns = np.flatnonzero(holes.any(axis=0))

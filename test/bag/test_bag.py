@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -165,6 +166,16 @@ def test_targets_that_are_not_there_are_listed(recording, tmp_path, bright, caps
     assert annotate(recording, tmp_path / "both.mcap", "--target", "box", "--every", 0) == 0
     assert "bright answers each --target alone and ignores the command" in capsys.readouterr().err
     assert (result.status, len(result.masks)) == (result.SUCCESS, 1)
+
+
+def test_what_a_model_says_is_shown_without_control_characters(recording, tmp_path, bright, monkeypatch, capsys):
+    ask = bright.ask
+    hostile = "a \x1b[2Jbox" + " " * 40  # as long as the answer, for its spans
+    monkeypatch.setattr(bright, "ask", lambda *given: replace(ask(*given), text=hostile), raising=False)
+    assert annotate(recording, tmp_path / "out.mcap", "--every", 0, "--no-tracking") == 0
+    said = capsys.readouterr()
+    assert "a \\x1b[2Jbox" in said.out
+    assert "\x1b[2J" not in said.out + said.err
 
 
 def test_another_engine_begins_anew(recording, tmp_path, bright, monkeypatch, capsys):

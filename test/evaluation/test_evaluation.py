@@ -281,7 +281,7 @@ def test_a_scene_whose_picture_is_cut_off_is_named_and_skipped(tmp_path, caplog)
     picture = sorted((folder / "images").iterdir())[1]
     picture.write_bytes(picture.read_bytes()[:-200])
     assert len(list(read_pictures(folder))) == 2
-    assert f"{picture.name} is not a whole picture" in caplog.text
+    assert f"{picture.name} cannot be read" in caplog.text
 
 
 def test_scenes_and_reasonseg_folders_are_read_alike(tmp_path):

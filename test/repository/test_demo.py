@@ -63,7 +63,7 @@ def inside_of_the_mask(overlay: np.ndarray, scene: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(None, "does not exist"), (b"", "cannot be read as a picture"), (b"plain text", "cannot be read as a picture")],
+    [(None, "there is no file"), (b"", "its format is not known"), (b"plain text", "its format is not known")],
 )
 def test_demo_says_what_is_wrong_with_a_picture(
     repository: Path, tmp_path: Path, content: bytes | None, reason: str

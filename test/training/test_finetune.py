@@ -300,10 +300,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two pictures in ReasonSeg's format, and a broken one."""
     folder = tmp_path_factory.mktemp("data") / "train"
     folder.mkdir()
-    for name, points in [("wide", [[300, 20], [420, 20], [420, 120], [300, 120]]), ("tall", [[20, 40], [150, 300]])]:
+    for name, points in [("wide", [[300, 20], [420, 120]]), ("tall", [[20, 40], [150, 300]])]:
         (folder / f"{name}.png").write_bytes((COMPACT / f"{name}.png").read_bytes())
         label = {"text": ["the drink", "what one drinks"], "is_sentence": False}
-        label["shapes"] = [{"label": "target", "points": points}]
+        label["shapes"] = [{"label": "target", "shape_type": "rectangle", "points": points}]
         (folder / f"{name}.json").write_text(json.dumps(label))
     (folder / "broken.png").write_bytes(b"not a picture")
     (folder / "broken.json").write_text(json.dumps(label))
@@ -366,7 +366,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path: Path, d
             run.kill()
     assert "going on after step" in told
     assert "going on after step" not in whole
-    assert "broken.png is not a whole picture" in whole
+    assert "broken.png cannot be read" in whole
     expected, found = trained_weights(tmp_path / "unbroken", 3), trained_weights(tmp_path / "killed", 3)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -618,9 +618,16 @@ def test_an_unknown_recipe_or_a_broken_file_is_named(tmp_path: Path) -> None:
         cli.main(Namespace(config=tmp_path / "recipe.yaml"))
     (tmp_path / "broken.yaml").write_text("a: [")
     (tmp_path / "list.yaml").write_text("- a")
-    for name, told in {"broken": "cannot be read", "list": "holds no settings", "none": "cannot be read"}.items():
+    (tmp_path / "latin.yaml").write_bytes("run: caf\xe9".encode("latin-1"))
+    broken = {"broken": "cannot be read", "latin": "cannot be read", "none": "cannot be read"}
+    for name, told in ({"list": "holds no settings"} | broken).items():
         with pytest.raises(ConfigError, match=rf"{name}\.yaml {told}"):
             cli.read_config(tmp_path / f"{name}.yaml")
+
+
+def test_a_configuration_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "mark.yaml").write_text("recipe: lisa\nrun: here\n", "utf-8-sig")
+    assert cli.read_config(tmp_path / "mark.yaml") == {"recipe": "lisa", "run": "here"}
 
 
 def test_numbers_may_be_written_as_yaml_reads_them() -> None:

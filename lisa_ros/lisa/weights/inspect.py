@@ -29,6 +29,7 @@ from lisa_ros.lisa.weights.names import PEFT_PREFIX, SAM_NAMES, is_text_half, ou
 from lisa_ros.lisa.weights.networks import networks_for
 from lisa_ros.lisa.weights.origin import RECORD
 from lisa_ros.lisa.weights.spec import ClipFolder, Spec, read_clip, read_spec, resolve_tower
+from lisa_ros.lisa.weights.substitute import missing_folder
 from lisa_ros.lisa.weights.tensors import Shape, find_files, iterate_tensors
 
 CACHE_TOKENS = 2048
@@ -129,7 +130,7 @@ def inspect(path: Path) -> Report:
     if path.is_file():
         return _inspect_sam(path)
     if not path.exists():
-        raise CheckpointError(f"there is no {path}; get a model with 'lisa fetch xinlai/LISA-7B-v1'")
+        raise CheckpointError(missing_folder(path))
     return _inspect_clip(path) if _is_clip(path) else _inspect_lisa(path)
 
 
@@ -217,7 +218,7 @@ def _inspect_sam(file: Path) -> Report:
 
 def _is_clip(folder: Path) -> bool:
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
+        config = json.loads((folder / "config.json").read_text("utf-8-sig"))
     except (OSError, ValueError):
         return False  # whatever it is, reading it as LISA says what is wrong
     return isinstance(config, dict) and str(config.get("model_type", "")).startswith("clip")
@@ -324,7 +325,7 @@ def _shares_heads(lisa: Lisa) -> bool:
 def _origin(folder: Path) -> dict[str, Any]:
     """Source, revision and date out of fetch.json; empty where the folder was not fetched."""
     try:
-        record = json.loads((folder / RECORD).read_text("utf-8"))
+        record = json.loads((folder / RECORD).read_text("utf-8-sig"))
         return {key: record.get(key) for key in ("source", "revision", "date")}
     except (OSError, ValueError, AttributeError):
         return {}

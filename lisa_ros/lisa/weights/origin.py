@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from glob import escape
@@ -14,10 +13,10 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from lisa_ros.errors import CheckpointError
+from lisa_ros.lisa.weights.substitute import REPOSITORY, check_link
 
 RECORD = "fetch.json"
 """What a fetched folder says about its origin: source, revision, date, files with size and sha256."""
-_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,8 @@ class LocalFolder:
 
     @classmethod
     def look_up(cls, folder: Path) -> LocalFolder:
+        for file in folder.iterdir():
+            check_link(file)
         sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
         return cls(str(folder.resolve()), sizes)
 
@@ -107,7 +108,7 @@ def find_origin(source: str, revision: str | None = None) -> Origin:
         if revision is not None:
             raise CheckpointError(f"{source} is a folder and has no revisions; leave --revision out")
         return LocalFolder.look_up(folder)
-    if not _REPOSITORY.fullmatch(source):
+    if not REPOSITORY.fullmatch(source):
         raise CheckpointError(
             f"'{source}' is neither a folder here nor the name of a repository, such as xinlai/LISA-7B-v1"
         )

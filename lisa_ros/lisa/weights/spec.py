@@ -15,6 +15,7 @@ from lisa_ros.errors import CheckpointError, ConfigError
 from lisa_ros.json_file import read_json_object
 from lisa_ros.lisa.preprocess import ClipPreprocessing
 from lisa_ros.lisa.prompt import QuestionForms
+from lisa_ros.lisa.weights.substitute import check_link, missing_folder, substitute
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def read_clip(folder: Path) -> ClipFolder:
         clip = CLIPVisionConfig(**{k: v for k, v in config.items() if k not in ("model_type", "transformers_version")})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"config.json in {folder} is not a CLIP vision tower's: {error}") from error
+    check_link(folder / "preprocessor_config.json")
     settings: dict[str, Any] = {"size": clip.image_size, "crop": clip.image_size}
     if (folder / "preprocessor_config.json").is_file():
         processor = read_json(folder, "preprocessor_config.json")
@@ -174,7 +176,11 @@ def resolve_tower(tower: str | Path | None, spec: Spec, checkpoint: Path) -> Pat
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder; a checkpoint is a folder with config.json and weights")
+        raise CheckpointError(missing_folder(folder))
+    check_link(folder / name)
     if not (folder / name).is_file():
         raise CheckpointError(f"{folder} has no {name}; it is not a model folder")
-    return read_json_object(folder / name, CheckpointError)
+    try:
+        return read_json_object(folder / name, CheckpointError)
+    except CheckpointError as error:
+        raise CheckpointError(substitute(folder / name) or str(error)) from error

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lisa_ros.errors import CheckpointError
 from lisa_ros.json_file import read_json
-from lisa_ros.lisa.weights.substitute import substitute
+from lisa_ros.lisa.weights.substitute import check_link, substitute
 
 Shape = tuple[int, ...]
 
@@ -35,6 +35,8 @@ def find_files(folder: Path) -> list[Path]:
     """
     for name in _SINGLE:
         index = folder / f"{name}.index.json"
+        check_link(index)
+        check_link(folder / name)
         if index.is_file():
             return _files_of_index(index)
         if (folder / name).is_file():
@@ -105,6 +107,8 @@ def shard_names(index: Path) -> list[str]:
 
 def _files_of_index(index: Path) -> list[Path]:
     files = [index.parent / name for name in shard_names(index)]
+    for file in files:
+        check_link(file)
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise CheckpointError(f"{index.name} names shards that are not in {index.parent}: {', '.join(missing)}")

@@ -38,7 +38,7 @@ def _number(label: NDArray[np.int64]) -> NDArray[np.int64]:
 def _class_names(file: Path) -> list[str]:
     """The last column, its first synonym; a line a class, after a heading."""
     try:
-        lines = [line for line in file.read_text("utf-8").splitlines() if line.strip()]
+        lines = [line for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
     except OSError as error:
         raise ConfigError(f"{file} is missing; it comes with ADEChallengeData2016 and names the classes") from error
     names = {}

@@ -45,7 +45,7 @@ def _number(label: NDArray[np.int64]) -> NDArray[np.int64]:
 def _class_names(file: Path) -> list[str]:
     """labels.txt counts from 0: unlabeled; the maps leave that one out."""
     try:
-        lines = file.read_text("utf-8").splitlines()
+        lines = file.read_text("utf-8-sig").splitlines()
     except OSError as error:
         raise ConfigError(f"{file} is missing; it comes with COCO-Stuff and names the classes") from error
     names = [match[1].strip() for line in lines if (match := re.match(r"\s*\d+:\s*(.+)", line))]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lisa_ros.data.coco import read_coco, union_of
-from lisa_ros.data.picture import BadExample
+from lisa_ros.data.picture import BadExample, SkipLog
 from lisa_ros.data.refer import picture_of
 from lisa_ros.errors import ConfigError
 from lisa_ros.training import templates
@@ -36,6 +36,7 @@ class Parts:
         self._coco = read_coco(path)
         self._images = images
         self._questions = questions
+        self._name_skipped = SkipLog()
         self._names = {number: _name(text) for number, text in self._coco.categories.items()}
         self._ids = sorted(image for image in self._coco.images if self._coco.of_image.get(image))
         if not self._ids:
@@ -48,6 +49,24 @@ class Parts:
         image_id = rng.choice(self._ids)
         file, rgb = picture_of(self._coco, image_id, self._images)
         size = rgb.shape[:2]
+        by_category = self._by_category(image_id, file)
+        chosen = rng.sample(sorted(by_category), min(self._questions, len(by_category)))
+        dialogues, reason = [], ""
+        for category in chosen:
+            question = templates.ask(_phrase(self._names[category], rng), False, rng)
+            try:
+                mask = union_of(by_category[category], size)
+            except BadExample as error:
+                reason = f"{file}: {error}"
+                if len(chosen) > 1:
+                    self._name_skipped(reason)
+                continue
+            dialogues.append(single(question, templates.answer(rng), [mask], size))
+        if not dialogues:
+            raise BadExample(reason)
+        return Example(file, rgb, tuple(dialogues))
+
+    def _by_category(self, image_id: int, file: str) -> dict[int, list[dict[str, Any]]]:
         by_category: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for annotation in self._coco.of_image[image_id]:
             number = annotation.get("category_id")
@@ -56,13 +75,7 @@ class Parts:
             by_category[number].append(annotation)
         if unknown := by_category.keys() - self._names.keys():
             raise BadExample(f"{file}: there is no category {min(unknown)}")
-        chosen = rng.sample(sorted(by_category), min(self._questions, len(by_category)))
-        dialogues = []
-        for category in chosen:
-            question = templates.ask(_phrase(self._names[category], rng), False, rng)
-            mask = union_of(by_category[category], size)
-            dialogues.append(single(question, templates.answer(rng), [mask], size))
-        return Example(file, rgb, tuple(dialogues))
+        return by_category
 
 
 def _name(category: str) -> Name:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from lisa_ros.data.coco import Masks
+from lisa_ros.data.entries import text_of, usable
+from lisa_ros.data.picture import SkipLog
 from lisa_ros.data.reasonseg import labelled_pictures, read_example
-from lisa_ros.errors import ConfigError
 from lisa_ros.json_file import read_json
 from lisa_ros.training import templates
 from lisa_ros.training.datasets.example import Dialogue, Example, single
@@ -39,12 +40,15 @@ class ReasonSeg:
         self._explained = _explanations(file) if file is not None and explanatory >= 0 else {}
         self._explanatory = explanatory
         self._questions = questions
+        self._name_skipped = SkipLog()
 
     def __len__(self) -> int:
         return len(self._pictures)
 
     def draw(self, rng: random.Random) -> Example:
         example = read_example(rng.choice(self._pictures))
+        for remark in example.remarks:
+            self._name_skipped(remark)
         mask = (example.truth == 1).astype(np.uint8)
         chosen = rng.sample(example.texts, min(self._questions, len(example.texts)))
         style = self._style(example.file.name, rng)
@@ -71,8 +75,12 @@ class ReasonSeg:
 
 
 def _explanations(file: Path) -> dict[str, str]:
-    """Picture's name -> the reason."""
-    try:
-        return {str(one["image"]): str(one["outputs"]).strip() for one in read_json(file)}
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"{file} is not a list of explanations (image, query, outputs): {error!r}") from error
+    """Picture's name -> the reason. Explanations that cannot be used are counted in the log. Raises ConfigError."""
+    return dict(
+        usable(
+            read_json(file),
+            lambda one: (text_of(one["image"]), text_of(one["outputs"]).strip()),
+            "explanations (image, query, outputs)",
+            file,
+        )
+    )
