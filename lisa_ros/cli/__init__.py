@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 from lisa_ros import __version__
 from lisa_ros.errors import LisaError
+from lisa_ros.process_tuning import limit_spinning
 
 COMMANDS = {
     "segment": ("lisa_ros.cli.segment", "find what a command means in a picture"),
@@ -30,6 +31,7 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code; an error is one line on standard error and exit code 1."""
     given = sys.argv[1:] if argv is None else list(argv)
+    limit_spinning()  # before a command's module imports torch
     try:
         arguments = _parse(given)
         return arguments.main(arguments)
