@@ -7,16 +7,22 @@
 A checkpoint of random numbers, made to answer "Sure, [SEG]." or a 60-token explanation (see random_checkpoint.py),
 loaded in fp32. The reference's way is written here from LISA's own parts: CLIP and the whole prompt again for every
 token, no keys and values kept, all positions through lm_head and seg_projector, SAM's image encoder every time, with
-attention that stores the whole score matrix. Both ways must give the same tokens and the same mask logits within 1e-3,
-or the script stops. All variants run in turn in every round; medians of the CPU time (on one thread that is the time
-on an idle machine, and other work on a shared one disturbs it less), and ratios of the medians.
+attention that stores the whole score matrix. Both ways must give the same tokens and the same mask logits within 1e-4,
+and another command other logits by ten times as much, or the script stops. Every way runs in a process of its own,
+in turn in every round; lisa_ros's processes keep freed buffers, as its worker does (process_tuning). Medians of the CPU
+time, user and system (on one thread that is the time on an idle machine, and other work on a shared one disturbs it
+less), the system's part apart, and ratios of the medians.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -42,12 +48,29 @@ from lisa_ros.lisa.preprocess import for_sam
 from lisa_ros.lisa.prompt import QuestionForms, build_prompt, phrase_command, template
 from lisa_ros.lisa.segmenter import EncodedImage, Segmenter
 from lisa_ros.lisa.tokenizer import Tokenizer
+from lisa_ros.process_tuning import keep_freed_buffers
 
 FIRST, SECOND = "the thing to drink from", "the red cup"
 EXPLANATION_TOKENS = 60
+TOLERANCE = 1e-4  # of mask logits, whose standard deviation is 0.8
 
-Saying = Callable[[], AbstractContextManager[None]]
-"""Inside its context, the model gives a certain answer."""
+CHECK = "check"
+CASES = {
+    # Name -> the way, whether SAM's encoder runs, whether a draft is used.
+    "short, SAM, reference's way": ("reference", True, False),
+    "short, SAM": ("ours", True, True),
+    "short, reference's way": ("reference", False, False),
+    "short": ("ours", False, True),
+    "short, no draft": ("ours", False, False),
+    "short, no cache": ("no cache", False, True),
+    "short, no draft, no cache": ("no cache", False, False),
+    "second command on the frame": ("second", False, True),
+    "second, no draft": ("second", False, False),
+    "explanation, reference's way": ("reference", False, False),
+    "explanation": ("ours", False, True),
+    "explanation, no draft": ("ours", False, False),
+    "explanation, no cache": ("no cache", False, True),
+}
 
 
 class WithoutCache(Segmenter):
@@ -121,20 +144,24 @@ def main() -> None:
     parser.add_argument(
         "--concurrency", action="store_true", help="only compare SAM's encoder after or beside the rest"
     )
+    parser.add_argument("--load", type=Path, metavar="PATH", help="only measure --case with this checkpoint, here")
+    parser.add_argument("--case", choices=[CHECK, *CASES], default=CHECK, help="with --load (default %(default)s)")
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="ways to measure (default: all)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rgb = np.random.default_rng(0).integers(0, 256, (args.height, args.width, 3), dtype=np.uint8)
+    if args.load:
+        print(json.dumps(Ways(args.load, rgb).measure(args.case)))
+        return
     with tempfile.TemporaryDirectory(prefix="lisa-random-") as folder:
         write_checkpoint(Path(folder), SIZES[args.size])
-        segmenter = Segmenter.from_checkpoint(folder, device="cpu", precision="fp32")
-        clip = CLIPVisionModel.from_pretrained(Path(folder) / CLIP_FOLDER).eval()
-    results = (
-        compare_concurrency(segmenter, rgb, args.rounds)
-        if args.concurrency
-        else compare(segmenter, clip, rgb, args.rounds)
-    )
+        if args.concurrency:
+            segmenter = Segmenter.from_checkpoint(folder, device="cpu", precision="fp32")
+            results = compare_concurrency(segmenter, rgb, args.rounds)
+        else:
+            results = compare(folder, args)
     about = {"size": args.size, "image": [args.height, args.width], "rounds": args.rounds}
-    about |= {"machine": machine(), "torch": torch.__version__}
+    about |= {"machine": machine(), "load_average": os.getloadavg()[0], "torch": torch.__version__}
     print(json.dumps({"benchmark": "model_speed", **about, **results}))
 
 
@@ -146,84 +173,131 @@ def explanation(tokenizer: Tokenizer) -> list[int]:
     return [*begin, *rest[: EXPLANATION_TOKENS - len(begin) - 1], tokenizer.eos_id]
 
 
-def compare(segmenter: Segmenter, clip: CLIPVisionModel, rgb: NDArray[np.uint8], rounds: int) -> dict[str, object]:
-    """Every way of answering, in turn, ``rounds`` times; prints the table and returns the figures."""
-    tokenizer, lisa = segmenter.tokenizer, segmenter.lisa
-    short = [*tokenizer.encode(SHORT_ANSWER), tokenizer.eos_id]
-    brief = partial(answering, lisa, tokenizer, short)
-    explaining = partial(answering, lisa, tokenizer, explanation(tokenizer))
-    without_cache = WithoutCache(lisa, segmenter.spec, tokenizer, segmenter._clip, segmenter.spec.conversation, "fp32")
-    with torch.inference_mode():
-        embedding = lisa.embed_image(torch.from_numpy(for_sam(rgb, lisa.input_size))[None])
-    reference = Reference(segmenter, clip, rgb, embedding)
-    with brief():
-        check_equal(reference, segmenter, rgb)
+class Ways:
+    """Every way of answering, on one checkpoint in this process."""
 
-    def first(how: Segmenter, *, sam: bool = False, draft: bool = True) -> None:
-        encoded = how.encode(rgb)
-        encoded.features.embedding = None if sam else embedding
-        how.ask(encoded, Ask(FIRST), draft=draft)
+    def __init__(self, folder: Path, rgb: NDArray[np.uint8]) -> None:
+        self.rgb = rgb
+        self.segmenter = Segmenter.from_checkpoint(folder, device="cpu", precision="fp32")
+        segmenter, self.clip = self.segmenter, CLIPVisionModel.from_pretrained(folder / CLIP_FOLDER).eval()
+        lisa, tokenizer, spec = segmenter.lisa, segmenter.tokenizer, segmenter.spec
+        self.without_cache = WithoutCache(lisa, spec, tokenizer, segmenter._clip, spec.conversation, "fp32")
+        side = 4 * lisa.input_size // 64
+        # Where SAM's encoder is left out, noise stands for what it makes: the decoder does the same work.
+        noise = torch.randn(1, 256, side, side, generator=torch.Generator().manual_seed(0))
+        self.embedding = noise
+        self.reference = Reference(segmenter, self.clip, rgb, noise)
 
-    seen = segmenter.encode(rgb)
-    seen.features.embedding = embedding
-    cases: dict[str, tuple[Saying, Callable[[], object]]] = {
-        "short, SAM, reference's way": (brief, partial(reference.answer, FIRST)),
-        "short, SAM": (brief, partial(first, segmenter, sam=True)),
-        "short, reference's way": (brief, partial(reference.answer, FIRST, sam=False)),
-        "short": (brief, partial(first, segmenter)),
-        "short, no draft": (brief, partial(first, segmenter, draft=False)),
-        "short, no cache": (brief, partial(first, without_cache)),
-        "short, no draft, no cache": (brief, partial(first, without_cache, draft=False)),
-        "second command on the frame": (brief, partial(segmenter.segment, seen, SECOND)),
-        "second, no draft": (brief, partial(segmenter.segment, seen, SECOND, draft=False)),
-        "explanation, reference's way": (explaining, partial(reference.answer, FIRST, sam=False)),
-        "explanation": (explaining, partial(first, segmenter)),
-        "explanation, no draft": (explaining, partial(first, segmenter, draft=False)),
-        "explanation, no cache": (explaining, partial(first, without_cache)),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for number in range(rounds):
-        for name, (saying, run) in cases.items():
-            with saying():
-                if name.startswith("second"):
-                    segmenter.ask(seen, Ask(FIRST))  # so that the question before was another one
-                begun = time.process_time()
-                run()
-                seconds[name].append(time.process_time() - begun)
-        print(f"round {number + 1} of {rounds} done", flush=True)
-    return report(seconds)
+    def saying(self, case: str) -> AbstractContextManager[None]:
+        """Inside, the model gives the answer of this case."""
+        tokenizer = self.segmenter.tokenizer
+        short = [*tokenizer.encode(SHORT_ANSWER), tokenizer.eos_id]
+        return answering(self.segmenter.lisa, tokenizer, explanation(tokenizer) if "explanation" in case else short)
+
+    def measure(self, case: str) -> dict[str, float]:
+        """Seconds of user and system, and page faults, of one answer; {} for the check, which stops if it fails."""
+        if case == CHECK:
+            with self.saying(case):
+                return check_equal(self.reference, self.segmenter, self.rgb)
+        run = self.runner(case)
+        with self.saying(case):
+            before = resource.getrusage(resource.RUSAGE_SELF)
+            run()
+            after = resource.getrusage(resource.RUSAGE_SELF)
+        return {
+            "user": after.ru_utime - before.ru_utime,
+            "system": after.ru_stime - before.ru_stime,
+            "page_faults": after.ru_minflt - before.ru_minflt,
+        }
+
+    def runner(self, case: str) -> Callable[[], object]:
+        """What a case does, ready to be timed."""
+        way, sam, draft = CASES[case]
+        if way == "reference":
+            return partial(self.reference.answer, FIRST, sam=sam)
+        keep_freed_buffers()
+        if way == "second":
+            seen = self.first(self.segmenter, sam=False, draft=True)
+            return partial(self.segmenter.ask, seen, Ask(SECOND), draft=draft)
+        return partial(self.first, self.without_cache if way == "no cache" else self.segmenter, sam=sam, draft=draft)
+
+    def first(self, segmenter: Segmenter, *, sam: bool, draft: bool) -> EncodedImage:
+        """Encode the frame and answer the first command. sam: with SAM's encoder."""
+        encoded = segmenter.encode(self.rgb)
+        encoded.features.embedding = None if sam else self.embedding
+        segmenter.ask(encoded, Ask(FIRST), draft=draft)
+        return encoded
 
 
-def report(seconds: dict[str, list[float]]) -> dict[str, object]:
+def compare(folder: str, args: argparse.Namespace) -> dict[str, object]:
+    """Every way of answering in a process of its own, in turn; prints the table and returns the figures."""
+    print(f"both ways are equal: {measure_apart(folder, CHECK, args)}", flush=True)
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in args.only}
+    for number in range(args.rounds):
+        for name in rows:
+            rows[name].append(measure_apart(folder, name, args))
+        print(f"round {number + 1} of {args.rounds} done", flush=True)
+    return report(rows)
+
+
+def measure_apart(folder: str, case: str, args: argparse.Namespace) -> dict[str, float]:
+    """What :meth:`Ways.measure` gives in a fresh process. Ends this one where it fails."""
+    command = [sys.executable, __file__, "--load", folder, "--case", case]
+    command += ["--height", str(args.height), "--width", str(args.width)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"measuring '{case}' failed with exit status {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def report(rows: dict[str, list[dict[str, float]]]) -> dict[str, object]:
     """Print times and ratios; the same as a dictionary."""
+    seconds = {name: [row["user"] + row["system"] for row in measured] for name, measured in rows.items()}
     median = {name: statistics.median(times) for name, times in seconds.items()}
-    print(f"\n{'':34}{'median, s':>10}{'min':>9}{'max':>9}{'against the reference':>23}")
+    print(f"\n{'':34}{'median, s':>10}{'min':>9}{'max':>9}{'system':>9}{'faults':>10}{'against the reference':>23}")
     for name, times in seconds.items():
         kind = "explanation" if name.startswith("explanation") else "short, SAM" if "SAM" in name else "short"
-        ratio = median[f"{kind}, reference's way"] / median[name]
-        print(f"{name:34}{median[name]:10.3f}{min(times):9.3f}{max(times):9.3f}{ratio:22.1f}x")
-    ratios = {
-        "short answer, SAM included": median["short, SAM, reference's way"] / median["short, SAM"],
-        "short answer, but SAM's encoder": median["short, reference's way"] / median["short"],
-        "explanation, but SAM's encoder": median["explanation, reference's way"] / median["explanation"],
-        "second command, SAM included": median["short, SAM, reference's way"] / median["second command on the frame"],
+        system = statistics.median(row["system"] for row in rows[name])
+        faults = statistics.median(row["page_faults"] for row in rows[name])
+        row = f"{name:34}{median[name]:10.3f}{min(times):9.3f}{max(times):9.3f}{system:9.3f}{faults:10.0f}"
+        reference = median.get(f"{kind}, reference's way")
+        print(row + (f"{reference / median[name]:22.1f}x" if reference is not None else ""))
+    pairs = {
+        "short answer, SAM included": ("short, SAM, reference's way", "short, SAM", 1.5),
+        "short answer, but SAM's encoder": ("short, reference's way", "short", 6),
+        "explanation, but SAM's encoder": ("explanation, reference's way", "explanation", 15),
+        "second command, SAM included": ("short, SAM, reference's way", "second command on the frame", 50),
     }
     print()
-    for (name, ratio), goal in zip(ratios.items(), (1.5, 6, 15, 50), strict=True):
-        print(f"{name:34}{ratio:9.1f}x   goal at mid size {goal:g}x")
-    return {"seconds": seconds, "ratios": ratios}
+    ratios = {}
+    for name, (slow, fast, goal) in pairs.items():
+        if slow in median and fast in median:
+            ratios[name] = median[slow] / median[fast]
+            print(f"{name:34}{ratios[name]:9.1f}x   goal at mid size {goal:g}x")
+    return {"measured": rows, "ratios": ratios}
 
 
-def check_equal(reference: Reference, segmenter: Segmenter, rgb: NDArray[np.uint8]) -> None:
-    """Stop unless both ways give the same ids and nearly the same mask logits."""
+def check_equal(reference: Reference, segmenter: Segmenter, rgb: NDArray[np.uint8]) -> dict[str, float]:
+    """Stop unless both ways give the same ids and mask logits, and another command would have been noticed."""
     ids, logits = reference.answer(FIRST)
     encoded = segmenter.encode(rgb)
+    apart = 0.0
     for draft in (True, False):
         result = segmenter.ask(encoded, Ask(FIRST), details=True, draft=draft)
-        apart = float(np.abs(result.details["mask_logits"] - logits.numpy()).max())
+        apart = max(apart, largest_difference(result.details["mask_logits"], logits))
         answer_ids = result.details["answer_ids"]
-        if answer_ids != ids or apart > 1e-3:
-            raise SystemExit(f"the two ways differ: {ids} and {result.details['answer_ids']}, mask logits by {apart}")
+        if answer_ids != ids or not apart <= TOLERANCE:
+            raise SystemExit(f"the two ways differ: {ids} and {answer_ids}, mask logits by {apart}")
+    other = segmenter.ask(encoded, Ask(SECOND), details=True)
+    wrong_command = largest_difference(other.details["mask_logits"], logits)
+    if not wrong_command > 10 * TOLERANCE:
+        raise SystemExit(f"another command moves a mask logit by {wrong_command} only: the check could not fail")
+    return {"apart": apart, "wrong_command": wrong_command, "std": float(logits.std())}
+
+
+def largest_difference(ours: NDArray[np.float32], theirs: Tensor) -> float:
+    return float(np.abs(ours - theirs.numpy()).max())
 
 
 def compare_concurrency(segmenter: Segmenter, rgb: NDArray[np.uint8], rounds: int) -> dict[str, object]:

@@ -4,12 +4,13 @@
     python benchmarks/random_checkpoint.py 7b /tmp/7b --format bin --dtype bf16    # two shards, as the released ones
 
 What loads and how fast it runs does not depend on the numbers, except for one thing: random weights never say [SEG].
-So one table is not random. LLaMA's residual stream starts as the last token's embedding, and with the usual small
-initialisation of the projections that write to it (GPT-2's 0.02 / sqrt(2 * layers)) it still points that way after the
-last layer. For a fixed answer ``a1 a2 ... </s>`` the row of each token in ``lm_head`` is the normalised embedding of
-the token before it (before a1: the prompt's last token, the colon of "ASSISTANT:"). Greedy decoding then gives that
-answer whatever the image and the command, through all the layers that a trained model would use; nothing is skipped.
-It needs every token of the answer to occur once. The masks are noise.
+So one table is not random. LLaMA's residual stream starts as the last token's embedding, and with a small
+initialisation of the projections that write to it (GPT-2's 0.02 / sqrt(2 * layers), times STREAM_SCALE) it still
+points that way after the last layer. For a fixed answer ``a1 a2 ... </s>`` the row of each token in ``lm_head`` is the
+normalised embedding of the token before it (before a1: the prompt's last token, the colon of "ASSISTANT:"). Greedy
+decoding then gives that answer whatever the image and the command, through all the layers that a trained model would
+use; nothing is skipped. It needs every token of the answer to occur once. The masks are noise that depends on the
+command: the projector and the mask decoder are larger by MASK_SCALE for that.
 
 The numbers come from one seeded pool of normal numbers, which every tensor reads from a place of its own: a 7B file is
 written at the disk's speed. Files are filled through a memory map or in order, one tensor at a time.
@@ -22,6 +23,7 @@ import io
 import json
 import math
 import mmap
+import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,6 +49,9 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 FORMATS = ("safetensors", "bin")
 CLIP_FOLDER = "clip-random"
 SHORT_ANSWER = "Sure, [SEG]."
+STREAM_SCALE, MASK_SCALE = 4.0, 4.0
+"""Of the projections that write to the residual stream, and of seg_projector and the mask decoder. With 1, another
+command would move a mask logit by 4e-6, which no comparison of two implementations sees."""
 _SAFETENSORS_DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
 
@@ -149,7 +154,7 @@ class Numbers:
         generator = torch.Generator().manual_seed(seed)
         self.pool = torch.randn(self.pool_size, generator=generator).to(device)
         self.dtype = dtype
-        self.residual_std = 0.02 / math.sqrt(2 * size.layers)
+        self.residual_std = STREAM_SCALE * 0.02 / math.sqrt(2 * size.layers)
         self._pools: dict[float, Tensor] = {}
 
     def of(self, name: str, shape: Shape) -> Tensor:
@@ -173,6 +178,8 @@ class Numbers:
     def _std(self, name: str) -> float:
         if name.endswith(("positional_embedding", "embed_tokens.weight")):
             return 1.0
+        if name.startswith(("seg_projector.", "sam.mask_decoder.")):
+            return MASK_SCALE * 0.02
         return self.residual_std if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
 
     def _scaled(self, std: float) -> Tensor:
@@ -360,9 +367,25 @@ def write_tokenizer(folder: Path, vocabulary: int, pieces: int = 700) -> None:
         num_threads=1,
         minloglevel=2,
     )
-    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    fill = b"".join(_unused_piece(number) for number in range(pieces, vocabulary - 3))
+    (folder / "tokenizer.model").write_bytes(model.getvalue() + fill)
     added = {"[SEG]": vocabulary - 3, "<im_start>": vocabulary - 2, "<im_end>": vocabulary - 1}
     (folder / "added_tokens.json").write_text(json.dumps(added, indent=2), "utf-8")
+    controls = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    config = {**controls, "add_bos_token": True, "add_eos_token": False, "legacy": True, "padding_side": "right"}
+    config |= {"tokenizer_class": "LlamaTokenizer", "model_max_length": 2048, "clean_up_tokenization_spaces": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), "utf-8")
+    (folder / "special_tokens_map.json").write_text(json.dumps(controls | {"pad_token": "<unk>"}, indent=2), "utf-8")
+
+
+def _unused_piece(number: int) -> bytes:
+    """One more piece for the end of a serialized sentencepiece model (ModelProto.pieces), of type UNUSED.
+
+    The added tokens follow the last piece: the slow tokenizer of the reference refuses a gap between their numbers.
+    """
+    text = f"<unused_{number}>".encode()
+    message = b"\x0a" + bytes([len(text)]) + text + b"\x15" + struct.pack("<f", 0.0) + b"\x18\x05"
+    return b"\x0a" + bytes([len(message)]) + message
 
 
 def main() -> None:

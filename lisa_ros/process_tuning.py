@@ -10,7 +10,7 @@ import os
 import sys
 
 SPIN_COUNT = "1000"
-"""Rounds that an OpenMP thread of libgomp waits before it sleeps. The default is billions: with one other busy process
+"""Rounds that an OpenMP thread of libgomp waits before it sleeps. The default is 300,000: with one other busy process
 on the machine, threads that wait take the time slices of those that work (docs/benchmarks.md, benchmarks/busy_cpu.py).
 """
 

@@ -13,6 +13,7 @@ from typing import NoReturn
 from lisa_ros import __version__
 from lisa_ros.errors import LisaError
 from lisa_ros.plain_text import EscapingFormatter, escaped
+from lisa_ros.process_tuning import limit_spinning
 
 COMMANDS = {
     "segment": ("lisa_ros.cli.segment", "segment the object that a command describes in a picture"),
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if logging.lastResort is not None:  # shows the warnings of verbs that set up no logging
         logging.lastResort.setFormatter(EscapingFormatter())
+    limit_spinning()  # before a command's module imports torch
     try:
         arguments = _parse(words)
         return arguments.main(arguments)

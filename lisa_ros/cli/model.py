@@ -15,6 +15,7 @@ from lisa_ros.engine.options import PRECISIONS, parse_options
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import ConfigError
 from lisa_ros.plain_text import escaped
+from lisa_ros.process_tuning import keep_freed_buffers
 
 SHORTHANDS = ("vision_tower", "conversation")
 """Options of the engine LISA that have an argument of their own."""
@@ -60,17 +61,22 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def load(arguments: argparse.Namespace) -> SupportedEngine:
-    """Load the engine that the arguments name, with a progress bar. Raises what ``load_engine`` raises."""
+    """Load the engine that the arguments name, with a progress bar. Raises what ``load_engine`` raises.
+
+    From then on the process keeps the memory of large buffers: all that follows is answers.
+    """
     with tqdm(
         desc="loading", total=100, unit="%", bar_format="{desc} {bar} {n:.0f}%", disable=None, leave=False
     ) as bar:
-        return lisa_ros.load_engine(
+        engine = lisa_ros.load_engine(
             arguments.model,
             arguments.device,
             arguments.precision,
             options(arguments),
             lambda share: bar.update(100 * share - bar.n),
         )
+    keep_freed_buffers()
+    return engine
 
 
 def warn_of_demo_model(arguments: argparse.Namespace) -> None:

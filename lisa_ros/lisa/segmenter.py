@@ -51,6 +51,7 @@ from lisa_ros.lisa.model.quantize import Precision, pick_device
 from lisa_ros.lisa.model.sam import embedding_side
 from lisa_ros.lisa.preprocess import Size, for_clip, for_sam
 from lisa_ros.lisa.prompt import Prompt, build_prompt, check_words, phrase_command, template
+from lisa_ros.lisa.threads import one_thread, wants_one_thread
 from lisa_ros.lisa.tokenizer import IMAGE_ID, Tokenizer
 from lisa_ros.lisa.weights.load import load_lisa
 from lisa_ros.lisa.weights.spec import ClipFolder, Spec, read_clip, read_spec, resolve_tower
@@ -153,6 +154,7 @@ class Segmenter:
             self._required_token("<im_end>")
         self.grounding: Grounding = SegGrounding(lisa, self.seg_id)
         self._drafts = DraftBook(tokenizer, self.template)
+        self._one_thread = wants_one_thread(lisa.llama.config.hidden_size, lisa.device)
         self._prefix = self._read_system_text()
 
     @classmethod
@@ -361,8 +363,9 @@ class Segmenter:
                 raise Cancelled("canceled before the answer was complete")
             proposed = self._drafts.continuation(answer)[: limit - len(answer) - 1] if draft else []
             pending = (prompt + answer)[len(cache.tokens) :] + proposed
-            hidden = self._read(pending, encoded.features.tokens, cache)[-len(proposed) - 1 :]  # (P + 1, H)
-            logits = self.grounding.logits(hidden, encoded.features)  # (P + 1, V)
+            with one_thread(self._one_thread):
+                hidden = self._read(pending, encoded.features.tokens, cache)[-len(proposed) - 1 :]  # (P + 1, H)
+                logits = self.grounding.logits(hidden, encoded.features)  # (P + 1, V)
             steps = []
             highest, tokens = logits.max(-1)  # of a NaN the maximum is NaN
             self._check_finite(bool(highest.isfinite().all()), "logits")
@@ -412,7 +415,8 @@ class Segmenter:
         if stop():
             raise Cancelled("canceled before the mask was decoded")
         begun = time.perf_counter()
-        regions = self._decode(encoded, answer, marks)
+        with one_thread(self._one_thread):
+            regions = self._decode(encoded, answer, marks)
         answer.decode_s += time.perf_counter() - begun
         answer.first_mask_s = answer.first_mask_s or time.perf_counter() - answer.begun
         answer.regions += regions

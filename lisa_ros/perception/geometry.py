@@ -182,15 +182,16 @@ def clamp_of(depth: NDArray) -> float | None:
     Returns:
         The value, in the units of ``depth``; None if the image is not clamped.
     """
-    to_m = 0.001 if depth.dtype.kind == "u" else 1.0
-    usable = depth[(depth > 0) & (depth < (NOTHING_MM if depth.dtype.kind == "u" else FARTHEST_M))]
-    if not usable.size:
-        return None
-    farthest = usable.max()
-    limit_m = float(farthest) * to_m
+    whole = depth.dtype.kind == "u"
+    # A maximum costs little; comparing and counting every pixel is for the images whose maximum may be a clamp.
+    farthest = depth.max() if whole else np.fmax.reduce(depth, axis=None)
+    if farthest >= (NOTHING_MM if whole else FARTHEST_M):
+        farthest = np.where(depth < (NOTHING_MM if whole else FARTHEST_M), depth, 0).max()
+    limit_m = float(farthest) * (0.001 if whole else 1.0)
     is_round = abs(limit_m - round(limit_m)) < 1e-6 or round(limit_m * 1000) + 1 in (4096, 8192, 16384, 32768)
-    shared = np.count_nonzero(usable == farthest)
-    return float(farthest) if limit_m >= CLAMP_M and is_round and shared >= CLAMP_SHARE * depth.size else None
+    if limit_m < CLAMP_M or not is_round:
+        return None
+    return float(farthest) if np.count_nonzero(depth == farthest) >= CLAMP_SHARE * depth.size else None
 
 
 def metres(depth: NDArray, clamp: float | None = None) -> NDArray[np.float32]:
