@@ -63,7 +63,7 @@ class Camera:
         self.name = name
         self.lost = 0  # images, on the way here
         self.frames = FrameStore(parameters, lambda: self.image.topic_name, ros_now_s)
-        self.depths = Depths(parameters, self.frames.camera_info)
+        self.depths = Depths(parameters, lambda: self.image.topic_name, self.frames.camera_info)
         prefix = f"{name}/" if name else ""
         # raw: the bytes as they came, turned into a message only when a command needs the frame.
         self.image = node.subscribe(
@@ -83,6 +83,11 @@ class Camera:
     def camera_info(self, frame: Frame) -> CameraInfo | None:
         """Calibration under the header of ``frame``; None where it is not about this camera or size."""
         return self.frames.camera_info(frame.header, frame.size)
+
+    def hold(self, frame: Frame) -> None:
+        """From now on keep the calibration and depth of this frame's moment, also what comes later."""
+        self.frames.hold(frame)
+        self.depths.hold(frame)
 
     def _lose(self, event: Any) -> None:
         self.lost = event.total_count
@@ -155,7 +160,7 @@ class Cameras:
         """The frame of ``image``, or the newest one of ``camera``. Raises ImageError, NoImage or CommandError."""
         chosen = self._named(camera)
         frame = replace(chosen.frames.take(image), camera=chosen.name, source=chosen)
-        chosen.depths.hold(frame)
+        chosen.hold(frame)
         return frame
 
     def _named(self, camera: str) -> Camera:

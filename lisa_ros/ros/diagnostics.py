@@ -144,6 +144,8 @@ class Diagnostics:
                 self._hinted.add(camera)
         else:
             self._hinted.discard(camera)
+            if camera.depths.trouble:
+                level, message = WARN, f"images come; no 3-D results: {camera.depths.trouble}"
         return self._status(
             f"camera {camera.name}".strip(),
             level,
@@ -153,6 +155,7 @@ class Diagnostics:
             rate_hz=f"{self._rate(camera):.1f}",
             received=camera.frames.count,
             lost=camera.lost,
+            depth=camera.depths.trouble or "ok",
         )
 
     def _rate(self, camera: Camera) -> float:
