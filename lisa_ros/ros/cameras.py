@@ -14,6 +14,7 @@ from lisa_ros.errors import CommandError
 from lisa_ros.ros.depths import Depths, Measurement
 from lisa_ros.ros.frame_store import FrameStore
 from lisa_ros.ros.parameters import Parameters
+from lisa_ros.ros.serialized_image import SerializedImage
 from lisa_ros.runtime.requests import Frame
 
 SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # matches a publisher of either reliability
@@ -84,6 +85,10 @@ class Camera:
         """Calibration under the header of ``frame``; None where it is not about this camera or size."""
         return self.frames.camera_info(frame.header, frame.size)
 
+    def depth(self, frame: Frame) -> SerializedImage | None:
+        """The depth image that ``frame`` is measured with; None where there is none that belongs to it."""
+        return self.depths.of(frame)
+
     def hold(self, frame: Frame) -> None:
         """From now on keep the calibration and depth of this frame's moment, also what comes later."""
         self.frames.hold(frame)
@@ -101,8 +106,11 @@ class Camera:
         self._on_depth()
 
     def close(self) -> None:
+        """Unsubscribe, and let go of every image: Python's collector may not come by for minutes."""
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
+        self.frames.forget()
+        self.depths.forget()
 
 
 OnFrame = Callable[[Camera, bytes], None]

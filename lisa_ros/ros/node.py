@@ -10,6 +10,7 @@ waits.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import gc
 import importlib
@@ -238,7 +239,7 @@ class LisaNode(LifecycleNode):
             kind,
             topic,
             self._guarded(callback),
-            qos,
+            copy.copy(qos),  # rclpy writes the topic's overrides into the object it is given
             raw=raw,
             qos_overriding_options=QoSOverridingOptions(OVERRIDABLE),
             event_callbacks=self._mismatches.of_subscription(topic, message_lost=on_lost),

@@ -61,6 +61,15 @@ def test_a_command_is_about_the_camera_that_it_names(two):
     assert rig.seen_by(lambda: client.say("the box")) == "front"
 
 
+def test_the_answer_names_the_camera(two, client):
+    several, rig = two
+    for asked, named in (("arm/wrist", "arm/wrist"), ("front", "front"), ("", "front")):
+        answers = []
+        rig.seen_by(lambda c=asked, a=answers: a.append(several.call("the box", camera=c).segmentation) or a[-1])
+        assert answers[-1].camera == named
+    assert client.call("the box", stamped(client.node, scene())).segmentation.camera == ""
+
+
 def test_a_camera_that_is_not_there_is_refused_with_the_names(two, client):
     several, _ = two
     answer = several.call("the box", camera="rear")

@@ -7,7 +7,7 @@ import pytest
 from depth_camera import BOX_M, BOX_SIZE, FOCAL, DepthCamera, K, box_centre
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from robot import SIZE, TRUTH, Client, scene, stamped
-from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from lisa_ros.msg import Object3D, Segmentation
@@ -162,6 +162,50 @@ def test_without_stamps_the_newest_depth_image_is_measured(seen: Client, camera:
         assert thing.centroid.z == pytest.approx(millimetres / 1000, abs=0.01)
     seen.node.destroy_timer(timer)
     assert seen.lisa.said().count("image and depth have no stamps") == 1
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.01], ids=["same stamp", "within the slop"])
+@pytest.mark.parametrize("command", ["the box", "nothing"])
+def test_mask_depth_and_calibration_come_under_one_stamp_to_a_queue_of_one(
+    seen: Client, camera: DepthCamera, late_s, command
+) -> None:
+    heard: dict[str, list] = {"mask": [], "depth": [], "camera_info": []}
+    topics = [
+        seen.node.create_subscription(
+            CameraInfo if name == "camera_info" else Image, f"{seen.lisa.name}/{name}", messages.append, 1
+        )
+        for name, messages in heard.items()
+    ]
+    camera.late_s = late_s
+    seen.show(scene())
+
+    def together():
+        """Asks again: the node sends no depth before it has found who listens."""
+        answer = seen.say(command)
+        seen.spin(0.2)
+        newest = [messages[-1] for messages in heard.values() if messages]
+        return len(newest) == 3 and all(m.header == answer.header for m in newest) and newest
+
+    _, depth, info = seen.wait(together, "mask, depth and camera_info under the stamp of the answer")
+    assert (depth.encoding, depth.height, depth.width) == ("16UC1", *SIZE)
+    np.testing.assert_array_equal(np.frombuffer(depth.data, np.uint16).reshape(SIZE), camera.depth)
+    np.testing.assert_array_equal(info.k, K)
+    for topic in topics:
+        seen.node.destroy_subscription(topic)
+
+
+def test_depth_that_does_not_belong_to_the_frame_is_not_passed_on(seen: Client, camera: DepthCamera) -> None:
+    heard: list[Image] = []
+    topic = seen.node.create_subscription(Image, f"{seen.lisa.name}/depth", heard.append, 1)
+    seen.wait(lambda: answer_of(seen) and heard, "depth that belongs to the frame")
+    camera.frame_id = "depth_optical"
+    for _ in range(12):  # the history forgets what came before
+        seen.show(scene())
+    heard.clear()
+    answer_of(seen)
+    seen.spin(0.2)
+    assert not heard
+    seen.node.destroy_subscription(topic)
 
 
 def test_nothing_found_has_no_objects(seen: Client) -> None:
