@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -47,6 +48,10 @@ class Camera:
         ros_now_s: The node's clock in seconds.
         on_frame: Called with every image as it came.
         on_depth: Called when a depth image was kept.
+
+    Attributes:
+        inputs: Its subscriptions: image, camera_info and, with use_depth, depth.
+        opened: time.monotonic() of its making.
     """
 
     def __init__(
@@ -70,12 +75,13 @@ class Camera:
         self.image = node.subscribe(
             self.frames.message_type, f"{prefix}image", self._keep_image, SENSOR, raw=True, on_lost=self._lose
         )
-        self._subscriptions = [
-            self.image,
-            node.subscribe(CameraInfo, f"{prefix}camera_info", self.frames.keep_info, SENSOR, raw=True),
-        ]
+        self.inputs = {
+            "image": self.image,
+            "camera_info": node.subscribe(CameraInfo, f"{prefix}camera_info", self.frames.keep_info, SENSOR, raw=True),
+        }
         if parameters().use_depth:
-            self._subscriptions.append(node.subscribe(Image, f"{prefix}depth", self._keep_depth, DEPTHS, raw=True))
+            self.inputs["depth"] = node.subscribe(Image, f"{prefix}depth", self._keep_depth, DEPTHS, raw=True)
+        self.opened = time.monotonic()
 
     def measurement(self, frame: Frame, regions: Sequence[Region]) -> Measurement | None:
         """What gives every mask in metres, to be called on any thread; None where there is no depth for the frame."""
@@ -107,7 +113,7 @@ class Camera:
 
     def close(self) -> None:
         """Unsubscribe, and let go of every image: Python's collector may not come by for minutes."""
-        for subscription in self._subscriptions:
+        for subscription in self.inputs.values():
             self._node.destroy_subscription(subscription)
         self.frames.forget()
         self.depths.forget()
