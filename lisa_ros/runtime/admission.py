@@ -53,18 +53,24 @@ def clean_command(text: str, max_length: int, what: str = "the command") -> str:
     """
     if len(text) > max_length:
         raise CommandError(f"{what} has {len(text)} characters; at most {max_length} are taken (max_command_length)")
-    for position, character in enumerate(text):
-        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n\r":
-            raise CommandError(
-                f"{what} has the control character U+{ord(character):04X} at position {position}; send plain text"
-            )
+    check_plain(text, what, "\t\n\r")
     line = " ".join(text.split())
     if not line:
         raise CommandError(f"{what} is empty; say what to find, for example 'the thing to drink from'")
     return line
 
 
+def check_plain(text: str, what: str, taken: str = "") -> None:
+    """Raise CommandError for control characters (but those in ``taken``) and halves of surrogate pairs."""
+    for position, character in enumerate(text):
+        if unicodedata.category(character) in ("Cc", "Cs") and character not in taken:
+            raise CommandError(
+                f"{what} has the control character U+{ord(character):04X} at position {position}; send plain text"
+            )
+
+
 def check_session(session: str) -> None:
     """Raise CommandError for a session name that nobody would choose on purpose."""
+    check_plain(session, "the session name")
     if len(session) > MAX_SESSION_LENGTH:
         raise CommandError(f"the session name has {len(session)} characters; at most {MAX_SESSION_LENGTH} are taken")
