@@ -19,7 +19,7 @@ from lisa_ros.ros.serialized_image import SerializedImage
 from lisa_ros.runtime.requests import Frame
 
 SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # matches a publisher of either reliability
-DEPTHS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)  # none is skipped: one of them is needed
+EVERY = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)  # none is skipped: one of them is needed
 
 
 class Subscriber(Protocol):
@@ -77,10 +77,10 @@ class Camera:
         )
         self.inputs = {
             "image": self.image,
-            "camera_info": node.subscribe(CameraInfo, f"{prefix}camera_info", self.frames.keep_info, SENSOR, raw=True),
+            "camera_info": node.subscribe(CameraInfo, f"{prefix}camera_info", self.frames.keep_info, EVERY, raw=True),
         }
         if parameters().use_depth:
-            self.inputs["depth"] = node.subscribe(Image, f"{prefix}depth", self._keep_depth, DEPTHS, raw=True)
+            self.inputs["depth"] = node.subscribe(Image, f"{prefix}depth", self._keep_depth, EVERY, raw=True)
         self.opened = time.monotonic()
 
     def measurement(self, frame: Frame, regions: Sequence[Region]) -> Measurement | None:

@@ -231,7 +231,7 @@ def check_unit(depth: NDArray[np.uint16] | NDArray[np.float32]) -> None:
     """Raise ImageError for float depth (H, W) in millimetres: what a robot's camera sees is not all so far away."""
     if depth.dtype.kind != "f":
         return
-    some = depth[::4, ::4]
+    some = depth[::8, ::8]
     some = some[np.isfinite(some) & (some > 0)]
     if some.size and (near := float(np.percentile(some, 1))) > NEAREST_M:
         raise ImageError(

@@ -135,6 +135,16 @@ def test_simulated_time_is_taken_from_the_clock_and_may_jump_back(launch):
         assert answer.segmentation.header.stamp.sec == sec - 2
 
 
+def test_an_image_has_no_age_before_the_simulated_clock_starts(launch):
+    client = launch(use_sim_time="true")
+    client.ready()
+    client.show(scene())  # stamped by the wall clock
+    answer = client.say("the box")
+    assert answer.status == Segmentation.SUCCESS
+    assert answer.header.stamp.sec > 10**9
+    assert answer.image_age_s == 0.0
+
+
 def test_every_topic_may_have_another_name(tmp_path, context):
     remaps = {"image": "eyes/left", "~/command": "speech", "~/result": "found", "/diagnostics": "health"}
     client = Client(context, NodeProcess(tmp_path, remap=remaps))
