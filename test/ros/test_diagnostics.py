@@ -41,7 +41,10 @@ class Diagnostics:
         )
 
 
-def test_the_node_and_its_camera_are_described(client, diagnostics):
+def test_the_node_and_its_camera_are_described(launch):
+    client = launch()  # the shared one may have had depth before, and says that it has stopped
+    diagnostics = Diagnostics(client)
+    client.ready()
     client.show(scene())
     for _ in range(3):
         client.call("the box")
@@ -57,6 +60,7 @@ def test_the_node_and_its_camera_are_described(client, diagnostics):
     assert (status.level, values["topic"]) == (DiagnosticStatus.OK, f"{client.lisa.namespace}/image")
     assert float(values["age_s"]) < 5
     assert int(values["received"]) > 3
+    assert values["depth"] == "ok"
 
 
 def test_restarts_of_the_worker_are_counted(client, diagnostics):
