@@ -28,7 +28,7 @@ from lisa_ros.action import Segment
 from lisa_ros.engine.api import MaskCrop
 from lisa_ros.errors import ImageError
 from lisa_ros.msg import Mask, Segmentation
-from lisa_ros.perception.calibration import pinhole
+from lisa_ros.perception.calibration import distortion, pinhole
 from lisa_ros.perception.geometry import Grasp, Object3D, clamp_of, depth_image, grasp_candidate, locate
 
 NANOSECONDS = 1_000_000_000
@@ -45,7 +45,7 @@ class Grasper(Node):
     def __init__(self, node: str, depth: str, camera_info: str, kept: int) -> None:
         super().__init__("grasp_candidate")
         self._depths: deque[Image] = deque(maxlen=kept)
-        self._infos: deque[CameraInfo] = deque(maxlen=1)
+        self._infos: deque[CameraInfo] = deque(maxlen=kept)
         self.create_subscription(Image, depth, self._on_depth, qos_profile_sensor_data)
         self.create_subscription(CameraInfo, camera_info, self._on_info, qos_profile_sensor_data)
         self._action = ActionClient(self, Segment, f"{node}/segment")
@@ -84,7 +84,8 @@ class Grasper(Node):
         asked = nanoseconds(answer)
         # Depth may arrive later than colour: wait until it is as new as the frame.
         self.wait(lambda: nanoseconds(self._depths[-1]) >= asked, 2.0, "depth as new as the frame")
-        nearest = min(self._depths, key=lambda depth: abs(nanoseconds(depth) - asked))
+        # The newest of several that are as near: stamps of 0 say nothing of time.
+        nearest = min(reversed(self._depths), key=lambda depth: abs(nanoseconds(depth) - asked))
         away_s = abs(nanoseconds(nearest) - asked) / NANOSECONDS
         if away_s > slop_s:
             raise NoGrasp(f"the nearest depth image is {away_s:.3f} s from the frame; use a larger --slop or --kept")
@@ -94,17 +95,25 @@ class Grasper(Node):
             )
         return nearest
 
+    def info_of(self, answer: Segmentation) -> CameraInfo:
+        """The camera_info with the answer's stamp, else the newest before it, else the newest."""
+        asked, newest_first = nanoseconds(answer), list(reversed(self._infos))
+        before = [info for info in newest_first if nanoseconds(info) <= asked]
+        info = max(before, key=nanoseconds) if before else newest_first[0]
+        if lens := distortion(info):
+            print(f"      camera_info has distortion ({lens}): metres need rectified images (image_proc)", flush=True)
+        return info
+
     def grasps(self, answer: Segmentation, slop_s: float) -> list[tuple[Object3D, Grasp | None]]:
         """Every object in metres, with its grasp where depth allows one. Raises NoGrasp, ImageError."""
-        image, info = self.depth_of(answer, slop_s), self._infos[-1]
-        camera = pinhole(info)
+        image, camera = self.depth_of(answer, slop_s), pinhole(self.info_of(answer))
         depth = depth_image(image.data, image.encoding, image.height, image.width, image.step, bool(image.is_bigendian))
         clamp = clamp_of(depth)
         things = [locate(crop_of(mask), depth, camera, clamp=clamp) for mask in answer.masks]
         return [(thing, grasp_candidate(thing)) for thing in things]
 
 
-def nanoseconds(message: Image | Segmentation) -> int:
+def nanoseconds(message: Image | CameraInfo | Segmentation) -> int:
     return message.header.stamp.sec * NANOSECONDS + message.header.stamp.nanosec
 
 

@@ -14,6 +14,7 @@ from launch_ros.substitutions import FindPackageShare
 
 from launch import LaunchContext, LaunchDescription
 from lisa_ros.engine.options import PRECISIONS
+from lisa_ros.ros.parameters import existing_file
 
 # Arguments with the names of node parameters, given to the node as strings, never as YAML.
 PARAMETERS = ["model", "vision_tower", "conversation", "device", "precision", "image_transport"]
@@ -83,7 +84,7 @@ ARGUMENTS = [
 
 
 def start_node(context: LaunchContext) -> list[Node]:
-    """The node with the arguments that were given on top of the parameter file."""
+    """The node with the arguments that were given on top of the parameter file. Raises ConfigError without the file."""
     given = {name: LaunchConfiguration(name) for name in PARAMETERS if LaunchConfiguration(name).perform(context)}
     overrides: dict[str, object] = {name: ParameterValue(value, value_type=str) for name, value in given.items()}
     if options := LaunchConfiguration("options").perform(context):
@@ -97,7 +98,7 @@ def start_node(context: LaunchContext) -> list[Node]:
             executable="lisa_node",
             namespace=LaunchConfiguration("namespace"),
             name=LaunchConfiguration("name"),
-            parameters=[LaunchConfiguration("params_file"), overrides],
+            parameters=[existing_file(LaunchConfiguration("params_file").perform(context)), overrides],
             remappings=[
                 ("image", LaunchConfiguration("image_topic")),
                 ("camera_info", LaunchConfiguration("camera_info_topic")),

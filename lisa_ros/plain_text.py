@@ -14,15 +14,16 @@ from lisa_ros.errors import CommandError
 _DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-def check_plain(text: str, what: str) -> None:
-    """Raise CommandError, with the position from 0, for a control character other than tab and line break.
+def check_plain(text: str, what: str, allowed: str = "\t\n\r") -> None:
+    """Raise CommandError, with the position from 0, for a control character that is not allowed.
 
     Args:
         text: A command or a target.
         what: What it is, for the message.
+        allowed: Control characters that may stand in it: tab and line breaks, since people paste.
     """
     for position, character in enumerate(text):
-        if _is_control(character) and character not in "\t\n\r":
+        if _is_control(character) and character not in allowed:
             raise CommandError(
                 f"{what} has the control character U+{ord(character):04X} at position {position}; send plain text"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -14,10 +15,11 @@ from lisa_ros.errors import CommandError
 from lisa_ros.ros.depths import Depths, Measurement
 from lisa_ros.ros.frame_store import FrameStore
 from lisa_ros.ros.parameters import Parameters
+from lisa_ros.ros.serialized_image import SerializedImage
 from lisa_ros.runtime.requests import Frame
 
 SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # matches a publisher of either reliability
-DEPTHS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)  # none is skipped: one of them is needed
+EVERY = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)  # none is skipped: one of them is needed
 
 
 class Subscriber(Protocol):
@@ -46,6 +48,10 @@ class Camera:
         ros_now_s: The node's clock in seconds.
         on_frame: Called with every image as it came.
         on_depth: Called when a depth image was kept.
+
+    Attributes:
+        inputs: Its subscriptions: image, camera_info and, with use_depth, depth.
+        opened: time.monotonic() of its making.
     """
 
     def __init__(
@@ -63,18 +69,19 @@ class Camera:
         self.name = name
         self.lost = 0  # images, on the way here
         self.frames = FrameStore(parameters, lambda: self.image.topic_name, ros_now_s)
-        self.depths = Depths(parameters, self.frames.camera_info)
+        self.depths = Depths(parameters, lambda: self.image.topic_name, self.frames.camera_info)
         prefix = f"{name}/" if name else ""
         # raw: the bytes as they came, turned into a message only when a command needs the frame.
         self.image = node.subscribe(
             self.frames.message_type, f"{prefix}image", self._keep_image, SENSOR, raw=True, on_lost=self._lose
         )
-        self._subscriptions = [
-            self.image,
-            node.subscribe(CameraInfo, f"{prefix}camera_info", self.frames.keep_info, SENSOR, raw=True),
-        ]
+        self.inputs = {
+            "image": self.image,
+            "camera_info": node.subscribe(CameraInfo, f"{prefix}camera_info", self.frames.keep_info, EVERY, raw=True),
+        }
         if parameters().use_depth:
-            self._subscriptions.append(node.subscribe(Image, f"{prefix}depth", self._keep_depth, DEPTHS, raw=True))
+            self.inputs["depth"] = node.subscribe(Image, f"{prefix}depth", self._keep_depth, EVERY, raw=True)
+        self.opened = time.monotonic()
 
     def measurement(self, frame: Frame, regions: Sequence[Region]) -> Measurement | None:
         """What gives every mask in metres, to be called on any thread; None where there is no depth for the frame."""
@@ -83,6 +90,15 @@ class Camera:
     def camera_info(self, frame: Frame) -> CameraInfo | None:
         """Calibration under the header of ``frame``; None where it is not about this camera or size."""
         return self.frames.camera_info(frame.header, frame.size)
+
+    def depth(self, frame: Frame) -> SerializedImage | None:
+        """The depth image that ``frame`` is measured with; None where there is none that belongs to it."""
+        return self.depths.of(frame)
+
+    def hold(self, frame: Frame) -> None:
+        """From now on keep the calibration and depth of this frame's moment, also what comes later."""
+        self.frames.hold(frame)
+        self.depths.hold(frame)
 
     def _lose(self, event: Any) -> None:
         self.lost = event.total_count
@@ -96,8 +112,11 @@ class Camera:
         self._on_depth()
 
     def close(self) -> None:
-        for subscription in self._subscriptions:
+        """Unsubscribe, and let go of every image: Python's collector may not come by for minutes."""
+        for subscription in self.inputs.values():
             self._node.destroy_subscription(subscription)
+        self.frames.forget()
+        self.depths.forget()
 
 
 OnFrame = Callable[[Camera, bytes], None]
@@ -155,7 +174,7 @@ class Cameras:
         """The frame of ``image``, or the newest one of ``camera``. Raises ImageError, NoImage or CommandError."""
         chosen = self._named(camera)
         frame = replace(chosen.frames.take(image), camera=chosen.name, source=chosen)
-        chosen.depths.hold(frame)
+        chosen.hold(frame)
         return frame
 
     def _named(self, camera: str) -> Camera:

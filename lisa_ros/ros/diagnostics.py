@@ -19,7 +19,9 @@ try:
 except ImportError:  # its name in ROS 2 Humble
     from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 
+from lisa_ros.ros import inputs
 from lisa_ros.ros.cameras import Camera, Cameras
+from lisa_ros.ros.inputs import type_name
 from lisa_ros.runtime.queue import RequestQueue
 from lisa_ros.runtime.status import State
 
@@ -96,6 +98,7 @@ class Diagnostics:
         self._mismatches = mismatches
         self._counts: dict[Camera, deque[tuple[float, int]]] = {}
         self._hinted: set[Camera] = set()
+        self._reported: set[Camera] = set()
         self._publisher = node.create_publisher(
             DiagnosticArray, "/diagnostics", 10, qos_overriding_options=QoSOverridingOptions.with_default_policies()
         )
@@ -107,6 +110,19 @@ class Diagnostics:
         self._publisher.publish(array)
         self._counts = {camera: self._counts[camera] for camera in self._cameras}
         self._hinted &= set(self._cameras)
+        self._report_inputs()
+
+    def _report_inputs(self) -> None:
+        """Once for each camera, when its publishers have had time to be discovered."""
+        for camera in self._cameras:
+            if camera not in self._reported and time.monotonic() - camera.opened >= inputs.SETTLED_S:
+                self._reported.add(camera)
+                text, wrong = inputs.report(self._node, camera)
+                if wrong:
+                    self._node.get_logger().warning(text)
+                else:
+                    self._node.get_logger().info(text)
+        self._reported &= set(self._cameras)
 
     def _of_node(self) -> DiagnosticStatus:
         queue, state = self._queue, self._queue.state
@@ -136,6 +152,8 @@ class Diagnostics:
     def _of_camera(self, camera: Camera) -> DiagnosticStatus:
         silent_s = camera.frames.silent_s
         level, message = OK, "images come"
+        depth = camera.inputs.get("depth")
+        trouble = (inputs.other_type(self._node, depth) if depth is not None else "") or camera.depths.trouble
         if silent_s > SILENCE_S:
             level = STALE if camera.frames.count else WARN
             message = absence(self._node, camera)
@@ -144,6 +162,8 @@ class Diagnostics:
                 self._hinted.add(camera)
         else:
             self._hinted.discard(camera)
+            if trouble:
+                level, message = WARN, f"images come; no 3-D results: {trouble}"
         return self._status(
             f"camera {camera.name}".strip(),
             level,
@@ -153,6 +173,7 @@ class Diagnostics:
             rate_hz=f"{self._rate(camera):.1f}",
             received=camera.frames.count,
             lost=camera.lost,
+            depth=trouble or "ok",
         )
 
     def _rate(self, camera: Camera) -> float:
@@ -193,11 +214,6 @@ def candidates(node: Node, wanted: str, topic: str) -> Iterator[str]:
     for name, kinds in node.get_topic_names_and_types():
         if wanted in kinds and name != topic and not name.startswith(own) and node.count_publishers(name):
             yield name
-
-
-def type_name(kind: Any) -> str:
-    """sensor_msgs.msg.Image -> "sensor_msgs/msg/Image"."""
-    return f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
 
 
 def percentile(values: Sequence[float], percent: int) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from lisa_ros.errors import ImageError
 from lisa_ros.perception.calibration import image_size
 from lisa_ros.perception.image_codec import check_image, decode, decode_compressed
 from lisa_ros.ros.parameters import Parameters
-from lisa_ros.ros.serialized_image import read_image, read_message
+from lisa_ros.ros.serialized_image import read_image, read_message, read_stamp_ns
 from lisa_ros.runtime.requests import Frame
 from lisa_ros.runtime.status import NoImage
 
 MOST_BYTES_PER_PIXEL = 4  # of the encodings that are known
+KEPT_INFOS = 30  # a second at 30 Hz, half a kilobyte each. What a running command needs is held beside them
+MOST_AHEAD_S = 1.0  # of the clock; a stamp further ahead is of another clock
 
 
 class FrameStore:
@@ -48,7 +51,9 @@ class FrameStore:
         self._came_in = 0.0
         self._begun = time.monotonic()
         self.count = 0
-        self._info: bytes | None = None
+        self._infos: deque[tuple[int, bytes]] = deque(maxlen=KEPT_INFOS)  # (stamp in nanoseconds, serialized)
+        self._held_for: Any = None
+        self._held_infos: list[tuple[int, bytes]] = []
 
     @property
     def silent_s(self) -> float:
@@ -68,8 +73,27 @@ class FrameStore:
         self.count += 1
 
     def keep_info(self, serialized: bytes) -> None:
-        """A new camera_info has come."""
-        self._info = serialized
+        """A new camera_info has come; it may be the one of the running command's frame."""
+        try:
+            info = read_stamp_ns(serialized), serialized
+        except ImageError:
+            return
+        self._infos.append(info)
+        # Where all stamps are alike, the newest of the frame's moment was held.
+        if self._held_for is not None:
+            frame_ns = stamp_ns(self._held_for)
+            if info[0] == frame_ns and all(ns != frame_ns for ns, _ in self._held_infos):
+                self._held_infos.append(info)
+
+    def hold(self, frame: Frame) -> None:
+        """From now on keep the camera_info of this frame's moment, also one that comes later."""
+        self._held_for, self._held_infos = frame.header, list(self._infos)
+
+    def forget(self) -> None:
+        """Let go of every image and camera_info."""
+        self._newest = self._held_for = None
+        self._infos.clear()
+        self._held_infos = []
 
     def check(self, image: Image) -> None:
         """Raise ImageError unless a caller's own image can be used; looks at no pixel."""
@@ -92,17 +116,21 @@ class FrameStore:
         return self._decoded(self._message(serialized))
 
     def camera_info(self, header: Any, size: tuple[int, int]) -> CameraInfo | None:
-        """The camera's newest info under a frame's ``header``; None where it is not about this camera or size."""
-        if self._info is None:
-            return None
-        try:
-            info = read_message(self._info, CameraInfo)
-        except ImageError:
-            return None
-        if info.header.frame_id != header.frame_id or image_size(info) != size:
-            return None
-        info.header = header
-        return info
+        """The camera's info of a frame's moment, under its ``header``; None where none is about this camera and size.
+
+        That is the one with the frame's stamp, else the newest before it, else the newest: a camera that zooms or
+        changes its resolution has another one for each frame. On any thread.
+        """
+        infos = self._held_infos if self._held_for is header and self._held_infos else self._infos
+        for serialized in of_the_moment(stamp_ns(header), list(infos.copy())):
+            try:
+                info = read_message(serialized, CameraInfo)
+            except ImageError:
+                continue
+            if info.header.frame_id == header.frame_id and image_size(info) == size:
+                info.header = header
+                return info
+        return None
 
     def _newest_message(self) -> Any:
         if not self._came_in:
@@ -134,9 +162,28 @@ class FrameStore:
         return MOST_BYTES_PER_PIXEL * self._parameters().max_image_pixels + 65536
 
     def _age_s(self, header: Any) -> float:
-        """From the stamp to now; 0 for an image without a stamp."""
-        stamp_s = header.stamp.sec + header.stamp.nanosec / 1e9  # not rclpy's Time: it refuses a negative stamp
-        return self._ros_now_s() - stamp_s if stamp_s else 0.0
+        """From the stamp to now by the node's clock; 0 where one of them says nothing.
+
+        That is a stamp of 0, a clock that has not started (simulated time), and a stamp that lies in the future.
+        """
+        stamp_s, now_s = stamp_ns(header) / 1e9, self._ros_now_s()
+        age_s = now_s - stamp_s
+        return age_s if stamp_s and now_s and age_s >= -MOST_AHEAD_S else 0.0
+
+
+def of_the_moment(frame_ns: int, infos: list[tuple[int, bytes]]) -> Iterator[bytes]:
+    """Those of ``infos`` (stamp in nanoseconds, message), oldest first, that may be a frame's; the best comes first."""
+    if exact := [serialized for ns, serialized in infos if ns == frame_ns]:
+        yield from reversed(exact)
+        return
+    newest_first = infos[::-1]
+    before = sorted((info for info in newest_first if info[0] < frame_ns), key=lambda info: -info[0])
+    yield from (serialized for _, serialized in before or newest_first)
+
+
+def stamp_ns(header: Any) -> int:
+    """Nanoseconds; rclpy's own Time refuses a negative stamp."""
+    return int(header.stamp.sec * 10**9 + header.stamp.nanosec)
 
 
 def read_only(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ waits.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import gc
 import importlib
@@ -29,6 +30,7 @@ from typing import Any
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import NameValidationException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -238,7 +240,7 @@ class LisaNode(LifecycleNode):
             kind,
             topic,
             self._guarded(callback),
-            qos,
+            copy.copy(qos),  # rclpy writes the topic's overrides into the object it is given
             raw=raw,
             qos_overriding_options=QoSOverridingOptions(OVERRIDABLE),
             event_callbacks=self._mismatches.of_subscription(topic, message_lost=on_lost),
@@ -379,7 +381,11 @@ def main(args: list[str] | None = None) -> int:
     Python's signal handlers run on the main thread only, and not while it waits in rclpy; rclpy's own ones end ROS
     before the last answers are out. So the node has a thread to itself, and this one waits for signals.
     """
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # RCLError; it has no public name
+        print(f"lisa_node: {refusal(error)}", file=sys.stderr)
+        return 2
     executor = SingleThreadedExecutor()
     stopping, ended = threading.Event(), threading.Event()
 
@@ -398,8 +404,8 @@ def main(args: list[str] | None = None) -> int:
         signal.signal(number, stop)
     try:
         node = LisaNode()
-    except LisaError as error:
-        print(f"lisa_node: {error}", file=sys.stderr)
+    except (LisaError, NameValidationException) as error:
+        print(f"lisa_node: {' '.join(str(error).split())}", file=sys.stderr)
         rclpy.try_shutdown()
         return 2
     executor.add_node(node)
@@ -411,6 +417,15 @@ def main(args: list[str] | None = None) -> int:
     node.destroy_node()
     rclpy.try_shutdown()
     return 0
+
+
+def refusal(error: RuntimeError) -> str:
+    """In one line why ROS refuses the arguments, and what to do."""
+    reason = str(error).removeprefix("failed to initialize rcl: ").partition(". Error:")[0]
+    reason = " ".join(reason.partition(", at /")[0].split())
+    if "params file" in reason:
+        return f"{reason}; give a YAML file such as a copy of config/lisa.yaml"
+    return f"{reason}; names of topics and nodes have letters, digits, _ and /, no blanks and no -"
 
 
 def spin(executor: SingleThreadedExecutor, node: LisaNode) -> None:

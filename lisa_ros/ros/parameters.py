@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lisa_ros.engine.options import PRECISIONS, parse_options
@@ -216,6 +218,8 @@ def _converted(parameter: Field[Any], value: Any) -> Any:
     """``value`` in the type that the dataclass has: a whole number where one with a point is meant, lists as tuples."""
     if isinstance(parameter.default, float) and type(value) is int:
         return float(value)
+    if isinstance(parameter.default, tuple) and value is None:
+        return ()  # to ROS an empty list has no type, and with it no value
     return tuple(value) if isinstance(parameter.default, tuple) and isinstance(value, list) else value
 
 
@@ -244,7 +248,31 @@ def declare(node: Node) -> Parameters:
             ).value
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
             raise ConfigError(str(error)) from error
+    for text in unknown(node._parameter_overrides):  # rclpy has no public name for what was given
+        node.get_logger().warning(text)
     return Parameters().changed(given)
+
+
+ROS_OWN = re.compile(r"use_sim_time|start_type_description_service|qos_overrides\..*")
+
+
+def unknown(given: Iterable[str]) -> list[str]:
+    """What to say of each given name that is no parameter of the node; ROS itself passes them over in silence."""
+    names = [parameter.name for parameter in fields(Parameters)]
+    texts = []
+    for name in given:
+        if name not in names and not ROS_OWN.fullmatch(name):
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean {near[0]}?" if near else "config/lisa.yaml has all of them"
+            texts.append(f"there is no parameter {name!r}, so it has no effect; {hint}")
+    return texts
+
+
+def existing_file(path: str) -> str:
+    """``path`` of a parameter file. Raises ConfigError where there is none: the node would start with its defaults."""
+    if not Path(path).is_file():
+        raise ConfigError(f"params_file {path!r} does not exist; give a YAML file such as a copy of config/lisa.yaml")
+    return path
 
 
 def change(current: Parameters, changes: Iterable[Parameter], *, configured: bool) -> Parameters:

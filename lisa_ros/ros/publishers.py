@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from lisa_ros.ros.markers import Markers
 from lisa_ros.ros.messages import ResultMessages, image_message, status_message
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.pictures import Pictures
+from lisa_ros.ros.serialized_image import with_stamp
 from lisa_ros.runtime.requests import Frame, NodeState, Result
 
 OUTPUT = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
@@ -69,6 +71,7 @@ class Publishers:
         self._mask = self._publisher(Image, "~/mask")
         self._labels = self._publisher(Image, "~/labels")
         self._camera_info = self._publisher(CameraInfo, "~/camera_info")
+        self._depth = self._publisher(Image, "~/depth")
         self._answer = self._publisher(String, "~/answer")
         points, overlay = self._publisher(PointCloud2, "~/points"), self._publisher(Image, "~/overlay")
         pictures = Pictures(overlay, points, parameters, aside)
@@ -116,12 +119,14 @@ class Publishers:
         info = frame.source.camera_info(frame) if frame.source is not None else None
         if info is not None:
             self._camera_info.publish(info)
+        if frame.source is not None and is_wanted(self._depth) and (depth := frame.source.depth(frame)) is not None:
+            self._depth.publish(with_stamp(depth.serialized, frame.header.stamp))
 
     def _publisher(self, kind: Any, topic: str, qos: QoSProfile = OUTPUT) -> Publisher:
         return self._node.create_publisher(
             kind,
             topic,
-            qos,
+            copy.copy(qos),  # rclpy writes the topic's overrides into the object it is given
             qos_overriding_options=QoSOverridingOptions(OVERRIDABLE),
             event_callbacks=self._mismatches.of_publisher(topic),
         )

@@ -35,6 +35,11 @@ class SerializedImage:
     step: int
     data: memoryview
 
+    @property
+    def serialized(self) -> bytes:
+        """The whole message as it came."""
+        return self.data.obj  # type: ignore[return-value]
+
 
 def read_image(serialized: bytes) -> SerializedImage:
     """Raises ImageError for bytes that are no image."""
@@ -54,6 +59,26 @@ def read_image(serialized: bytes) -> SerializedImage:
         raise ImageError(f"the image message is cut off after {len(serialized)} bytes; publish it whole") from error
     header = Header(stamp=Time(sec=sec, nanosec=nanosec), frame_id=frame_id)
     return SerializedImage(header, height, width, encoding, is_bigendian, step, data)
+
+
+def read_stamp_ns(serialized: bytes) -> int:
+    """Nanoseconds of the header that a message begins with. Raises ImageError."""
+    sec, nanosec = _stamp_layout(serialized).unpack_from(serialized, START)
+    return int(sec * 10**9 + nanosec)
+
+
+def with_stamp(serialized: bytes, stamp: Time) -> bytes:
+    """A message that begins with a header, as a copy under another stamp. Raises ImageError."""
+    copy = bytearray(serialized)
+    _stamp_layout(serialized).pack_into(copy, START, stamp.sec, stamp.nanosec)
+    return bytes(copy)
+
+
+def _stamp_layout(serialized: bytes) -> struct.Struct:
+    order = BYTE_ORDERS.get(bytes(serialized[:2]))
+    if order is None or len(serialized) < START + 8:
+        raise ImageError(f"{len(serialized)} bytes are no message with a header in plain CDR; use another RMW")
+    return struct.Struct(f"{order}iI")
 
 
 def read_message(serialized: bytes, kind: type) -> Any:

@@ -62,5 +62,6 @@ def clean_command(text: str, max_length: int, what: str = "the command") -> str:
 
 def check_session(session: str) -> None:
     """Raise CommandError for a session name that nobody would choose on purpose."""
+    check_plain(session, "the session name", allowed="")
     if len(session) > MAX_SESSION_LENGTH:
         raise CommandError(f"the session name has {len(session)} characters; at most {MAX_SESSION_LENGTH} are taken")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from lisa_ros.engine.options import PRECISIONS
-from lisa_ros.ros.parameters import Parameters
+from lisa_ros.errors import ConfigError
+from lisa_ros.ros.parameters import Parameters, existing_file
 
 FILE = Path("launch/lisa.launch.py")
 
@@ -96,6 +97,7 @@ def test_it_describes_one_node_with_the_arguments_on_top_of_the_file(repository:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    (tmp_path / "own.yaml").write_text("{}")
     context = launch.LaunchContext()
     context.launch_configurations.update({"params_file": str(tmp_path / "own.yaml"), "device": "cpu"})
     for argument in module.generate_launch_description().get_launch_arguments():
@@ -103,3 +105,12 @@ def test_it_describes_one_node_with_the_arguments_on_top_of_the_file(repository:
     (node,) = module.start_node(context)
     assert node.node_package == "lisa_ros"
     assert node.node_executable == "lisa_node"
+
+
+def test_a_parameter_file_that_does_not_exist_is_refused(tree: ast.Module, tmp_path: Path) -> None:
+    (call,) = calls(tree, "existing_file")
+    assert "params_file" in ast.unparse(call)
+    with pytest.raises(ConfigError, match=r"own.yaml' does not exist; give a YAML file"):
+        existing_file(str(tmp_path / "own.yaml"))
+    (tmp_path / "own.yaml").write_text("{}")
+    assert existing_file(str(tmp_path / "own.yaml")) == str(tmp_path / "own.yaml")

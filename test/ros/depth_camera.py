@@ -56,7 +56,11 @@ class DepthCamera:
 
     def publish(self, message: Image | CameraInfo) -> None:
         if isinstance(message, CameraInfo):
-            message.k, message.p, message.d = self.k, self.p, self.d
+            message.k = self.k
+            if any(self.p):
+                message.p = self.p
+            if self.d:
+                message.d = self.d
             self._infos.publish(message)
             return
         header = copy.deepcopy(message.header)

@@ -8,6 +8,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from lisa_ros.msg import Segmentation
+from lisa_ros.ros.logs import plain
 from lisa_ros.ros.messages import image_message
 
 COMMANDS = {
@@ -53,6 +54,38 @@ def test_a_command_that_is_no_command_is_refused(client, endpoint, command, says
         assert status == Segmentation.INVALID_COMMAND
         assert says in message
     client.works()
+
+
+def by_target(client, word):
+    answer = client.call("", stamped(client.node, scene()), targets=["the box", word])
+    return answer.status, answer.message
+
+
+def by_session(client, word):
+    answer = client.call("the box", stamped(client.node, scene()), session=word)
+    return answer.status, answer.message
+
+
+def by_camera(client, word):
+    answer = client.call("the box", stamped(client.node, scene()), camera=word)
+    return answer.status, answer.message
+
+
+@pytest.mark.parametrize("field", [by_target, by_session, by_camera])
+def test_a_control_character_in_any_field_is_refused_and_never_printed_raw(client, field):
+    status, message = field(client, "\x1b]0;owned\x07")
+    assert status == Segmentation.INVALID_COMMAND
+    assert "\x1b" not in message
+    client.works()
+    said = client.lisa.log.read_bytes()
+    assert b"owned" not in said or b"\\x1b]0;owned" in said
+    assert b"\x07" not in said
+    assert b"\x1b]0" not in said
+
+
+def test_what_an_engine_or_a_peer_writes_reaches_the_log_escaped():
+    assert plain("a\x1b[31mb\x9bc\u202ed\ud800") == "a\\x1b[31mb\\x9bc\\u202ed\\ud800"
+    assert plain("Traceback:\n\tline, größer, 杯") == "Traceback:\n\tline, größer, 杯"
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=ENDPOINTS)

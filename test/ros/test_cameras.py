@@ -61,6 +61,15 @@ def test_a_command_is_about_the_camera_that_it_names(two):
     assert rig.seen_by(lambda: client.say("the box")) == "front"
 
 
+def test_the_answer_names_the_camera(two, client):
+    several, rig = two
+    for asked, named in (("arm/wrist", "arm/wrist"), ("front", "front"), ("", "front")):
+        answers = []
+        rig.seen_by(lambda c=asked, a=answers: a.append(several.call("the box", camera=c).segmentation) or a[-1])
+        assert answers[-1].camera == named
+    assert client.call("the box", stamped(client.node, scene())).segmentation.camera == ""
+
+
 def test_a_camera_that_is_not_there_is_refused_with_the_names(two, client):
     several, _ = two
     answer = several.call("the box", camera="rear")
@@ -124,6 +133,16 @@ def test_simulated_time_is_taken_from_the_clock_and_may_jump_back(launch):
         now[0] = sec
         answer = client.wait(aged, f"a frame's age by the clock at {sec}")
         assert answer.segmentation.header.stamp.sec == sec - 2
+
+
+def test_an_image_has_no_age_before_the_simulated_clock_starts(launch):
+    client = launch(use_sim_time="true")
+    client.ready()
+    client.show(scene())  # stamped by the wall clock
+    answer = client.say("the box")
+    assert answer.status == Segmentation.SUCCESS
+    assert answer.header.stamp.sec > 10**9
+    assert answer.image_age_s == 0.0
 
 
 def test_every_topic_may_have_another_name(tmp_path, context):

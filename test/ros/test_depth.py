@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from depth_camera import BOX_M, BOX_SIZE, FOCAL, DepthCamera, K, box_centre
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from robot import SIZE, TRUTH, Client, scene, stamped
-from sensor_msgs.msg import PointCloud2, PointField
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+from std_msgs.msg import Header
 
 from lisa_ros.msg import Object3D, Segmentation
-from lisa_ros.ros.messages import POINT
+from lisa_ros.ros.messages import POINT, image_message
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,8 @@ def test_metres_are_of_the_rectified_camera(seen: Client, camera: DepthCamera) -
     for _ in range(2):
         seen.show(scene())
         assert_the_box(answer_of(seen).objects[0])
-    assert seen.lisa.said().count("positions in metres need rectified images") == 1
+    assert seen.lisa.said().count("camera_info has distortion (unnamed model)") == 1
+    assert seen.lisa.said().count(f"remap image:={seen.lisa.namespace}/image_rect") == 1
 
 
 def test_the_end_of_the_range_is_no_measurement(seen: Client, camera: DepthCamera) -> None:
@@ -127,6 +130,82 @@ def test_unusable_depth_costs_only_the_metres_and_is_said_once(seen: Client, cam
     for _ in range(2):
         assert not answer_of(seen).objects
     assert seen.lisa.said().count(says) == 1, seen.lisa.said()
+    states = []
+    topic = seen.node.create_subscription(DiagnosticArray, "/diagnostics", states.append, 10)
+    own = f"{seen.lisa.name}: camera"
+
+    def warned():
+        reported = [status for array in states for status in array.status if status.name == own]
+        return [status for status in reported if status.level == DiagnosticStatus.WARN]
+
+    status = seen.wait(warned, "warning on /diagnostics")[0]
+    assert says in status.message
+    assert says in {value.key: value.value for value in status.values}["depth"]
+    seen.node.destroy_subscription(topic)
+
+
+def test_without_stamps_the_newest_depth_image_is_measured(seen: Client, camera: DepthCamera) -> None:
+    seen.show(None)
+    header = Header(frame_id="camera_optical")
+    shown = []
+
+    def shoot() -> None:
+        shown.append(seen.images.publish(image_message(header, scene(), "rgb8")))
+        seen.infos.publish(CameraInfo(header=header, height=SIZE[0], width=SIZE[1]))
+
+    timer = seen.node.create_timer(0.05, shoot)
+    for millimetres in (700, 500):
+        camera.depth[TRUTH] = millimetres
+        count = len(shown)
+        seen.wait(lambda since=count: len(shown) >= since + 4, "frames")
+        (thing,) = answer_of(seen).objects
+        assert thing.centroid.z == pytest.approx(millimetres / 1000, abs=0.01)
+    seen.node.destroy_timer(timer)
+    assert seen.lisa.said().count("image and depth have no stamps") == 1
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.01], ids=["same stamp", "within the slop"])
+@pytest.mark.parametrize("command", ["the box", "nothing"])
+def test_mask_depth_and_calibration_come_under_one_stamp_to_a_queue_of_one(
+    seen: Client, camera: DepthCamera, late_s, command
+) -> None:
+    heard: dict[str, list] = {"mask": [], "depth": [], "camera_info": []}
+    topics = [
+        seen.node.create_subscription(
+            CameraInfo if name == "camera_info" else Image, f"{seen.lisa.name}/{name}", messages.append, 1
+        )
+        for name, messages in heard.items()
+    ]
+    camera.late_s = late_s
+    seen.show(scene())
+
+    def together():
+        """Asks again: the node sends no depth before it has found who listens."""
+        answer = seen.say(command)
+        seen.spin(0.2)
+        newest = [messages[-1] for messages in heard.values() if messages]
+        return len(newest) == 3 and all(m.header == answer.header for m in newest) and newest
+
+    _, depth, info = seen.wait(together, "mask, depth and camera_info under the stamp of the answer")
+    assert (depth.encoding, depth.height, depth.width) == ("16UC1", *SIZE)
+    np.testing.assert_array_equal(np.frombuffer(depth.data, np.uint16).reshape(SIZE), camera.depth)
+    np.testing.assert_array_equal(info.k, K)
+    for topic in topics:
+        seen.node.destroy_subscription(topic)
+
+
+def test_depth_that_does_not_belong_to_the_frame_is_not_passed_on(seen: Client, camera: DepthCamera) -> None:
+    heard: list[Image] = []
+    topic = seen.node.create_subscription(Image, f"{seen.lisa.name}/depth", heard.append, 1)
+    seen.wait(lambda: answer_of(seen) and heard, "depth that belongs to the frame")
+    camera.frame_id = "depth_optical"
+    for _ in range(12):  # the history forgets what came before
+        seen.show(scene())
+    heard.clear()
+    answer_of(seen)
+    seen.spin(0.2)
+    assert not heard
+    seen.node.destroy_subscription(topic)
 
 
 def test_nothing_found_has_no_objects(seen: Client) -> None:

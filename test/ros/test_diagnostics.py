@@ -41,7 +41,10 @@ class Diagnostics:
         )
 
 
-def test_the_node_and_its_camera_are_described(client, diagnostics):
+def test_the_node_and_its_camera_are_described(launch):
+    client = launch()  # the shared one may have had depth before, and says that it has stopped
+    diagnostics = Diagnostics(client)
+    client.ready()
     client.show(scene())
     for _ in range(3):
         client.call("the box")
@@ -57,6 +60,7 @@ def test_the_node_and_its_camera_are_described(client, diagnostics):
     assert (status.level, values["topic"]) == (DiagnosticStatus.OK, f"{client.lisa.namespace}/image")
     assert float(values["age_s"]) < 5
     assert int(values["received"]) > 3
+    assert values["depth"] == "ok"
 
 
 def test_restarts_of_the_worker_are_counted(client, diagnostics):
@@ -118,6 +122,52 @@ def test_qos_that_does_not_match_is_a_warning_with_the_cure(launch):
     client.node.create_publisher(Segmentation, f"{client.lisa.name}/result", offering)
     client.node.destroy_subscription(late)
     diagnostics.until("node", lambda s, _: "/result" not in s.message and "/mask" in s.message, "end of it")
+
+
+def reported(client):
+    """The lines about the inputs of the node's cameras."""
+
+    def lines():
+        return [line for line in client.lisa.said().splitlines() if " reads image " in line]
+
+    return client.wait(lines, "line about the inputs")
+
+
+def test_the_log_says_which_inputs_are_there_and_what_is_off(launch):
+    space = (client := launch()).lisa.namespace
+    client.ready()
+    (line,) = reported(client)
+    assert f"camera reads image {space}/image (1 publisher), camera_info {space}/camera_info (1 publisher)" in line
+    assert f"depth {space}/depth (no publisher); no depth: results in metres are off" in line
+    assert line.startswith("[INFO]")
+
+
+def test_the_log_says_nothing_is_off_where_everything_is_there(launch):
+    client = launch()
+    depth = client.node.create_publisher(Image, "depth", 1)
+    client.ready()
+    (line,) = reported(client)
+    assert "off" not in line.partition("depth ")[2]
+    client.node.destroy_publisher(depth)
+
+
+def test_depth_of_another_type_is_a_warning_in_the_log_and_on_diagnostics(launch):
+    client = launch(cameras="[left]")
+    diagnostics = Diagnostics(client)
+    images = client.node.create_publisher(Image, "left/image", 1)
+    depth = client.node.create_publisher(CompressedImage, "left/depth", 1)
+    client.ready()
+    client.wait(lambda: images.get_subscription_count(), "subscription")
+    images.publish(stamped(client.node, scene()))
+    (line,) = reported(client)
+    says = f"{client.lisa.namespace}/left/depth carries sensor_msgs/msg/CompressedImage, the node reads"
+    assert says in line
+    assert "no camera_info and depth: results in metres are off" in line
+    assert line.startswith("[WARN]")
+    status, values = diagnostics.until("camera left", lambda _, v: v["depth"] != "ok", "depth of another type")
+    assert (status.level, says in values["depth"]) == (DiagnosticStatus.WARN, True)
+    client.node.destroy_publisher(images)
+    client.node.destroy_publisher(depth)
 
 
 def test_an_inactive_node_is_as_it_should_be(launch):

@@ -1,6 +1,8 @@
 """One dataclass is the source of the parameters; what ROS, the yaml file and the docs say is compared with it."""
 
 import os
+import subprocess
+import sys
 from dataclasses import fields
 
 import pytest
@@ -11,7 +13,7 @@ from robot import NodeProcess, scene, stamped, wait_for
 
 from lisa_ros.errors import ConfigError
 from lisa_ros.msg import Segmentation, Status
-from lisa_ros.ros.parameters import Parameters, as_table, as_yaml
+from lisa_ros.ros.parameters import Parameters, as_table, as_yaml, unknown
 
 
 def test_the_yaml_file_is_what_the_dataclass_says(repository):
@@ -55,7 +57,54 @@ def test_a_whole_number_is_a_number():
     assert Parameters().changed({"timeout_s": 5}).timeout_s == 5.0
 
 
+def test_a_name_that_is_no_parameter_is_named_with_the_nearest_one():
+    texts = unknown(["timeout", "model", "use_sim_time", "qos_overrides./lisa/mask.publisher.depth", "zzz"])
+    assert texts == [
+        "there is no parameter 'timeout', so it has no effect; did you mean timeout_s?",
+        "there is no parameter 'zzz', so it has no effect; config/lisa.yaml has all of them",
+    ]
+
+
 # --- over ROS
+
+
+def test_a_misspelt_parameter_in_a_file_is_named_at_the_start(launch):
+    client = launch(timeout=5.0, use_sim_time="false", **{"qos_overrides.~/mask.publisher.depth": 3})
+    client.ready()
+    assert client.lisa.said().count("there is no parameter") == 1
+    assert "'timeout', so it has no effect; did you mean timeout_s?" in client.lisa.said()
+
+
+def test_an_empty_list_of_cameras_is_one_camera_without_a_name(launch):
+    client = launch(cameras="[]", options="[]")
+    client.ready()
+    client.wait(lambda: client.images.get_subscription_count() == 1, "subscription to image")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-r", "image:=/a b"], "remap rule: '-r image:=/a b'; names of topics and nodes have letters"),
+        (["--params-file", "/no/such.yaml"], "'--params-file /no/such.yaml'; give a YAML file"),
+    ],
+)
+def test_arguments_that_ros_refuses_end_the_node_with_one_line(arguments, says):
+    command = [sys.executable, "-m", "lisa_ros.ros.node", "--ros-args", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    lines = [line for line in ended.stderr.splitlines() if "[rcl]" not in line]
+    assert len(lines) == 1, ended.stderr
+    assert says in lines[0]
+
+
+@pytest.mark.parametrize("model", ["standin:no_such", "json:loads"], ids=["not there", "raises"])
+def test_an_engine_that_cannot_be_made_is_named_once(launch, model):
+    client = launch(model=model)
+    client.state(Status.ERROR, "error")
+    errors = [line for line in client.lisa.said().splitlines() if line.startswith("[ERROR]")]
+    assert len(errors) == 1, client.lisa.said()
+    assert "Traceback" not in errors[0]
+    assert client.lisa.said().count("Traceback") <= 1
 
 
 def value(x):
