@@ -171,7 +171,11 @@ def test_targets_that_are_not_there_are_listed(recording, tmp_path, bright, caps
 def test_what_a_model_says_is_shown_without_control_characters(recording, tmp_path, bright, monkeypatch, capsys):
     ask = bright.ask
     hostile = "a \x1b[2Jbox" + " " * 40  # as long as the answer, for its spans
-    monkeypatch.setattr(bright, "ask", lambda *given: replace(ask(*given), text=hostile), raising=False)
+
+    def hostile_ask(*values, **options):
+        return replace(ask(*values, **options), text=hostile)
+
+    monkeypatch.setattr(bright, "ask", hostile_ask, raising=False)
     assert annotate(recording, tmp_path / "out.mcap", "--every", 0, "--no-tracking") == 0
     said = capsys.readouterr()
     assert "a \\x1b[2Jbox" in said.out

@@ -8,7 +8,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from lisa_ros.msg import Segmentation
-from lisa_ros.ros.logs import plain
+from lisa_ros.plain_text import escaped
 from lisa_ros.ros.messages import image_message
 
 COMMANDS = {
@@ -84,8 +84,8 @@ def test_a_control_character_in_any_field_is_refused_and_never_printed_raw(clien
 
 
 def test_what_an_engine_or_a_peer_writes_reaches_the_log_escaped():
-    assert plain("a\x1b[31mb\x9bc\u202ed\ud800") == "a\\x1b[31mb\\x9bc\\u202ed\\ud800"
-    assert plain("Traceback:\n\tline, größer, 杯") == "Traceback:\n\tline, größer, 杯"
+    assert escaped("a\x1b[31mb\x9bc\u202ed\ud800") == "a\\x1b[31mb\\x9bc\\u202ed\\ud800"
+    assert escaped("Traceback:\n\tline, größer, 杯") == "Traceback:\n\tline, größer, 杯"
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=ENDPOINTS)

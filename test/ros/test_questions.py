@@ -58,7 +58,7 @@ def test_points_and_box_reach_an_engine_that_takes_them(launch):
     box = RegionOfInterest(x_offset=1, y_offset=2, width=30, height=40)
     answer = client.call("", own_image(client), points=points, point_labels=[1, 0], box=box)
     assert answer.status == Segmentation.SUCCESS, answer.message
-    assert "points [(10.5, 20.0), (1.0, 2.0)] [1, 0] box (1, 2, 30, 40)" in answer.segmentation.answer
+    assert "points [(10.5, 20.0), (1.0, 2.0)] [1, 0] box (1.0, 2.0, 30.0, 40.0)" in answer.segmentation.answer
     wrong = client.call("", own_image(client), points=points, point_labels=[1])
     assert (wrong.status, "give one for each" in wrong.message) == (Segmentation.INVALID_COMMAND, True)
 
