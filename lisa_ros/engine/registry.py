@@ -54,7 +54,7 @@ def load_engine(
     Args:
         model: Folder, URL, ``package.module:callable``, or empty for the bundled demo model.
         device: auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.
-        precision: auto, bf16, fp16, fp32, int8 or nf4; an engine may have others.
+        precision: auto, bf16, fp16, fp32, int8 or nf4; an engine may ignore it.
         options: Options of that engine.
         progress: Called with the loaded share, in [0, 1].
 
