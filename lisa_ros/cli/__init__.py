@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -49,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     limit_spinning()  # before a command's module imports torch
     try:
         arguments = _parse(words)
-        return arguments.main(arguments)
+        code: int = arguments.main(arguments)
+        sys.stdout.flush()  # here, where a closed pipe is no error, and not when Python ends
+        return code
     except LisaError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
@@ -60,8 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             "all packages that lisa_ros uses"
         )
     except BrokenPipeError:
-        # The reader has closed the pipe, as in `lisa inspect ... | head -1`.
-        sys.stderr.close()
+        # The reader has closed the pipe, as in `lisa inspect ... | head -1`. What is left in the buffer goes nowhere:
+        # Python would try to write it once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ERROR
     except OSError as error:
         return _fail(str(error))
