@@ -196,7 +196,7 @@ def _check_kind(path: Path) -> None:
     if path.is_dir() and not _information(path / "metadata.yaml").get("storage_identifier"):
         files = sorted(file.name for file in path.iterdir() if file.suffix in (".mcap", ".db3"))
         raise RecordingError(
-            f"{path / 'metadata.yaml'} has no storage_identifier ('ros2 bag reindex' leaves it empty); name the file "
+            f"{path / 'metadata.yaml'} has no storage_identifier; name the file "
             f"itself, {' or '.join(files) or 'an .mcap or .db3 file'}, or write mcap or sqlite3 there"
         )
     if path.is_file() and _information(path.parent / "metadata.yaml").get("compression_mode", "").lower() == "message":

@@ -129,7 +129,7 @@ def test_a_whole_recording_of_another_form_is_named(tmp_path: Path, name: str, w
 
 def test_an_empty_storage_identifier_names_the_file_to_open(folder: Path) -> None:
     edit(folder, lambda information: information.update(storage_identifier=""))
-    with pytest.raises(RecordingError, match=r"no storage_identifier .*name the file itself, in\.(mcap|db3)"):
+    with pytest.raises(RecordingError, match=r"no storage_identifier; name the file itself, in\.(mcap|db3)"):
         counts(folder)
 
 
