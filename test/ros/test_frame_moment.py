@@ -169,7 +169,7 @@ def test_a_matrix_that_cannot_be_of_the_image_gives_no_metres(rig: Rig, caplog, 
     rig.depth(1, 600)
     for _ in range(2):
         assert rig.measured(rig.frame(1)) is None
-    assert caplog.text.count("cannot be of images of 64 x 48 pixels") == 1
+    assert caplog.text.count("cannot be that of images of 64 x 48 pixels") == 1
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_settings_of_lisa_become_options_of_the_engine():
 
 def test_a_node_without_torch_says_at_once_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
     node = NodeProcess(tmp_path, model='""')
     assert node.process.wait(30) == 2
     [line] = [line for line in node.said().splitlines() if line]
