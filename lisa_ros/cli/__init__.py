@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -36,7 +37,7 @@ INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. An error is one line on standard error.
+    """Run one command. An error is one line on standard error; what nobody foresaw has its traceback above the line.
 
     Args:
         argv: Arguments without the program's name; None takes those of the process.
@@ -59,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.name is None or error.name.startswith("lisa_ros"):
             raise
         return _fail(
-            f"the Python module '{error.name}' is missing; pip install 'lisa_ros[bag,scenes,train,quant]' installs "
-            "all packages that lisa_ros uses"
+            f"the Python module '{error.name}' is missing; pip install '.[bag,scenes,train,quant]' in the folder of "
+            "lisa_ros's source installs all packages that it uses"
         )
     except BrokenPipeError:
         # The reader has closed the pipe, as in `lisa inspect ... | head -1`. What is left in the buffer goes nowhere:
@@ -69,6 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ERROR
     except OSError as error:
         return _fail(str(error))
+    except MemoryError:
+        return _fail("out of memory; a smaller model, precision or picture needs less")
+    except Exception as error:  # a fault in this package, or in an engine, whose author needs to see where
+        traceback.print_exc()
+        return _fail(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return INTERRUPTED

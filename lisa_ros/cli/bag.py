@@ -79,7 +79,8 @@ def main(arguments: argparse.Namespace) -> int:
         if job.empty:
             raise RecordingError(f"no frame of {topic} in {arguments.recording} can be used; nothing is written")
         _finish(job, recording, arguments)
-    print(f"wrote {escaped(arguments.out)}: {count - done} frames in {time.monotonic() - begun:.1f} s")
+    resumed = f", {done} of them by an earlier run," if done else ""
+    print(f"wrote {escaped(arguments.out)}: {count} frames{resumed} in {time.monotonic() - begun:.1f} s")
     return 0
 
 

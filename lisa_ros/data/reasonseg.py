@@ -106,8 +106,10 @@ def read_example(picture: Path) -> ReasonSegExample:
         texts, without = _texts(label["text"])
         is_sentence = _is_sentence(label["is_sentence"])
         kind = label.get("kind") if isinstance(label.get("kind"), str) else None
+    except KeyError as error:
+        raise BadExample(f"{file} is not a ReasonSeg label: it has no {error}") from error
     except _UNUSABLE as error:
-        raise BadExample(f"{file} is not a ReasonSeg label: {error!r}") from error
+        raise BadExample(f"{file} is not a ReasonSeg label: {error}") from error
     if not texts:
         raise BadExample(f"{file} has no text")
     return ReasonSegExample(

@@ -14,6 +14,7 @@ engine, but no code: loading a downloaded model runs no code of that model.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import logging
 import re
@@ -84,9 +85,10 @@ def find_factory(model: str) -> Factory:
         model: Folder, URL, ``package.module:callable``, or empty for the bundled demo model.
 
     Raises:
-        ConfigError: The engine is not installed or cannot be imported.
+        ConfigError: The engine is not installed or cannot be imported, or ``model`` is the name of an engine.
         CheckpointError: The folder's ``engine.json`` is damaged.
     """
+    check_model(model)
     if is_callable_name(model):
         return _import(model)
     if url := _URL.match(model):
@@ -94,6 +96,28 @@ def find_factory(model: str) -> Factory:
     folder = Path(model).expanduser() if model else bundled_model()
     name = engine_name(folder)
     return named(name, f"{folder} names the engine '{name}', which is not installed")
+
+
+def check_model(model: str) -> None:
+    """Check what can be checked of a model without importing its engine, which may take seconds.
+
+    Args:
+        model: As in ``find_factory``.
+
+    Raises:
+        ConfigError: ``model`` is the name of an engine, or its engine needs torch, which is not installed.
+        CheckpointError: The folder's ``engine.json`` is damaged.
+    """
+    if model in known() and not Path(model).exists():
+        raise ConfigError(f"'{model}' is the name of an engine; give a model: a folder or package.module:callable")
+    if importlib.util.find_spec("torch") is not None or is_callable_name(model) or _URL.match(model):
+        return
+    name = engine_name(Path(model).expanduser() if model else bundled_model())
+    if name in BUILT_IN:  # others fail by themselves where they lack a package
+        raise ConfigError(
+            f"the engine '{name}' needs torch, which is not installed; pip install torch transformers, or set model to "
+            "one whose engine works without it"
+        )
 
 
 def engine_name(folder: Path) -> str:

@@ -60,16 +60,16 @@ class Question:
         kind: Of command, for the report's groups.
         turns: One or more.
         absent: Nothing is to be found.
-        held_out: The phrasing was never trained.
-        new_model: A target is an object model that was never trained.
+        held_out: The phrasing was never trained; None: the data set does not say.
+        new_model: A target is an object model that was never trained; None: the data set does not say.
         names: The targets' classes.
     """
 
     kind: str
     turns: tuple[ExampleTurn, ...]
     absent: bool
-    held_out: bool = False
-    new_model: bool = False
+    held_out: bool | None = None
+    new_model: bool | None = None
     names: tuple[str, ...] = ()
 
     @property

@@ -27,11 +27,17 @@ def _forced(outcomes: list[Outcome]) -> dict[str, float | int | None]:
     return dict(_scores(overlaps)) if overlaps else {"gIoU": None, "cIoU": None, "n": 0}
 
 
-def _grouped(outcomes: list[Outcome], key: Callable[[Outcome], str]) -> dict[str, dict[str, float | int]]:
+def _grouped(outcomes: list[Outcome], key: Callable[[Outcome], str | None]) -> dict[str, dict[str, float | int]]:
+    """The scores of each group; outcomes whose key is None are in none."""
     groups: dict[str, list[Overlap]] = defaultdict(list)
     for outcome in outcomes:
-        groups[key(outcome)].append(outcome.free)
+        if (name := key(outcome)) is not None:
+            groups[name].append(outcome.free)
     return {name: _scores(groups[name]) for name in sorted(groups)}
+
+
+def _said(value: bool | None, yes: str, no: str) -> str | None:
+    return None if value is None else yes if value else no
 
 
 def _refused(outcomes: list[Outcome]) -> dict[str, float | int]:
@@ -68,8 +74,8 @@ def summarise(outcomes: list[Outcome]) -> dict:
         "by_kind": _grouped(there, lambda o: o.question.kind),
         "by_length": _grouped(there, lambda o: o.question.length),
         "by_size": _grouped(there, lambda o: o.size),
-        "by_phrasing": _grouped(there, lambda o: "held out" if o.question.held_out else "trained"),
-        "by_instance": _grouped(there, lambda o: "never trained" if o.question.new_model else "trained"),
+        "by_phrasing": _grouped(there, lambda o: _said(o.question.held_out, "held out", "trained")),
+        "by_instance": _grouped(there, lambda o: _said(o.question.new_model, "never trained", "trained")),
         "over_half": round(float(np.mean([o.free.iou > 0.5 for o in there])), 4) if there else 0.0,
         "absent": refused,
         "present": missed,
@@ -99,7 +105,7 @@ def table(report: dict) -> str:
     rows: list[tuple[str, dict | None]] = [("all targets in the picture", report)]
     rows += [("  teacher-forced", report["teacher_forced"])] if report["teacher_forced"]["n"] else []
     for title in ("by_kind", "by_length", "by_size", "by_phrasing", "by_instance", "baselines"):
-        rows += [(title.replace("_", " "), None)]
+        rows += [(title.replace("_", " "), None)] if report[title] else []
         rows += [(f"  {name}", scores) for name, scores in report[title].items()]
     lines = [f"{'':32}{'gIoU':>8}{'cIoU':>8}{'n':>8}"]
     for name, scores in rows:
@@ -107,7 +113,7 @@ def table(report: dict) -> str:
     lines += [f"all questions, absent targets included: gIoU {report['gIoU_with_absent']:.3f}"]
     refused = [("absent targets rejected", report["absent"]), ("present targets rejected", report["present"])]
     refused[1:1] = [(f"  {kind}", one) for kind, one in report["absent_by_kind"].items()]
-    lines += [f"{name:24}{one['refused']:.1%} of {one['n']}" for name, one in refused]
+    lines += [f"{name:25}{one['refused']:.1%} of {one['n']}" for name, one in refused]
     lines += [f"absent without a mask (N-acc) {report['N_acc']:.1%}, present with one (T-acc) {report['T_acc']:.1%}"]
     words = report["explanations"]
     lines += [f"explanations that name the target {words['named_right']:.1%} of {words['n']}"]

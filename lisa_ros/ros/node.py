@@ -14,7 +14,6 @@ import copy
 import functools
 import gc
 import importlib
-import importlib.util
 import logging
 import signal
 import sys
@@ -24,7 +23,6 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import rclpy
@@ -42,7 +40,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from lisa_ros.engine.api import Region
-from lisa_ros.engine.registry import BUILT_IN, bundled_model, engine_name, is_callable_name
+from lisa_ros.engine.registry import check_model
 from lisa_ros.errors import ConfigError, LisaError
 from lisa_ros.perception.tracking import Tracker
 from lisa_ros.ros import parameters
@@ -104,7 +102,7 @@ class LisaNode(LifecycleNode):
         self.parameters = parameters.declare(self)
         # A wrong name or a missing package ends the node at once, as other wrong parameters do.
         tracker_of(self.parameters)
-        check_torch(self.parameters.model)
+        check_model(self.parameters.model)
         log_handler = RosHandler(self.get_logger())
         log_handler.addFilter(lambda _: self.context.ok())  # failures after ROS's shutdown are no news
         logging.getLogger().addHandler(log_handler)
@@ -194,7 +192,7 @@ class LisaNode(LifecycleNode):
 
     def _hold(self) -> None:
         """Make what the model needs: the worker, and the transport that it gets frames by."""
-        check_torch(self.parameters.model)
+        check_model(self.parameters.model)
         with contextlib.ExitStack() as made:
             transport = SharedMemory(self.parameters.max_image_pixels)
             made.callback(transport.close)
@@ -332,21 +330,6 @@ def settings_from(values: parameters.Parameters) -> worker.WorkerSettings:
         max_turns=values.max_turns,
         first_pause_s=values.restart_pause_s,
     )
-
-
-def check_torch(model: str) -> None:
-    """Raise ConfigError where the engine of ``model`` needs torch and there is none, before a worker tries for long.
-
-    Other engines fail by themselves where they lack a package.
-    """
-    if importlib.util.find_spec("torch") is not None or is_callable_name(model) or "://" in model:
-        return
-    name = engine_name(Path(model).expanduser() if model else bundled_model())
-    if name in BUILT_IN:
-        raise ConfigError(
-            f"the engine '{name}' needs torch, which is not installed; pip install torch transformers, or set model to "
-            "an engine that works without it"
-        )
 
 
 def answer_bad_transitions(node: LifecycleNode) -> None:

@@ -78,3 +78,20 @@ def test_a_reader_that_closes_the_pipe_is_no_error_message(repository: Path) -> 
         error = process.stderr.read()
     assert b"Traceback" not in error
     assert process.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "last"),
+    [(ValueError("no good"), "lisa: ValueError: no good"), (MemoryError(), "lisa: out of memory; a smaller model")],
+)
+def test_what_nobody_foresaw_ends_in_one_line_with_its_traceback_above(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fault: Exception, last: str
+) -> None:
+    def fails(arguments: object) -> int:
+        raise fault
+
+    monkeypatch.setattr("lisa_ros.cli.inspect.main", fails)
+    assert main(["inspect", str(GOLDEN / "ckpt")]) == 1
+    said = capsys.readouterr().err
+    assert said.splitlines()[-1].startswith(last)
+    assert ("in fails" in said) == isinstance(fault, ValueError)

@@ -306,3 +306,14 @@ def test_an_engine_json_without_an_engine_is_named(tmp_path: Path) -> None:
     (tmp_path / "engine.json").write_text("{}")
     with pytest.raises(CheckpointError, match="names no engine"):
         load_engine(tmp_path)
+
+
+def test_the_name_of_an_engine_is_no_model():
+    with pytest.raises(ConfigError, match="'lisa' is the name of an engine; give a model: a folder or"):
+        load_engine("lisa")
+
+
+def test_without_torch_the_package_to_install_is_named(monkeypatch):
+    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="needs torch, which is not installed; pip install torch"):
+        load_engine("")
