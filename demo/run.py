@@ -35,7 +35,7 @@ HERE = Path(__file__).resolve().parent
 DEFAULT_IMAGE = HERE / "scene.jpg"
 DEFAULT_COMMAND = "something to tighten this screw"
 OVERLAY = HERE / "overlay.png"
-GRACE_S = 5.0  # from SIGINT to SIGKILL
+GRACE_S = 5.0  # from SIGTERM to SIGKILL
 
 
 class DemoError(Exception):
@@ -81,9 +81,9 @@ def process(command: list[str], log: Path | None = None) -> Iterator[subprocess.
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
-    """Interrupt, wait, kill the whole group: the node's worker with it."""
+    """Terminate, wait, kill the whole group: the node's worker with it."""
     if child.poll() is None:
-        child.send_signal(signal.SIGINT)
+        child.terminate()  # at SIGINT, a Python that is still starting prints a traceback
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(GRACE_S)
     with contextlib.suppress(ProcessLookupError):
