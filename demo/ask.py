@@ -7,10 +7,14 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the imports below take their second
 
 import numpy as np
 import rclpy
@@ -19,6 +23,7 @@ from rclpy.action import ActionClient
 from rclpy.action.client import GoalStatus
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 
 from lisa_ros.action import Segment
@@ -41,10 +46,15 @@ STAGES = {
     Segment.Feedback.STAGE_DECODING: "drawing the mask",
 }
 STATUSES = {value: name for name, value in constants(Segmentation).items()}
+REFUSED = 3  # exit code: the node said why not; without any answer it is 1
 
 
 class Unanswered(Exception):
     """The node did not do its part in time; the message says which."""
+
+
+class Refused(Exception):
+    """The node says why it cannot answer; the message is its reason."""
 
 
 class Client(Node):
@@ -75,7 +85,7 @@ class Client(Node):
             rclpy.spin_once(self, timeout_sec=0.1)
 
     def wait_until_ready(self, timeout_s: float) -> Status:
-        """Wait for the model, saying how far it is. Raises Unanswered, at once when the node says it cannot load."""
+        """Wait for the model, saying how far it is. Raises Unanswered, or Refused when the node says it cannot load."""
         said = ""
 
         def ready() -> bool:
@@ -83,18 +93,23 @@ class Client(Node):
             if self._status is None:
                 return False
             if self._status.state == Status.ERROR:
-                raise Unanswered(f"ready node: {self._status.message}")
+                raise Refused(self._status.message)
             if self._status.state in (Status.READY, Status.BUSY):
                 return True
-            line = self._status.message  # RESTARTING: why, and when again
+            line = ""  # a node that starts passes through UNCONFIGURED and INACTIVE
+            if self._status.state == Status.RESTARTING:
+                line = self._status.message  # why, and when again
             if self._status.state == Status.LOADING:
                 line = f"loading {self._status.model or 'the model'}: {10 * int(10 * self._status.progress)} %"
-            if line != said:
+            if line and line != said:
                 self._say(line)
                 said = line
             return False
 
-        self._spin_until(ready, timeout_s, "ready node")
+        try:
+            self._spin_until(ready, timeout_s, "ready node")
+        except Unanswered as error:
+            raise Unanswered(f"{error}: {self._status.message}" if self._status else str(error)) from None
         assert self._status is not None
         return self._status
 
@@ -106,7 +121,7 @@ class Client(Node):
         self.destroy_subscription(subscription)
 
     def ask(self, command: str, explain: bool, timeout_s: float) -> Segmentation:
-        """One command, one answer; feedback is said while it comes. Raises Unanswered."""
+        """One command, one answer; feedback is said while it comes. Raises Unanswered or Refused."""
         self._spin_until(self._action.server_is_ready, timeout_s, "action server")
         goal = Segment.Goal(command=command, explain=explain)
         sent = self._action.send_goal_async(goal, feedback_callback=self._on_feedback)
@@ -118,7 +133,10 @@ class Client(Node):
         outcome = finished.result()
         if outcome.status == GoalStatus.STATUS_UNKNOWN:
             raise Unanswered("answer: the node forgot the goal")
-        return outcome.result.segmentation
+        answer = outcome.result.segmentation
+        if answer.status not in (Segmentation.SUCCESS, Segmentation.NOT_FOUND):
+            raise Refused(f"{STATUSES.get(answer.status, answer.status)}: {answer.message}")
+        return answer
 
     def _on_feedback(self, message: Segment.Impl.FeedbackMessage) -> None:
         feedback = message.feedback
@@ -144,6 +162,11 @@ def end_of(answer: str, longest: int = 90) -> str:
     return line if len(line) <= longest else "..." + line[3 - longest :]
 
 
+def listed(*parts: str) -> str:
+    """With commas between; an engine may leave a part empty."""
+    return ", ".join(filter(None, parts))
+
+
 def stamp_of(message: Image | Segmentation) -> tuple[int, int]:
     """Seconds and nanoseconds: the source image's, on every message made from it."""
     return message.header.stamp.sec, message.header.stamp.nanosec
@@ -166,8 +189,8 @@ def describe(segmentation: Segmentation) -> list[str]:
         )
     lines.append(
         f"{segmentation.total_s:.2f} s in all: looking {segmentation.encode_s:.2f} s, answering "
-        f"{segmentation.generate_s:.2f} s, mask {segmentation.decode_s:.2f} s; {segmentation.model}, "
-        f"{segmentation.precision}"
+        f"{segmentation.generate_s:.2f} s, mask {segmentation.decode_s:.2f} s; "
+        f"{listed(segmentation.model, segmentation.precision)}"
     )
     return lines
 
@@ -178,38 +201,42 @@ def main() -> int:
     parser.add_argument("--explain", action="store_true", help="ask for the reason too")
     parser.add_argument("--node", default="/lisa", help="full name of the node (default /lisa)")
     parser.add_argument("--camera-info", default="", metavar="TOPIC", help="wait for the first message on this topic")
-    parser.add_argument("--out", type=Path, help="write the overlay to this picture file")
+    parser.add_argument("--out", type=Path, help="write the overlay to this picture file, if there is a mask")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for each step (default 120)")
     arguments = parser.parse_args()
 
     def say(line: str) -> None:
         print(f"lisa: {escaped(line)}", flush=True)
 
-    rclpy.init()
-    client = Client(arguments.node, say)
+    # Python's own handlers: rclpy's would end the context in the middle of a wait.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+        client = Client(arguments.node, say)
         status = client.wait_until_ready(arguments.timeout)
-        say(f"ready: {status.model} on {status.device}, {status.precision}")
+        say(f"ready: {listed(f'{status.model} on {status.device}', status.precision)}")
         if arguments.camera_info:
             client.wait_for_frame(arguments.camera_info, arguments.timeout)
         print(f"you:  {escaped(arguments.command)}", flush=True)
         answer = client.ask(arguments.command, arguments.explain, arguments.timeout)
-        if answer.status not in (Segmentation.SUCCESS, Segmentation.NOT_FOUND):
-            print(f"ask: {STATUSES.get(answer.status, answer.status)}: {escaped(answer.message)}", file=sys.stderr)
-            return 1
         say(answer.answer.strip())
         for line in describe(answer):
             print(f"      {escaped(line)}")
-        if arguments.out:
+        if not answer.masks:
+            print("      nothing was found")
+        elif arguments.out:
             write_picture(client.overlay_of(answer, 10.0), arguments.out)
             print(f"      {arguments.out}: the mask over the frame")
     except Unanswered as error:
         print(f"ask: {escaped(error)}", file=sys.stderr)
         return 1
+    except Refused as error:
+        print(f"ask: {escaped(error)}", file=sys.stderr)
+        return REFUSED
     except KeyboardInterrupt:
         return 130
     finally:
-        client.destroy_node()
         rclpy.try_shutdown()
     return 0
 

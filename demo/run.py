@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -18,17 +19,23 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the imports below take their second
+
+import ask
 import camera
 import domain
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
+from lisa_ros.cli.model import warn_of_demo_model
 from lisa_ros.errors import ImageError
+from lisa_ros.runtime.worker_process import die_with
 
 HERE = Path(__file__).resolve().parent
 DEFAULT_IMAGE = HERE / "scene.jpg"
 DEFAULT_COMMAND = "something to tighten this screw"
 OVERLAY = HERE / "overlay.png"
-GRACE_S = 5.0  # from SIGINT to SIGKILL
+GRACE_S = 5.0  # from SIGTERM to SIGKILL
 
 
 class DemoError(Exception):
@@ -57,10 +64,16 @@ def node_command(arguments: argparse.Namespace) -> list[str]:
 
 
 @contextlib.contextmanager
-def process(name: str, command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A child with its output in ``log``, in a process group of its own that never outlives the block."""
-    with log.open("wb") as output:
-        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+def process(command: list[str], log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A child with its output in ``log``, in a process group of its own that never outlives the block, nor us."""
+    with log.open("wb") if log else contextlib.nullcontext() as output:
+        child = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=functools.partial(die_with, os.getpid()),
+        )
     try:
         yield child
     finally:
@@ -68,9 +81,9 @@ def process(name: str, command: list[str], log: Path) -> Iterator[subprocess.Pop
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
-    """Interrupt, wait, kill the whole group: the node's worker with it."""
+    """Terminate, wait, kill the whole group: the node's worker with it."""
     if child.poll() is None:
-        child.send_signal(signal.SIGINT)
+        child.terminate()  # at SIGINT, a Python that is still starting prints a traceback
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(GRACE_S)
     with contextlib.suppress(ProcessLookupError):
@@ -90,6 +103,8 @@ def watch(asker: subprocess.Popen[bytes], others: dict[str, tuple[subprocess.Pop
             if child.poll() is not None:
                 raise DemoError(f"the {name} ended with code {child.returncode}; its last lines:\n{last_lines(log)}")
         time.sleep(0.05)
+    if asker.returncode == ask.REFUSED:
+        raise DemoError("the reason is above")
     if asker.returncode != 0:
         raise DemoError(f"no answer; the node's last lines:\n{last_lines(others['node'][1])}")
 
@@ -119,13 +134,11 @@ def run(arguments: argparse.Namespace) -> None:
         others = {}
         for name, command in commands.items():
             log = Path(folder, f"{name}.log")
-            others[name] = (stack.enter_context(process(name, command, log)), log)
-        ask = [sys.executable, str(HERE / "ask.py"), arguments.command, "--out", str(arguments.out)]
-        ask += ["--camera-info", "/camera/camera_info", "--timeout", str(arguments.timeout)]
-        ask += ["--explain"] * arguments.explain
-        asker = subprocess.Popen(ask, start_new_session=True)
-        stack.callback(end, asker)
-        watch(asker, others)
+            others[name] = (stack.enter_context(process(command, log)), log)
+        asking = [sys.executable, str(HERE / "ask.py"), arguments.command, "--out", str(arguments.out)]
+        asking += ["--camera-info", "/camera/camera_info", "--timeout", str(arguments.timeout)]
+        asking += ["--explain"] * arguments.explain
+        watch(stack.enter_context(process(asking)), others)
 
 
 def main() -> int:
@@ -139,6 +152,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=OVERLAY, help="picture to write (default demo/overlay.png)")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds to wait for each step (default 300)")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # A terminated demo leaves by the same door as an interrupted one: through every finally.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = time.monotonic()
@@ -150,8 +164,11 @@ def main() -> int:
     except KeyboardInterrupt:
         print("demo: interrupted", file=sys.stderr)
         return 130
-    out = os.path.relpath(arguments.out)
-    print(f"demo: done in {time.monotonic() - started:.0f} s; look at {out}")
+    found = arguments.out.exists()
+    if not found and arguments.image != DEFAULT_IMAGE:
+        warn_of_demo_model(arguments)
+    result = f"look at {os.path.relpath(arguments.out)}" if found else "nothing was found"
+    print(f"demo: done in {time.monotonic() - started:.0f} s; {result}")
     return 0
 
 

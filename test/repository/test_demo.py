@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -19,6 +21,12 @@ from lisa_ros.perception.overlay import COLOURS
 pytestmark = pytest.mark.weights  # the demo asks the bundled model
 
 pytest.importorskip("rclpy", reason="needs a ROS 2 with rclpy: make build, or source a ROS installation")
+
+
+def processes_with(text: str) -> list[str]:
+    """The command lines that hold ``text``."""
+    shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in shown.splitlines() if text in line]
 
 
 def demo(repository: Path, *arguments: str, timeout: float = 280.0) -> subprocess.CompletedProcess[str]:
@@ -40,6 +48,7 @@ def test_demo_shows_the_answer_and_writes_the_overlay(repository: Path, tmp_path
     done = demo(repository, "--out", str(out))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "you:" in done.stdout
+    assert "not configured" not in done.stdout
     assert last_line(done.stdout).startswith("demo: done")
     with Image.open(out) as overlay, Image.open(repository / "demo" / "scene.jpg") as scene:
         assert overlay.size == scene.size
@@ -123,10 +132,58 @@ def test_demo_says_that_no_domain_is_free(
 def test_demo_with_a_wrong_model_shows_the_reason_and_leaves_no_process(repository: Path, tmp_path: Path) -> None:
     done = demo(repository, "--model", str(tmp_path / "nothing_here"))
     assert done.returncode == 1
+    assert "ask: the model cannot be loaded" in done.stderr
     assert "nothing_here" in done.stderr
-    assert "demo: FAILED" in done.stderr
-    alive = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert str(tmp_path) not in alive
+    assert last_line(done.stderr) == "demo: FAILED: the reason is above"
+    assert not processes_with(str(tmp_path))
+
+
+def test_demo_shows_why_a_command_is_refused_and_nothing_else(repository: Path, tmp_path: Path) -> None:
+    done = demo(repository, "--out", str(tmp_path / "overlay.png"), "--command", "a" * 5000)
+    assert done.returncode == 1
+    reason, last = done.stderr.splitlines()
+    assert reason.startswith("ask: INVALID_COMMAND: the command has 5000 characters")
+    assert last == "demo: FAILED: the reason is above"
+
+
+def test_demo_says_that_nothing_was_found(repository: Path, tmp_path: Path) -> None:
+    picture, out = tmp_path / "grey.png", tmp_path / "overlay.png"
+    Image.new("RGB", (320, 240), "grey").save(picture)
+    done = demo(repository, "--out", str(out), "--image", str(picture), "--command", "the elephant")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert last_line(done.stdout).endswith("nothing was found")
+    assert "knows only rendered tables" in done.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_demo_ends_with_its_processes_and_no_traceback(
+    repository: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    picture, out = tmp_path / "grey.png", tmp_path / "overlay.png"
+    Image.new("RGB", (320, 240), "grey").save(picture)
+    command = [sys.executable, str(repository / "demo" / "run.py"), "--image", str(picture), "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
+        assert child.stdout is not None
+        # The line that the asker says first: all of them run.
+        assert any(line.startswith("lisa: ") for line in child.stdout)
+        child.send_signal(number)
+        said = child.stdout.read()
+    assert child.returncode == code
+    assert "Traceback" not in said
+    end = time.monotonic() + limit(10.0)
+    while processes_with(str(tmp_path)):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_the_parts_that_an_engine_leaves_empty_are_left_out() -> None:
+    import ask
+
+    assert ask.listed("dark on cpu", "") == "dark on cpu"
+    assert ask.listed("lisa-small on cpu", "fp32") == "lisa-small on cpu, fp32"
 
 
 def test_a_large_photo_becomes_a_camera_sized_stream(tmp_path: Path) -> None:
