@@ -8,10 +8,13 @@ $(error ROS=$(ROS): there are wheels for jazzy and kilted; any other ROS 2 is bu
 endif
 
 # What the demo shall do reaches it through the environment, letter by letter: neither make nor the shell reads it.
-override COMMAND := $(value COMMAND)
 override IMAGE := $(value IMAGE)
 override MODEL := $(value MODEL)
-export COMMAND IMAGE MODEL
+export IMAGE MODEL
+ifneq ($(origin COMMAND),undefined)  # an empty command is an error, none is the default
+override COMMAND := $(value COMMAND)
+export COMMAND
+endif
 
 VENV := $(CURDIR)/$(if $(filter jazzy,$(ROS)),.venv,.venv-$(ROS))
 WORK := .ros-$(ROS)
@@ -99,7 +102,7 @@ test: $(BUILD_STAMP) ## everything CI runs: lint, types, tests over real DDS
 	echo "test: passed"
 
 demo: $(BUILD_STAMP) ## camera, node and command over DDS; writes demo/overlay.png
-	@python demo/run.py $${IMAGE:+"--image=$$IMAGE"} $${COMMAND:+"--command=$$COMMAND"} $${MODEL:+"--model=$$MODEL"}
+	@python demo/run.py $${IMAGE:+"--image=$$IMAGE"} $${COMMAND+"--command=$$COMMAND"} $${MODEL:+"--model=$$MODEL"}
 
 clean: ## build products and caches (the virtual environments stay)
 	@rm -rf .ros-jazzy .ros-kilted build dist lisa_ros.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
