@@ -60,9 +60,13 @@ def _outline(image: NDArray[np.uint8], crop: MaskCrop, thickness: int) -> None:
         cv2.drawContours(image, contours, -1, colour, width, cv2.LINE_AA, offset=(crop.x, crop.y))
 
 
+def _cut(phrase: str) -> str:
+    return phrase if len(phrase) <= LONGEST_PHRASE else f"{phrase[: LONGEST_PHRASE - 3]}..."
+
+
 def _name(image: NDArray[np.uint8], crop: MaskCrop, thickness: int, phrase: str) -> None:
     """Label, phrase and score on a plate of the mask's colour above its box, moved to where the image has room."""
-    shown = f"{phrase[:LONGEST_PHRASE]} " if phrase.isascii() and phrase else ""
+    shown = f"{_cut(phrase)} " if phrase.isascii() and phrase else ""
     text, scale, margin = f"{crop.label}: {shown}{crop.score:.2f}", 0.4 + 0.2 * thickness, 2 + 2 * thickness
     (width, height), below = cv2.getTextSize(text, _FONT, scale, thickness)
     x = max(0, min(crop.x, image.shape[1] - width - 2 * margin))
