@@ -264,7 +264,7 @@ def report(rows: dict[str, list[dict[str, float]]]) -> dict[str, object]:
         reference = median.get(f"{kind}, reference's way")
         print(row + (f"{reference / median[name]:22.1f}x" if reference is not None else ""))
     pairs = {
-        "short answer, SAM included": ("short, SAM, reference's way", "short, SAM", 1.5),
+        "short answer, SAM included": ("short, SAM, reference's way", "short, SAM", 1.8),
         "short answer, but SAM's encoder": ("short, reference's way", "short", 6),
         "explanation, but SAM's encoder": ("explanation, reference's way", "explanation", 15),
         "second command, SAM included": ("short, SAM, reference's way", "second command on the frame", 50),
