@@ -26,12 +26,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from random_checkpoint import DTYPES, FORMATS, SIZES, blank_lisa, shapes_of, write_checkpoint
 from torch import Tensor, nn
 
+from lisa_ros.engine.api import Ask
 from lisa_ros.lisa.model.quantize import PRECISIONS, Precision
 from lisa_ros.lisa.segmenter import Segmenter
+from lisa_ros.process_tuning import keep_freed_buffers
 
 GB = 1e9
 
@@ -45,10 +48,11 @@ def main() -> None:
     parser.add_argument("--shard-gb", type=float, default=10.0, help="largest file, GB (default %(default)s)")
     parser.add_argument("--folder", type=Path, help="where to write (default: a temporary folder)")
     parser.add_argument("--keep-free-gb", type=float, default=1.5, help="stop below this (default %(default)s)")
+    parser.add_argument("--answer", action="store_true", help="also report what is resident after an answer")
     parser.add_argument("--load", metavar="PATH", help="only load PATH, in this process, and print one JSON line")
     args = parser.parse_args()
     if args.load:
-        print(json.dumps(load(args.load, args.precision[0])))
+        print(json.dumps(load(args.load, args.precision[0], args.answer)))
         return
 
     needed = checkpoint_bytes(args.size, DTYPES[args.dtype])
@@ -62,7 +66,10 @@ def main() -> None:
         size, dtype, shard_bytes = SIZES[args.size], DTYPES[args.dtype], int(args.shard_gb * GB)
         written = write_checkpoint(Path(folder), size, format=args.format, dtype=dtype, shard_bytes=shard_bytes)
         print(f"wrote {written / GB:.2f} GB in {time.perf_counter() - begun:.0f} s", flush=True)
-        rows = [load_in_a_fresh_process(folder, precision, args.keep_free_gb * GB) for precision in args.precision]
+        rows = [
+            load_in_a_fresh_process(folder, precision, args.keep_free_gb * GB, args.answer)
+            for precision in args.precision
+        ]
 
     print(f"\n{'precision':10}{'loaded GB':>10}{'peak GB':>10}{'ratio':>8}{'anonymous':>11}{'ratio':>8}{'seconds':>9}")
     for row in rows:
@@ -82,10 +89,10 @@ def checkpoint_bytes(size: str, dtype: torch.dtype) -> int:
     return sum(torch.Size(shape).numel() for shape in shapes_of(lisa).values()) * dtype.itemsize
 
 
-def load_in_a_fresh_process(folder: str, precision: str, keep_free: float) -> dict[str, float | str]:
+def load_in_a_fresh_process(folder: str, precision: str, keep_free: float, answer: bool) -> dict[str, float | str]:
     """What :func:`load` reports from a process of its own, stopped when the machine runs short of memory."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path[1:])}
-    command = [sys.executable, __file__, "--load", folder, "--precision", precision]
+    command = [sys.executable, __file__, "--load", folder, "--precision", precision, *["--answer"] * answer]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     Path(f"/proc/{child.pid}/oom_score_adj").write_text("1000")
     while child.poll() is None:
@@ -95,13 +102,13 @@ def load_in_a_fresh_process(folder: str, precision: str, keep_free: float) -> di
             sys.exit(f"stopped: less than {keep_free / GB:.1f} GB of memory left while loading as {precision}")
         time.sleep(0.02)
     assert child.stdout is not None
-    answer = child.stdout.read()
+    said = child.stdout.read()
     if child.returncode:
         sys.exit(f"loading as {precision} failed with exit status {child.returncode}")
-    return json.loads(answer.splitlines()[-1])
+    return json.loads(said.splitlines()[-1])
 
 
-def load(folder: str, precision: str) -> dict[str, float | str]:
+def load(folder: str, precision: str, answer: bool = False) -> dict[str, float | str]:
     """Load a checkpoint in this process; bytes and seconds. ``before``: resident before loading began."""
     torch.set_num_threads(1)
     Precision.pick(precision, torch.device("cpu"))  # imports bitsandbytes: a library's code is not what loading costs
@@ -111,7 +118,7 @@ def load(folder: str, precision: str) -> dict[str, float | str]:
     begun = time.perf_counter()
     with anonymous_peak() as peak:
         segmenter = Segmenter.from_checkpoint(folder, device="cpu", precision=precision)
-    return {
+    report = {
         "precision": precision,
         "loaded": sum(bytes_by_dtype(segmenter.lisa).values()),
         "peak": read_kilobytes("/proc/self/status", "VmHWM"),
@@ -121,6 +128,11 @@ def load(folder: str, precision: str) -> dict[str, float | str]:
         "seconds": time.perf_counter() - begun,
         "by_dtype": bytes_by_dtype(segmenter.lisa),
     }
+    if answer:
+        keep_freed_buffers()  # as the worker does
+        segmenter.ask(segmenter.encode(np.zeros((480, 640, 3), np.uint8)), Ask("the thing to drink from"))
+        report["after_answer"] = read_kilobytes("/proc/self/status", "VmRSS")
+    return report
 
 
 @contextmanager
