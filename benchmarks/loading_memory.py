@@ -102,10 +102,10 @@ def load_in_a_fresh_process(folder: str, precision: str, keep_free: float, answe
             sys.exit(f"stopped: less than {keep_free / GB:.1f} GB of memory left while loading as {precision}")
         time.sleep(0.02)
     assert child.stdout is not None
-    said = child.stdout.read()
+    output = child.stdout.read()
     if child.returncode:
         sys.exit(f"loading as {precision} failed with exit status {child.returncode}")
-    return json.loads(said.splitlines()[-1])
+    return json.loads(output.splitlines()[-1])
 
 
 def load(folder: str, precision: str, answer: bool = False) -> dict[str, float | str]:

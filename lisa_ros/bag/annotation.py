@@ -23,7 +23,7 @@ from lisa_ros.atomic import replacing
 from lisa_ros.bag import messages
 from lisa_ros.bag.recording import BagWriter, Frame, Message, Recording, merged, open_recording, write_recording
 from lisa_ros.engine.api import Answer, Ask
-from lisa_ros.engine.support import SupportedEngine, numbered
+from lisa_ros.engine.support import SupportedEngine, numbered_answer
 from lisa_ros.errors import ConfigError, ImageError
 from lisa_ros.perception.masks import labels_image
 from lisa_ros.perception.overlay import draw_overlay
@@ -109,8 +109,8 @@ class Annotator:
             LisaError: What ``SupportedEngine.ask`` raises.
         """
         header, rgb = frame.read()
-        answer = self._engine.ask(self._engine.encode(rgb), self._settings.ask)
-        regions = [numbered(region, label) for label, region in enumerate(answer.regions, 1)]
+        answer = numbered_answer(self._engine.ask(self._engine.encode(rgb), self._settings.ask))
+        regions = answer.regions
         self._on_answer(frame, answer)
         self._request_id = f"frame-{frame.number}"
         self._phrases = {region.mask.label: region.phrase for region in regions}

@@ -104,12 +104,14 @@ class Recording:
             if wanted not in images:
                 raise ConfigError(f"--topic {wanted} has no images; choose one of {self._listed(images)}")
             return wanted
-        # Depth is an Image too: among several topics, only those whose first frame can be used count.
-        cameras = {topic: c for topic, c in images.items() if not topic.startswith(self._annotations())}
-        usable = images if len(images) == 1 else {topic: c for topic, c in cameras.items() if self._usable(topic)}
+        # Depth is an Image too, and labels are: among several topics, only those whose first frame can be used count.
+        if len(images) == 1:
+            return next(iter(images))
+        annotations = self._annotations()
+        usable = [topic for topic in images if not topic.startswith(annotations) and self._usable(topic)]
         if len(usable) != 1:
             raise ConfigError(f"{self.path} has several image topics; choose with --topic: {self._listed(images)}")
-        return next(iter(usable))
+        return usable[0]
 
     def frame_count(self, topic: str) -> int:
         return sum(connection.msgcount for connection in self._on(topic))

@@ -17,8 +17,8 @@ from PIL import Image
 from lisa_ros.atomic import check_outputs, replacing
 from lisa_ros.cli import model
 from lisa_ros.cli.model import load
-from lisa_ros.engine.api import Answer, Ask, Conversation, EngineInfo, Event, MaskCrop, Region, Token
-from lisa_ros.engine.support import Encoded, SupportedEngine, numbered
+from lisa_ros.engine.api import Answer, Ask, Conversation, EngineInfo, Event, MaskCrop, Token
+from lisa_ros.engine.support import Encoded, SupportedEngine, numbered_answer
 from lisa_ros.errors import CommandError, ConfigError
 from lisa_ros.perception.masks import union_image
 from lisa_ros.perception.photo import STDIN, read_photo
@@ -202,7 +202,7 @@ def _ask(engine: SupportedEngine, encoded: Encoded, ask: Ask, quiet: bool, detai
         stream.finish(answer.text)
     elif not quiet:
         print(escaped(answer.text))
-    return answer
+    return numbered_answer(answer)
 
 
 class _Stream:
@@ -232,16 +232,12 @@ class _Stream:
 # --- results ---
 
 
-def _regions(answer: Answer) -> list[Region]:
-    return [numbered(region, label) for label, region in enumerate(answer.regions, 1)]
-
-
 def _crops(answer: Answer) -> list[MaskCrop]:
-    return [region.mask for region in _regions(answer)]
+    return [region.mask for region in answer.regions]
 
 
 def _print_masks(answer: Answer, encode_s: float) -> None:
-    for region in _regions(answer):
+    for region in answer.regions:
         crop, phrase = region.mask, f" ({escaped(region.phrase)})" if region.phrase else ""
         if crop.area == 0:
             print(f"  mask {crop.label}{phrase}: empty")
@@ -262,7 +258,7 @@ def _print_masks(answer: Answer, encode_s: float) -> None:
 
 def _record(ask: Ask, answer: Answer) -> dict[str, Any]:
     """One answer for the JSON document. ``seg_probability`` is null where the engine has none."""
-    regions = _regions(answer)
+    regions = answer.regions
     probabilities = (answer.details or {}).get("seg_probabilities", ())
     if len(probabilities) != len(regions):
         probabilities = [None] * len(regions)

@@ -210,6 +210,11 @@ def numbered(region: Region, label: int) -> Region:
     return replace(region, mask=replace(region.mask, label=label, score=float(region.score)))
 
 
+def numbered_answer(answer: Answer) -> Answer:
+    """``answer`` whose masks have the labels 1, 2, ... in their order, and their regions' scores."""
+    return replace(answer, regions=tuple(numbered(region, label) for label, region in enumerate(answer.regions, 1)))
+
+
 def _sum(answers: Sequence[Answer]) -> Timings:
     """Of asks that ran one after another."""
     first_mask_s = before_s = 0.0

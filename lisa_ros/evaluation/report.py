@@ -36,7 +36,7 @@ def _grouped(outcomes: list[Outcome], key: Callable[[Outcome], str | None]) -> d
     return {name: _scores(groups[name]) for name in sorted(groups)}
 
 
-def _said(value: bool | None, yes: str, no: str) -> str | None:
+def _where_known(value: bool | None, yes: str, no: str) -> str | None:
     return None if value is None else yes if value else no
 
 
@@ -74,8 +74,8 @@ def summarise(outcomes: list[Outcome]) -> dict:
         "by_kind": _grouped(there, lambda o: o.question.kind),
         "by_length": _grouped(there, lambda o: o.question.length),
         "by_size": _grouped(there, lambda o: o.size),
-        "by_phrasing": _grouped(there, lambda o: _said(o.question.held_out, "held out", "trained")),
-        "by_instance": _grouped(there, lambda o: _said(o.question.new_model, "never trained", "trained")),
+        "by_phrasing": _grouped(there, lambda o: _where_known(o.question.held_out, "held out", "trained")),
+        "by_instance": _grouped(there, lambda o: _where_known(o.question.new_model, "never trained", "trained")),
         "over_half": round(float(np.mean([o.free.iou > 0.5 for o in there])), 4) if there else 0.0,
         "absent": refused,
         "present": missed,

@@ -89,8 +89,8 @@ class Results:
         if answered:
             self.latencies.append(result.timings.total_s)
         log = logger.info if answered else logger.warning
-        asked = shorten(request.ask.text or ", ".join(request.ask.targets))
-        log("%s %r: %s %s", request.request_id, asked, result.status.name, result.message or result.text)
+        command = shorten(request.ask.text or ", ".join(request.ask.targets))
+        log("%s %r: %s %s", request.request_id, command, result.status.name, result.message or result.text)
 
 
 def camera_of(request: Request, frame: Frame | None) -> str:

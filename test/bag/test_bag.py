@@ -177,9 +177,9 @@ def test_what_a_model_says_is_shown_without_control_characters(recording, tmp_pa
 
     monkeypatch.setattr(bright, "ask", hostile_ask, raising=False)
     assert annotate(recording, tmp_path / "out.mcap", "--every", 0, "--no-tracking") == 0
-    said = capsys.readouterr()
-    assert "a \\x1b[2Jbox" in said.out
-    assert "\x1b[2J" not in said.out + said.err
+    output = capsys.readouterr()
+    assert "a \\x1b[2Jbox" in output.out
+    assert "\x1b[2J" not in output.out + output.err
 
 
 def test_another_engine_begins_anew(recording, tmp_path, bright, monkeypatch, capsys):
@@ -348,9 +348,9 @@ def test_a_run_that_was_killed_continues_and_writes_the_same_bytes_as_an_unbroke
     assert annotate(recording, out, "--every", "0.5") == 1
     assert "with other options; use the same ones to continue it" in capsys.readouterr().err
     assert annotate(recording, out, *options) == 0
-    said = capsys.readouterr().out
-    assert f"continues at frame 14 of {COUNT}" in said
-    assert f"{COUNT} frames, 14 of them by an earlier run, in" in said
+    output = capsys.readouterr().out
+    assert f"continues at frame 14 of {COUNT}" in output
+    assert f"{COUNT} frames, 14 of them by an earlier run, in" in output
     assert len(bright.commands) == 2  # of four: two were answered before
     assert annotate(recording, unbroken, *options) == 0
     assert out.read_bytes() == unbroken.read_bytes()

@@ -73,9 +73,9 @@ def test_a_command_with_a_control_character_is_refused_with_its_position(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([word.format(character) for word in command]) == 1
-    said = capsys.readouterr().err
-    assert f"has the control character U+{ord(character):04X} at position 4; send plain text" in said
-    assert character not in said
+    errors = capsys.readouterr().err
+    assert f"has the control character U+{ord(character):04X} at position 4; send plain text" in errors
+    assert character not in errors
 
 
 def test_a_typed_command_with_a_control_character_is_refused_and_the_next_one_is_asked(

@@ -92,6 +92,6 @@ def test_what_nobody_foresaw_ends_in_one_line_with_its_traceback_above(
 
     monkeypatch.setattr("lisa_ros.cli.inspect.main", fails)
     assert main(["inspect", str(GOLDEN / "ckpt")]) == 1
-    said = capsys.readouterr().err
-    assert said.splitlines()[-1].startswith(last)
-    assert ("in fails" in said) == isinstance(fault, ValueError)
+    errors = capsys.readouterr().err
+    assert errors.splitlines()[-1].startswith(last)
+    assert ("in fails" in errors) == isinstance(fault, ValueError)

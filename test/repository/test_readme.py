@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lifecycle_names import LIFECYCLE
 from machine_speed import limit
 from PIL import Image
 
@@ -143,16 +144,6 @@ def topics() -> set[str]:
     """All names that the node gives to topics, services and actions: "image", "~/mask"."""
     source = "\n".join(path.read_text() for path in (ROOT / "lisa_ros/ros").glob("*.py"))
     return set(re.findall(r'"(~/\w+)"', source)) | {"image", "camera_info"} | LIFECYCLE
-
-
-LIFECYCLE = {  # names that rclpy gives to every managed node
-    "~/change_state",
-    "~/get_state",
-    "~/get_available_states",
-    "~/get_available_transitions",
-    "~/get_transition_graph",
-    "~/transition_event",
-}
 
 
 @cache

@@ -4,20 +4,13 @@ import re
 from importlib.util import find_spec
 
 import pytest
+from lifecycle_names import LIFECYCLE
 
 from lisa_ros.perception.image_codec import LAYOUTS
 from lisa_ros.ros.parameters import as_table
 from lisa_ros.runtime.status import Status
 
 STANDARD = ("parameter", "rosout", "get_type_description", "_action/", "logger")
-LIFECYCLE = {
-    "~/change_state",
-    "~/get_state",
-    "~/get_available_states",
-    "~/get_available_transitions",
-    "~/get_transition_graph",
-    "~/transition_event",
-}
 
 
 @pytest.fixture(scope="module")
