@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from lisa_ros.errors import CheckpointError
 from lisa_ros.json_file import read_json_object
+from lisa_ros.lisa.weights.lora import LORA, fold
 from lisa_ros.lisa.weights.names import PEFT_PREFIX
 from lisa_ros.lisa.weights.spec import Spec, read_spec, resolve_tower
 from lisa_ros.lisa.weights.tensors import find_files, iterate_tensors, read_shapes
@@ -21,9 +21,6 @@ from lisa_ros.training.snapshot import TRAINED, newest_snapshot, read_trained
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """Number formats that a merged checkpoint can be stored in."""
-
-_LORA = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
-
 
 def merge_run(
     run: Path,
@@ -68,22 +65,17 @@ def merge_checkpoint(source: Path, out: Path, *, alpha: float, dtype: torch.dtyp
         CheckpointError: It has no LoRA, or several ranks, or is damaged.
     """
     files = find_files(source)
-    if not any(_LORA.fullmatch(name) for name in read_shapes(files)):
+    if not any(LORA.fullmatch(name) for name in read_shapes(files)):
         raise CheckpointError(f"{source} has no LoRA weights; there is nothing to merge")
     lora = {
         name.removeprefix(PEFT_PREFIX): tensor.clone()
         for name, tensor in iterate_tensors(files)
-        if _LORA.fullmatch(name)
+        if LORA.fullmatch(name)
     }
     ranks = {tensor.shape[0] for name, tensor in lora.items() if ".lora_A." in name}
     if len(ranks) != 1:
         raise CheckpointError(f"{source} mixes LoRA ranks {sorted(ranks)}; the scale of each is not known")
     _fold(source, lora, alpha / ranks.pop(), out, dtype)
-
-
-def fold(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-    """W + scale * B A, in float32: W (out, in), A ``down`` (rank, in), B ``up`` (out, rank)."""
-    return weight.float() + scale * (up.float() @ down.float())
 
 
 def _weights_of(run: Path, weights: str | None) -> Path:
@@ -108,7 +100,7 @@ def _fold(
     pairs: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
     for name, tensor in trained.items():
-        if match := _LORA.fullmatch(name):
+        if match := LORA.fullmatch(name):
             pairs.setdefault(f"{match[1]}.weight", {})[match[2]] = tensor
         else:
             whole[name] = tensor
@@ -119,7 +111,7 @@ def _fold(
         shard = {}
         for theirs, tensor in iterate_tensors([file]):
             name = theirs.removeprefix(PEFT_PREFIX).replace(".base_layer.", ".")
-            if _LORA.fullmatch(name) or _is_clip(name) or name.endswith("rotary_emb.inv_freq"):
+            if LORA.fullmatch(name) or _is_clip(name) or name.endswith("rotary_emb.inv_freq"):
                 continue
             result = tensor
             if name in pairs:

@@ -55,6 +55,7 @@ LAYERS = {
     "perception": Layer((BASE, "engine")),
     "data": Layer((BASE, "engine", "perception")),
     "lisa": Layer((BASE, "engine", "perception"), torch=True),
+    "extractive": Layer((BASE, "engine", "perception", "lisa"), torch=True),
     "runtime": Layer((BASE, "engine", "perception")),
     "bag": Layer((BASE, "engine", "perception", "runtime")),
     "evaluation": Layer((BASE, "engine", "perception", "data")),
@@ -237,7 +238,7 @@ def test_networks_are_defined_in_model_and_training_only(file: Path) -> None:
         for base in node.bases
     }
     if any(base.startswith("nn.") or base.endswith("nn.Module") for base in bases):
-        assert name_of(file).startswith(("lisa_ros.lisa.model.", "lisa_ros.training.", "lisa_small."))
+        assert name_of(file).startswith(("lisa_ros.lisa.model.", "lisa_ros.extractive.model.", "lisa_ros.training.", "lisa_small."))
 
 
 def test_no_module_is_a_drawer_for_anything() -> None:
