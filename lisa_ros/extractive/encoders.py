@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Protocol
 
 import cv2
@@ -13,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lisa_ros.engine.api import Proposals
 from lisa_ros.extractive.model.alpha_clip import AlphaClip
-from lisa_ros.lisa.preprocess import ClipPreprocessing, for_clip
+from lisa_ros.lisa.preprocess import ClipPreprocessing, Size, for_clip
 
 SQUARE = 1024
 """ELISA squashes a picture to a square of so many pixels before it looks at its proposals."""
@@ -25,8 +28,24 @@ BATCH = 16
 class MaskEncoder(Protocol):
     """Describes masks."""
 
-    def encode(self, rgb: NDArray[np.uint8], masks: NDArray[np.bool_]) -> Tensor:
-        """Embeddings (N, D) float32 of length 1, of masks (N, H, W) of a frame uint8 (H, W, 3)."""
+    def encode(self, rgb: NDArray[np.uint8], masks: Iterable[NDArray[np.bool_]]) -> Tensor:
+        """Embeddings (N, D) float32 of length 1, of masks, each (H, W), of a frame uint8 (H, W, 3)."""
+
+
+def planes(proposals: Proposals, size: Size) -> Iterator[NDArray[np.bool_]]:
+    """The mask of each proposal, (H, W) bool, one at a time: all at once may take hundreds of megabytes.
+
+    Args:
+        proposals: With masks or crops.
+        size: (height, width) of the frame, pixels.
+    """
+    if proposals.masks is not None:
+        yield from proposals.masks
+        return
+    for crop in proposals.crops:
+        plane = np.zeros(size, bool)
+        plane[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width] = crop.pixels > 0
+        yield plane
 
 
 class AlphaClipEncoder:
@@ -40,24 +59,24 @@ class AlphaClipEncoder:
         self._model = model
 
     @torch.inference_mode()
-    def encode(self, rgb: NDArray[np.uint8], masks: NDArray[np.bool_]) -> Tensor:
+    def encode(self, rgb: NDArray[np.uint8], masks: Iterable[NDArray[np.bool_]]) -> Tensor:
         side = self._model.image_size
         square = np.asarray(Image.fromarray(rgb).resize((SQUARE, SQUARE), Image.Resampling.BILINEAR))
         pixels = torch.from_numpy(for_clip(square, ClipPreprocessing(side, side)))[None].to(self._model.device)
         embeddings = []
-        for begin in range(0, len(masks), BATCH):
-            some = np.stack([_resized(mask, side) for mask in masks[begin : begin + BATCH]])
-            alpha = ((torch.from_numpy(some) - ALPHA_MEAN) / ALPHA_STD)[:, None].to(self._model.device)
+        resized = (_resized(mask, side) for mask in masks)
+        while some := list(islice(resized, BATCH)):
+            alpha = ((torch.from_numpy(np.stack(some)) - ALPHA_MEAN) / ALPHA_STD)[:, None].to(self._model.device)
             embeddings.append(self._model(pixels.expand(len(some), -1, -1, -1), alpha))
         return F.normalize(torch.cat(embeddings), dim=1)
 
 
-def pooled(features: Tensor, masks: NDArray[np.bool_], preprocessing: ClipPreprocessing) -> Tensor:
+def pooled(features: Tensor, masks: Iterable[NDArray[np.bool_]], preprocessing: ClipPreprocessing) -> Tensor:
     """Mean of a vision tower's patch features under each mask.
 
     Args:
         features: (P, C), the patches row by row; a class token in front of them is left out.
-        masks: (N, H, W) of the frame.
+        masks: N of the frame, each (H, W).
         preprocessing: Which square of the frame the tower sees.
 
     Returns:
@@ -65,8 +84,8 @@ def pooled(features: Tensor, masks: NDArray[np.bool_], preprocessing: ClipPrepro
     """
     side = math.isqrt(len(features))
     patches = features[len(features) - side * side :].float()
-    weights = np.stack([_seen_share(mask, side, preprocessing) for mask in masks]).reshape(len(masks), -1)
-    share = torch.from_numpy(weights).to(patches.device)
+    weights = [_seen_share(mask, side, preprocessing).ravel() for mask in masks]
+    share = torch.from_numpy(np.stack(weights)).to(patches.device)
     return F.normalize(share @ patches, dim=1)
 
 
@@ -77,9 +96,10 @@ def _seen_share(mask: NDArray[np.bool_], side: int, preprocessing: ClipPreproces
     top, left = round((height - edge) / 2), round((width - edge) / 2)
     top, left = max(top, 0), max(left, 0)
     window = mask[top : top + max(round(edge), 1), left : left + max(round(edge), 1)]
+    how = cv2.INTER_AREA
     if min(window.shape) < side:
-        return cv2.resize(window.astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
-    return cv2.resize(window.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+        how = cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(window.astype(np.float32), (side, side), interpolation=how), np.float32)
 
 
 def _resized(mask: NDArray[np.bool_], side: int) -> NDArray[np.float32]:

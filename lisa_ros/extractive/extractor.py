@@ -17,9 +17,9 @@ from lisa_ros.engine.api import (
     PROPOSALS,
     Answer,
     Ask,
-    Conversation,
     EngineInfo,
     Event,
+    MaskCrop,
     OnEvent,
     Proposals,
     Region,
@@ -121,9 +121,7 @@ class Extractor:
 
     @property
     def info(self) -> EngineInfo:
-        return EngineInfo(
-            self.reader.name, str(self.reader.device), self.precision, frozenset({HISTORY, PROPOSALS})
-        )
+        return EngineInfo(self.reader.name, str(self.reader.device), self.precision, frozenset({HISTORY, PROPOSALS}))
 
     @torch.inference_mode()
     def encode(self, rgb: NDArray[np.uint8]) -> EncodedPicture:
@@ -180,7 +178,9 @@ class Extractor:
             text = self._generate(encoded, draft, ids, ask.max_new_tokens, stop)
         if ask.history is not None:
             del ask.history.turns[:dropped]
-            ask.history.append(ExtractedTurn(question, text.text, text.mentions, text.marked, choices.proposals))
+            ask.history.append(
+                ExtractedTurn(question, text.text, mentions=text.mentions, marked=text.marked, source=choices.proposals)
+            )
         return self._answer(draft, text)
 
     # --- proposals ---
@@ -193,8 +193,8 @@ class Extractor:
         if proposals is None:
             if self._propose is None:
                 raise CommandError(
-                    f"{self.reader.name} chooses among proposals, and the command has none; give Ask.proposals, or load "
-                    "the model with a proposer"
+                    f"{self.reader.name} chooses among proposals, and the command has none; give Ask.proposals, or "
+                    "load the model with a proposer"
                 )
             on_event(Stage("encoding"))
             if stop():
@@ -228,8 +228,8 @@ class Extractor:
             if len(ids) <= room:
                 return ids, dropped
         raise CommandError(
-            f"with this command the prompt has {len(ids)} tokens; {self.reader.name} reads at most {room}: send a shorter "
-            "one"
+            f"with this command the prompt has {len(ids)} tokens; {self.reader.name} reads at most {room}: send a "
+            "shorter one"
         )
 
     def _typed(self, ids: Sequence[int], choices: Choices) -> tuple[int, ...]:
@@ -307,9 +307,8 @@ class Extractor:
         proposals = draft.choices.proposals
         quality = 1.0 if proposals.scores is None else float(proposals.scores[index])
         score = probability * min(max(quality, 0.0), 1.0)
-        mask = np.zeros(encoded.size, bool) if proposals.masks is None else proposals.masks[index]
         phrase = proposals.phrases[index] if proposals.phrases else ""
-        region = Region(crop_mask(mask, score=score), score, phrase, tuple(spans))
+        region = Region(replace(crop_of(proposals, index), score=score), score, phrase, tuple(spans))
         draft.decode_s += time.perf_counter() - begun
         return region
 
@@ -332,6 +331,13 @@ class Extractor:
         }
 
 
+def crop_of(proposals: Proposals, index: int) -> MaskCrop:
+    """The mask of a proposal; an empty one where proposals are embeddings alone."""
+    if proposals.masks is not None:
+        return crop_mask(proposals.masks[index])
+    return proposals.crops[index] if len(proposals.crops) else crop_mask(np.zeros((1, 1), bool))
+
+
 def count_of(proposals: Proposals, size: tuple[int, int]) -> int:
     """Check proposals, and count them.
 
@@ -340,29 +346,33 @@ def count_of(proposals: Proposals, size: tuple[int, int]) -> int:
         size: (height, width) of the frame, pixels.
 
     Raises:
-        CommandError: They have neither masks nor embeddings, the numbers of two parts differ, or masks have another
-            size than the frame.
+        CommandError: The numbers of two parts differ, or masks have another size than the frame.
     """
     masks, embeddings, scores, phrases = proposals.masks, proposals.embeddings, proposals.scores, proposals.phrases
-    if masks is None and embeddings is None:
-        raise CommandError("the proposals have neither masks nor embeddings; give one of the two")
+    if masks is not None and masks.dtype != np.bool_:
+        raise CommandError(f"the proposals' masks are {masks.dtype}; give bool")
     if masks is not None and (masks.ndim != 3 or (len(masks) and masks.shape[1:] != size)):
         raise CommandError(
             f"the proposals' masks are {masks.dtype} {masks.shape}; give bool (N, {size[0]}, {size[1]}), as the frame"
         )
     if embeddings is not None and (embeddings.ndim != 2 or not np.isfinite(embeddings).all()):
         raise CommandError(f"the proposals' embeddings are {embeddings.shape}; give finite numbers (N, D)")
+    for crop in proposals.crops:
+        if crop.x + crop.width > size[1] or crop.y + crop.height > size[0]:
+            raise CommandError(
+                f"a proposal's mask ends at x {crop.x + crop.width}, y {crop.y + crop.height}; the frame has {size[1]} "
+                f"x {size[0]} pixels: propose masks of this frame"
+            )
+    parts = {"masks": masks, "crops": proposals.crops or None, "embeddings": embeddings}
     counts = {
         name: len(part)
-        for name, part in (("masks", masks), ("embeddings", embeddings), ("scores", scores), ("phrases", phrases or None))
+        for name, part in {**parts, "scores": scores, "phrases": phrases or None}.items()
         if part is not None
     }
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{count} {name}" for name, count in counts.items())
         raise CommandError(f"the proposals have {listed}; give one of each for every proposal")
-    if masks is not None and masks.dtype != np.bool_:
-        raise CommandError(f"the proposals' masks are {masks.dtype}; give bool")
-    return next(iter(counts.values()))
+    return next(iter(counts.values()), 0)
 
 
 def _ignore(event: Event) -> None:

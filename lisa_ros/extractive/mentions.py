@@ -52,9 +52,7 @@ def mention_text(texts: Sequence[str], proposals: Sequence[int], most: int) -> M
             spans.setdefault(index, []).append((begin, len(text)))
             mentions.append(index)
         text, marked = text + behind, marked + behind
-    return MentionText(
-        text.rstrip(), tuple(spans), tuple(map(tuple, spans.values())), tuple(mentions), marked.rstrip()
-    )
+    return MentionText(text.rstrip(), tuple(spans), tuple(map(tuple, spans.values())), tuple(mentions), marked.rstrip())
 
 
 @dataclass(frozen=True)

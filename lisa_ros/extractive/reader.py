@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lisa_ros.engine.api import Proposals
 from lisa_ros.errors import CommandError
-from lisa_ros.extractive.encoders import MaskEncoder, pooled
+from lisa_ros.extractive.encoders import MaskEncoder, planes, pooled
 from lisa_ros.extractive.model.llava import Elisa
 from lisa_ros.extractive.model.vocabulary import GrownVocabulary
 from lisa_ros.extractive.words import Message, Words
@@ -119,7 +119,7 @@ class LlavaReader:
 
     @property
     def hidden_size(self) -> int:
-        return int(self.model.config.text_config.hidden_size)
+        return int(self.model.text_config.hidden_size)
 
     @property
     def max_positions(self) -> int:
@@ -138,7 +138,9 @@ class LlavaReader:
         embeddings = self._embeddings(rgb, seen, proposals).to(self.device, torch.float32)
         size = len(self.model.adapter.mean)
         if embeddings.shape[1] != size:
-            source = "the proposals' embeddings" if proposals.embeddings is not None else "the mask encoder's embeddings"
+            source = (
+                "the proposals' embeddings" if proposals.embeddings is not None else "the mask encoder's embeddings"
+            )
             raise CommandError(
                 f"{source} have {embeddings.shape[1]} numbers, the adapter of {self.name} reads {size}; give those of "
                 "the encoder that it was trained with (AlphaCLIP: option alpha_clip)"
@@ -162,9 +164,9 @@ class LlavaReader:
     def _embeddings(self, rgb: NDArray[np.uint8], seen: Seen, proposals: Proposals) -> Tensor:
         if proposals.embeddings is not None:
             return torch.from_numpy(np.ascontiguousarray(proposals.embeddings, dtype=np.float32))
-        masks = proposals.masks
-        if masks is None or not len(masks):
+        if not len(proposals):
             return torch.zeros(0, len(self.model.adapter.mean))
+        masks = planes(proposals, (rgb.shape[0], rgb.shape[1]))
         if self._encoder is not None:
             return self._encoder.encode(rgb, masks)
         return pooled(seen.features, masks, self._clip.preprocessing)

@@ -1,8 +1,8 @@
 """An ELISA folder on disk to a filled model.
 
-The folder has ``llava/`` (a LLaVA in transformers' format, with its tokenizer) and ``models/`` (``NAME.pth``, ``NAME.json``
-and ``train_embs_mean.pt``), as the reference writes them. ``NAME.pth`` has the adapter, LoRA, and the weights of the LLaVA
-that changed; a weight that it stores in four bits is read from ``llava/``.
+The folder has ``llava/`` (a LLaVA in transformers' format, with its tokenizer) and ``models/`` (``NAME.pth``,
+``NAME.json`` and ``train_embs_mean.pt``), as the reference writes them. ``NAME.pth`` has the adapter, LoRA, and weights
+of the LLaVA; one that it stores in four bits is read from ``llava/``.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _llava_config(folder: Path) -> LlavaConfig:
         raise CheckpointError(f"{folder} is {content.get('model_type')!r}, not a LLaVA in transformers' format")
     try:
         config = LlavaConfig.from_dict(content)
-        text = config.text_config
+        text: Any = config.text_config
         if text.model_type not in ("gemma", "llama"):
             raise CheckpointError(f"{folder}: the language model is '{text.model_type}'; supported: gemma, llama")
         if text.model_type == "gemma":
@@ -134,7 +134,9 @@ def load_elisa(
         with torch.device("meta"):
             model = Elisa(spec.llava, build_adapter(_adapter_shapes(own), spec.adapter), first)
     except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise CheckpointError(f"{spec.folder}: its configuration and tensors do not describe an ELISA: {error}") from error
+        raise CheckpointError(
+            f"{spec.folder}: its configuration and tensors do not describe an ELISA: {error}"
+        ) from error
     targets = {_canonical(name): name for name in shapes_of(model)}
     expected = {_canonical(name): shape for name, shape in shapes_of(model).items()}
     pairs = _lora(trained)
@@ -194,7 +196,7 @@ def build_adapter(shapes: Mapping[str, Shape], settings: Mapping[str, Any]) -> S
 
 
 def our_name(theirs: str) -> str | None:
-    """Our name of a tensor of a LLaVA or of the reference; None for a constant and for the scales of four-bit weights."""
+    """Our name of a tensor of a LLaVA or of the reference; None for constants and scales of four-bit weights."""
     name = _PREFIX.sub("", theirs, count=1).replace(".base_layer.", ".")
     if _CONSTANT.fullmatch(name) or re.search(r"\.(absmax|quant_map|quant_state|nested_\w+)", name):
         return None
@@ -265,7 +267,9 @@ def _assign(model: Elisa, name: str, tensor: Tensor, precision: Precision, devic
 def _mean(file: Path, size: int) -> Tensor:
     """Mean of the embeddings (D,) that the adapter was trained with. Raises CheckpointError."""
     if not file.is_file():
-        raise CheckpointError(f"{file} is missing; the adapter needs the mean of the embeddings that it was trained with")
+        raise CheckpointError(
+            f"{file} is missing; the adapter needs the mean of the embeddings that it was trained with"
+        )
     try:
         mean = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load has no common type
@@ -279,10 +283,11 @@ def _mean(file: Path, size: int) -> Tensor:
 def _restore_constants(model: Elisa, device: torch.device) -> None:
     """Compute what no checkpoint stores: rotary frequencies, CLIP's position ids, Gemma's factor of embeddings."""
     rotary = model.language_model.rotary_emb
-    model.language_model.rotary_emb = type(rotary)(config=model.config.text_config).to(device)
+    model.language_model.rotary_emb = type(rotary)(config=model.text_config).to(device)
     for module in list(model.modules()):
-        if isinstance(getattr(module, "position_embedding", None), nn.Embedding):
-            count = module.position_embedding.num_embeddings
+        positions = getattr(module, "position_embedding", None)
+        if isinstance(positions, nn.Embedding):
+            count = positions.num_embeddings
             module.register_buffer("position_ids", torch.arange(count, device=device)[None], persistent=False)
         if isinstance(getattr(module, "embed_scale", None), Tensor):
             module.embed_scale = torch.tensor(module.scalar_embed_scale, device=device)

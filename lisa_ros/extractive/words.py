@@ -82,7 +82,9 @@ class Words:
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         except Exception as error:  # transformers has no common type
-            raise CheckpointError(f"the tokenizer in {folder} cannot be read: {' '.join(str(error).split())}") from error
+            raise CheckpointError(
+                f"the tokenizer in {folder} cannot be read: {' '.join(str(error).split())}"
+            ) from error
         return cls(tokenizer, end, name, named_masks=named_masks)
 
     @property
@@ -90,7 +92,9 @@ class Words:
         """Id of the first proposal in the grown vocabulary."""
         return self.image_id + 1
 
-    def prompt(self, messages: Sequence[Message], proposals: int, num_image_tokens: int, *, open: bool = True) -> list[int]:
+    def prompt(
+        self, messages: Sequence[Message], proposals: int, num_image_tokens: int, *, open: bool = True
+    ) -> list[int]:
         """Ids of a conversation in the grown vocabulary.
 
         Args:

@@ -47,7 +47,9 @@ class Running:
         every = [*self.announced, *done.new]
         regions = [every[index] for index in done.order]
         if done.spans:
-            regions = [replace(one, spans=tuple(all_), span=None) for one, all_ in zip(regions, done.spans, strict=True)]
+            regions = [
+                replace(one, spans=tuple(all_), span=None) for one, all_ in zip(regions, done.spans, strict=True)
+            ]
         return with_pixels(regions)
 
 

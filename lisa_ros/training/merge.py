@@ -22,6 +22,7 @@ from lisa_ros.training.snapshot import TRAINED, newest_snapshot, read_trained
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """Number formats that a merged checkpoint can be stored in."""
 
+
 def merge_run(
     run: Path,
     out: Path,

@@ -59,10 +59,12 @@ LAYERS = {
     "runtime": Layer((BASE, "engine", "perception")),
     "bag": Layer((BASE, "engine", "perception", "runtime")),
     "evaluation": Layer((BASE, "engine", "perception", "data")),
-    "training": Layer((BASE, "engine", "perception", "data", "lisa", "evaluation"), torch=True),
+    "training": Layer((BASE, "engine", "perception", "data", "lisa", "extractive", "evaluation"), torch=True),
     "ros": Layer((BASE, "engine", "perception", "runtime"), ros=True),
     "cli": Layer((BASE, "engine", "perception", "data", "lisa", "runtime", "bag", "evaluation", "training")),
-    "lisa_small": Layer((BASE, "engine", "perception", "data", "lisa", "evaluation", "training"), torch=True),
+    "lisa_small": Layer(
+        (BASE, "engine", "perception", "data", "lisa", "extractive", "evaluation", "training"), torch=True
+    ),
 }
 BASE_MODULES = {file.stem for file in (ROOT / "lisa_ros").glob("*.py")} - {"__init__"}
 
@@ -238,7 +240,9 @@ def test_networks_are_defined_in_model_and_training_only(file: Path) -> None:
         for base in node.bases
     }
     if any(base.startswith("nn.") or base.endswith("nn.Module") for base in bases):
-        assert name_of(file).startswith(("lisa_ros.lisa.model.", "lisa_ros.extractive.model.", "lisa_ros.training.", "lisa_small."))
+        assert name_of(file).startswith(
+            ("lisa_ros.lisa.model.", "lisa_ros.extractive.model.", "lisa_ros.training.", "lisa_small.")
+        )
 
 
 def test_no_module_is_a_drawer_for_anything() -> None:

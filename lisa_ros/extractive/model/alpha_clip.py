@@ -1,10 +1,11 @@
-"""AlphaCLIP: CLIP's image encoder with a second patch convolution, which reads a mask (Sun et al., arXiv:2312.03818)."""
+"""AlphaCLIP: CLIP's image encoder with a second patch convolution that reads a mask (Sun et al., arXiv:2312.03818)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,19 +44,18 @@ class AlphaClip(nn.Module):
         super().__init__()
         self.config = config
         self.clip = CLIPVisionModelWithProjection(config)
-        patch = int(config.patch_size)
+        patch = cast(int, config.patch_size)  # declared as a union; CLIP's are square
         self.alpha = nn.Conv2d(1, config.hidden_size, patch, patch, bias=False)
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> Any:
         """The vision transformer, without the projection."""
-        whole: nn.Module = self.clip.vision_model
-        return whole
+        return self.clip.vision_model
 
     @property
     def image_size(self) -> int:
         """Side of the input, pixels."""
-        return int(self.config.image_size)
+        return cast(int, self.config.image_size)
 
     @property
     def device(self) -> torch.device:

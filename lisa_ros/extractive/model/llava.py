@@ -32,10 +32,11 @@ class Elisa(nn.Module):
         self.adapter = adapter
         self.first = first
         llava = LlavaModel(config)
-        self.vision_tower = llava.vision_tower
-        self.multi_modal_projector = llava.multi_modal_projector
-        self.language_model = llava.language_model
-        text = config.text_config
+        self.vision_tower: nn.Module = llava.vision_tower
+        self.multi_modal_projector: nn.Module = llava.multi_modal_projector
+        self.language_model: Any = llava.language_model
+        self.text_config: Any = config.text_config  # declared as a union with dict and None
+        text: Any = self.text_config
         tied = bool(text.tie_word_embeddings)
         self.lm_head = None if tied else nn.Linear(text.hidden_size, text.vocab_size, bias=False)
 
@@ -54,11 +55,11 @@ class Elisa(nn.Module):
 
     @property
     def num_layers(self) -> int:
-        return int(self.config.text_config.num_hidden_layers)
+        return int(self.text_config.num_hidden_layers)
 
     @property
     def max_positions(self) -> int:
-        return int(self.config.text_config.max_position_embeddings)
+        return int(self.text_config.max_position_embeddings)
 
     @property
     def scale(self) -> float:

@@ -1,7 +1,7 @@
 """A word table that grows with each picture: the rows of its proposals are inserted behind the tokenizer's words.
 
-Ids of the grown vocabulary: 0 to ``first - 1`` are words, ``first`` to ``first + N - 1`` are the N proposals, and behind
-them follow the rows that pad the table ("phantom rows"), moved up by N.
+Ids of the grown vocabulary: 0 to ``first - 1`` are words, ``first`` to ``first + N - 1`` are the N proposals, and
+behind them follow the rows that pad the table ("phantom rows"), moved up by N.
 """
 
 from __future__ import annotations
