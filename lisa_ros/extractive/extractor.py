@@ -40,8 +40,8 @@ from lisa_ros.lisa.prompt import check_words, phrase_command
 from lisa_ros.lisa.threads import one_thread, wants_one_thread
 from lisa_ros.lisa.tokenizer import IMAGE_ID
 
-Propose = Callable[[NDArray[np.uint8]], Proposals]
-"""From a frame to its proposals."""
+Propose = Callable[[NDArray[np.uint8], Seen], Proposals]
+"""From a frame, and what the reader sees of it, to its proposals."""
 
 
 @dataclass(eq=False)
@@ -199,7 +199,7 @@ class Extractor:
             on_event(Stage("encoding"))
             if stop():
                 raise Cancelled("canceled before masks were proposed")
-            proposals = encoded.own = self._propose(encoded.rgb)
+            proposals = encoded.own = self._propose(encoded.rgb, encoded.seen)
         if encoded.choices is None or encoded.choices.proposals is not proposals:
             count = count_of(proposals, encoded.size)
             vocabulary = self.reader.vocabulary(encoded.rgb, encoded.seen, proposals)

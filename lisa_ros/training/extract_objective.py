@@ -1,8 +1,8 @@
 """The losses of an extractive model: the reference's (parity), and repaired ones.
 
-The reference multiplies the logits of other pictures' proposals by 0, weights every proposal of the target with 1 and all
-others with 0, and takes the mean over padding too. Repaired: such logits are -inf, proposals that overlap share the
-target, and only trained tokens count.
+The reference multiplies the logits of other pictures' proposals by 0, weights every proposal of the target with 1 and
+all others with 0, and takes the mean over padding too. Repaired: such logits are -inf, proposals that overlap share
+the target, and only trained tokens count.
 
 B samples, T ids of a sample, L expanded positions, N proposals of the batch, V words.
 """
@@ -50,7 +50,7 @@ class ExtractBatch:
 
 
 class ExtractObjective(nn.Module):
-    """A batch to its loss: ``loss``, and ``words`` and ``choices``, its parts of words and of proposals; float32 scalars.
+    """A batch to its loss: ``loss``, and ``words`` and ``choices``, its parts of words and proposals; float32 scalars.
 
     A module, so that what is wrapped for several devices is the whole computation.
 
