@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,7 @@ class Spec:
         presence: Whether the model has a module for the presence of objects.
         smallest_part: Parts of a mask below this share of the largest part are removed; 0: none.
         questions: Sentences that the model was trained on.
+        classes: Names of the classes that the shared tower recognises, in their order; empty: it has no names.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Spec:
     presence: bool = False
     smallest_part: float = 0.0
     questions: QuestionForms = field(default_factory=QuestionForms)
+    classes: tuple[str, ...] = ()
 
 
 def read_spec(folder: Path) -> Spec:
@@ -82,11 +85,23 @@ def read_spec(folder: Path) -> Spec:
             presence=bool(own.get("presence", False)),
             smallest_part=float(own.get("smallest_part", 0.0)),
             questions=QuestionForms(**own.get("questions", {})),
+            classes=_classes(folder),
         )
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise CheckpointError(f"config.json in {folder} has a missing or invalid value: {error}") from error
     except StrictDataclassError as error:  # transformers 5 raises it for sizes that do not fit together
         raise CheckpointError(f"config.json in {folder} is inconsistent: {' '.join(str(error).split())}") from error
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    """The names in classes.json; none without such a file. Raises ValueError for a file with anything else."""
+    file = folder / "classes.json"
+    if not file.is_file():
+        return ()
+    names = json.loads(file.read_text("utf-8"))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("classes.json must be a list of names")
+    return tuple(names)
 
 
 def _llama_config(config: dict[str, Any]) -> LlamaConfig:
