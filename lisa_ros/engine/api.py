@@ -137,10 +137,12 @@ class Turn:
     Args:
         question: The text as the model read it.
         answer: The answer; None before there is one.
+        literal: Spans of the question that are the user's words, in which no token of the model is read; None: all.
     """
 
     question: str
     answer: str | None = None
+    literal: tuple[Span, ...] | None = None
 
 
 @dataclass

@@ -3,6 +3,7 @@
 A model is a folder, a URL, ``package.module:callable``, or empty for the bundled demo model. The engine of a folder is
 chosen in this order:
 
+0. the option ``family``, where it is the name of an engine;
 1. the name under ``"engine"`` in ``engine.json``, or else in ``config.json``;
 2. the first engine whose function ``recognises(folder, config)`` returns True;
 3. the engine ``lisa``.
@@ -70,7 +71,7 @@ def load_engine(
     """
     model = str(model)
     limit_spinning()  # before the factory's module imports torch
-    factory = find_factory(model)
+    factory = find_factory(model, (options or {}).get("family"))
     _check_signature(factory, model)
     if not is_callable_name(model) and not _URL.match(model):
         model = str(Path(model).expanduser() if model else bundled_model())
@@ -78,11 +79,12 @@ def load_engine(
     return SupportedEngine(factory(**chosen, options=dict(options or {}), progress=progress))
 
 
-def find_factory(model: str) -> Factory:
+def find_factory(model: str, family: object = None) -> Factory:
     """The factory that creates the engine for a model.
 
     Args:
         model: Folder, URL, ``package.module:callable``, or empty for the bundled demo model.
+        family: The option of this name. Where it is the name of an engine, that engine serves a folder.
 
     Raises:
         ConfigError: The engine is not installed or cannot be imported, or ``model`` is the name of an engine.
@@ -94,7 +96,7 @@ def find_factory(model: str) -> Factory:
     if url := _URL.match(model):
         return named(url[1].lower(), f"no engine serves '{model}'")
     folder = Path(model).expanduser() if model else bundled_model()
-    name = engine_name(folder)
+    name = family if isinstance(family, str) and family in _families() else engine_name(folder)
     return named(name, f"{folder} names the engine '{name}', which is not installed")
 
 
@@ -167,6 +169,11 @@ def bundled_model() -> Path:
 def known() -> list[str]:
     """Names of all installed engines, the built-in ones first."""
     return list(dict.fromkeys([*BUILT_IN, *(entry.name for entry in entry_points(group=GROUP))]))
+
+
+def _families() -> list[str]:
+    """Engines that the option ``family`` may name. LISA's own families are options of its engine."""
+    return [name for name in known() if name != DEFAULT]
 
 
 def named(name: str, why: str) -> Factory:
