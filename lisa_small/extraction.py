@@ -216,7 +216,9 @@ def _merge(segmenter: Segmenter, pointer: Pointer, tensors: dict[str, Tensor], f
             raise CheckpointError(f"{file} does not fit its base: {name} is unknown or of another shape")
     try:
         for name, pair in pairs.items():
-            weights[name].copy_(fold(weights[name], pair["A"].to(weights[name].device), pair["B"].to(weights[name].device), 1.0))
+            weights[name].copy_(
+                fold(weights[name], pair["A"].to(weights[name].device), pair["B"].to(weights[name].device), 1.0)
+            )
         if tensors:
             pointer.load_state_dict(own)
     except (KeyError, RuntimeError) as error:

@@ -22,7 +22,7 @@ import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lisa_ros.engine.api import Factory
 from lisa_ros.engine.support import SupportedEngine
@@ -93,7 +93,7 @@ def find_factory(model: str, family: object = None) -> Factory:
     """
     check_model(model)
     if is_callable_name(model):
-        return _import(model)
+        return cast(Factory, import_callable(model))
     if url := _URL.match(model):
         return named(url[1].lower(), f"no engine serves '{model}'")
     folder = Path(model).expanduser() if model else bundled_model()
@@ -188,7 +188,7 @@ def named(name: str, why: str) -> Factory:
         ConfigError: The engine is not installed or cannot be imported.
     """
     if name in BUILT_IN:
-        return _import(BUILT_IN[name])
+        return cast(Factory, import_callable(BUILT_IN[name]))
     for entry in entry_points(group=GROUP):
         if entry.name == name:
             return _load_entry(entry)
@@ -203,7 +203,16 @@ def _load_entry(entry: EntryPoint) -> Factory:
     return factory
 
 
-def _import(name: str) -> Factory:
+def import_callable(name: str, kind: str = "engine") -> Any:
+    """What ``package.module:callable`` names.
+
+    Args:
+        name: The name.
+        kind: Of thing that the callable makes, for errors.
+
+    Raises:
+        ConfigError: It cannot be imported, or is not callable.
+    """
     module, _, attribute = name.partition(":")
     try:
         value: Any = importlib.import_module(module)
@@ -212,14 +221,13 @@ def _import(name: str) -> Factory:
     except ModuleNotFoundError as error:
         own = f"{module}.".startswith(f"{error.name}.")
         remedy = "put the folder of the package in PYTHONPATH" if own else f"install the Python module '{error.name}'"
-        raise ConfigError(f"engine '{name}' cannot be imported: {error}; {remedy}") from error
+        raise ConfigError(f"{kind} '{name}' cannot be imported: {error}; {remedy}") from error
     except Exception as error:  # the module of a user may fail in any way
         reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"engine '{name}' cannot be imported: {reason}; give package.module:callable") from error
+        raise ConfigError(f"{kind} '{name}' cannot be imported: {reason}; give package.module:callable") from error
     if not callable(value):
-        raise ConfigError(f"engine '{name}' is a {type(value).__name__}; it must be a callable that makes an engine")
-    factory: Factory = value
-    return factory
+        raise ConfigError(f"{kind} '{name}' is a {type(value).__name__}; it must be a callable that makes the {kind}")
+    return value
 
 
 def module_of(name: str) -> str:

@@ -1,1 +1,1 @@
-"""Extractive models: masks are proposed first, and the language model chooses among them."""
+"""Extract, do not generate: masks are proposed first, then the language model chooses among them."""

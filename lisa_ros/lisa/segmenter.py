@@ -29,6 +29,7 @@ from lisa_ros.engine.api import (
     EngineInfo,
     Event,
     OnEvent,
+    Proposals,
     Region,
     Regions,
     ShouldStop,
@@ -71,12 +72,14 @@ class EncodedImage:
         features: Image tokens; the image embedding of the mask decoder after the first mask.
         cache: Keys and values of the last conversation about this frame.
         encode_s: Seconds that encoding took.
+        proposals: Masks to choose from, once a proposer has made them (``lisa_ros.extractive``).
     """
 
     rgb: NDArray[np.uint8]
     features: Features
     cache: PrefixCache
     encode_s: float
+    proposals: Proposals | None = None
 
     @property
     def size(self) -> Size:
@@ -276,7 +279,7 @@ class Segmenter:
             embedding = self.embed(rgb) if self._clip is None else None
             tokens = self.lisa.image_tokens(self._clip_pixels(rgb) if embedding is None else embedding)
         self._synchronize()
-        cache = self._prefix.copy(len(self._prefix.tokens))
+        cache = self.empty_cache()
         own = rgb.copy() if rgb.flags.writeable else rgb  # what nobody can write need not be copied
         features = Features(tokens, embedding, size=(rgb.shape[0], rgb.shape[1]))
         return EncodedImage(own, features, cache, time.perf_counter() - begun)
@@ -355,6 +358,29 @@ class Segmenter:
         for one in logits:
             self._drop_specks(one)
         return np.logical_or.reduce(logits > 0, axis=0)
+
+    @torch.inference_mode()
+    def mask_prompts(self, image_tokens: Tensor, turn: Turn, cache: PrefixCache | None = None) -> Tensor:
+        """Mask prompts of a given answer about any image tokens, for those who explore what the model knows.
+
+        Args:
+            image_tokens: (1, K, H).
+            turn: Question and answer.
+            cache: Keys and values of earlier turns about the same image tokens (:meth:`empty_cache`); extended.
+
+        Returns:
+            (S, C): one for each ``[SEG]`` of the answer.
+        """
+        cache = self.empty_cache() if cache is None else cache
+        ids = self._expand(Prompt(self._prompt([turn]).text))
+        cache.truncate(min(cache.common_prefix(ids), len(ids) - 1))
+        known = len(cache.tokens)
+        hidden = self._read(ids[known:], Features(image_tokens), cache)
+        return self.lisa.seg_projector(hidden[self.grounding.predicts_mask(torch.tensor([ids]))[0, known:]])
+
+    def empty_cache(self) -> PrefixCache:
+        """A cache for prompts about a new frame: it holds the text before the image."""
+        return self._prefix.copy(len(self._prefix.tokens))
 
     def _forced(self, encoded: EncodedImage, ids: list[int], hidden: Tensor, begin: int) -> Tensor:
         """Mask logits (S, 1, h, w) of the mask tokens of ids from ``begin`` on, with their states (L, H)."""
