@@ -10,15 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lisa_ros.engine.api import Proposals, Turn
+from lisa_ros.engine.api import MaskCrop, Proposals, Turn
 from lisa_ros.errors import CheckpointError, CommandError
 from lisa_ros.extractive.extractor import Extractor
+from lisa_ros.extractive.packed_crops import packed
 from lisa_ros.extractive.proposers.drawn import Drawn
 from lisa_ros.extractive.reader import Seen, Vocabulary
+from lisa_ros.extractive.resize import square_weights
 from lisa_ros.extractive.words import MENTION, Message
 from lisa_ros.lisa.grounding import Features
 from lisa_ros.lisa.model.cache import PrefixCache
-from lisa_ros.lisa.model.quantize import Precision
+from lisa_ros.lisa.preprocess import Size
 from lisa_ros.lisa.prompt import build_prompt
 from lisa_ros.lisa.segmenter import SEG, EncodedImage, Segmenter
 from lisa_ros.lisa.tokenizer import IMAGE_ID
@@ -26,6 +28,7 @@ from lisa_ros.lisa.weights.lora import LORA, fold
 from lisa_ros.lisa.weights.tensors import iterate_tensors
 from lisa_small.network.pointer import Pointer
 from lisa_small.network.proposals import places_of
+from lisa_small.network.tower import tower_of
 
 
 class PointedVocabulary:
@@ -104,12 +107,10 @@ class SmallReader:
 
     def vocabulary(self, rgb: NDArray[np.uint8], seen: Seen, proposals: Proposals) -> Vocabulary:
         """Proposals that were not drawn by this model are described by the class that it sees under each."""
-        from lisa_ros.extractive.packed_crops import packed
-
         size = (rgb.shape[0], rgb.shape[1])
         crops = list(packed(proposals))
         if proposals.embeddings is None:
-            prompts = self._drawn.prompts_of(seen.features, crops, size)
+            prompts = self._prompts_of(seen.features, crops, size)
         else:
             prompts = torch.from_numpy(np.ascontiguousarray(proposals.embeddings, np.float32))
         channels = self._drawn.class_prompts.shape[1]
@@ -119,10 +120,18 @@ class SmallReader:
                 f"{channels}): leave the embeddings out"
             )
         places = places_of(crops, size) if crops else np.zeros((len(prompts), 6), np.float32)
-        on = {"device": self.device, "dtype": torch.float32}
-        return PointedVocabulary(
-            self._segmenter, self._pointer, seen.tokens[0], prompts.to(**on), torch.from_numpy(places).to(**on)
-        )
+        where = torch.from_numpy(places).to(self.device)
+        return PointedVocabulary(self._segmenter, self._pointer, seen.tokens[0], prompts.to(self.device), where)
+
+    def _prompts_of(self, embedding: Tensor, crops: Sequence[MaskCrop], size: Size) -> Tensor:
+        """(N, C) prompts of masks from elsewhere: of the class that is seen most under each, and of its middle."""
+        lisa = self._segmenter.lisa
+        probabilities = tower_of(lisa).class_map(embedding).float()  # (1 + classes, g, g)
+        weights = square_weights(crops, size, probabilities.shape[-1]).to(probabilities.device)
+        labels = (weights.flatten(1) @ probabilities[1:].flatten(1).T).argmax(1)  # (N,)
+        places = torch.tensor([crop.centroid for crop in crops], device=self.device).reshape(-1, 2) / max(size)
+        encoding = lisa.sam.shared_image_embedding
+        return self._drawn.class_prompts[labels] + encoding(places.to(lisa.dtype)).float()
 
     def prompt(self, messages: Sequence[Message], proposals: int) -> list[int]:
         del proposals
@@ -216,9 +225,8 @@ def _merge(segmenter: Segmenter, pointer: Pointer, tensors: dict[str, Tensor], f
             raise CheckpointError(f"{file} does not fit its base: {name} is unknown or of another shape")
     try:
         for name, pair in pairs.items():
-            weights[name].copy_(
-                fold(weights[name], pair["A"].to(weights[name].device), pair["B"].to(weights[name].device), 1.0)
-            )
+            down, up = (pair[which].to(weights[name].device) for which in "AB")
+            weights[name].copy_(fold(weights[name], down, up, 1.0))
         if tensors:
             pointer.load_state_dict(own)
     except (KeyError, RuntimeError) as error:

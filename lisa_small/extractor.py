@@ -1,7 +1,7 @@
 """The demo model as an extractive engine: it names proposals of its own instead of drawing a mask for each ``[SEG]``.
 
-With weights of ``recipe: extract_small`` it was trained for that. Without, the embedding of ``[SEG]`` chooses the nearest
-proposal (the option ``family: elisa_small`` on the demo model's folder).
+With weights of ``recipe: extract_small`` it was trained for that. Without, the embedding of ``[SEG]`` chooses the
+nearest proposal (the option ``family: elisa_small`` on the demo model's folder).
 """
 
 from __future__ import annotations

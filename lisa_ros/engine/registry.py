@@ -38,6 +38,7 @@ BUILT_IN = {
     "lisa": "lisa_ros.lisa.engine:load",
     "lisa_small": "lisa_small.engine:load",
     "elisa": "lisa_ros.extractive.engine:load",
+    "elisa_small": "lisa_small.extractor:load",
 }
 """Name -> ``module:callable`` of the factory. Imported only when a model needs it."""
 

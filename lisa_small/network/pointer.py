@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 PLACE = 6
-"""Numbers of a proposal's place: x and y of its middle, width, height, root of its area, all relative to the square that
-the model sees, and its score."""
+"""Numbers of a proposal's place, see ``lisa_small.network.proposals.places_of``."""
 
-SHARPNESS = 8.0
+SHARPNESS = 0.1
 """Before training: by how much the score falls with half the squared distance of two prompts."""
 
 

@@ -1,7 +1,7 @@
 """``recipe: extract_small``: the demo model learns to name proposals.
 
-The image encoder, recognition and the mask decoder stay as they are. Trained: LoRA on the language model, the projector of
-``[SEG]``, and the pointer (lisa_small.network.pointer). No mask is decoded in training.
+The image encoder, recognition and the mask decoder stay as they are. Trained: LoRA on the language model, the projector
+of ``[SEG]``, and the pointer (lisa_small.network.pointer). No mask is decoded in training.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import json
 import logging
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from lisa_ros.atomic import replacing
 from lisa_ros.errors import ConfigError
@@ -29,7 +29,6 @@ from lisa_ros.lisa.weights.load import load_lisa
 from lisa_ros.training.report import Report
 from lisa_ros.training.schedule import ParameterGroup
 from lisa_ros.training.settings import build, check_positive
-from lisa_small import model_folder
 from lisa_small.extractor import BASE, ENGINE, WEIGHTS, base_folder
 from lisa_small.network.pointer import Pointer
 from lisa_small.scenes.commands import conversations_for

@@ -89,12 +89,17 @@ def _proposed(
     size = (rgb.shape[0], rgb.shape[1])
     return Proposed(
         scene,
-        image.features.tokens[0].half().clone(),
-        (shares.sum(1) > COVERED).nonzero()[:, 0].clone(),
+        trainable(image.features.tokens[0].half()),
+        trainable((shares.sum(1) > COVERED).nonzero()[:, 0]),
         torch.from_numpy(np.asarray(proposals.embeddings, np.float32)),
         torch.from_numpy(places_of(crops, size)),
         SceneChoices(low_resolution(crops, size), np.ascontiguousarray(ids[::STRIDE, ::STRIDE]).ravel()),
     )
+
+
+def trainable(tensor: Tensor) -> Tensor:
+    """A copy that gradients may be computed from: what inference mode made is not allowed there."""
+    return torch.from_numpy(tensor.cpu().numpy().copy())
 
 
 def low_resolution(crops: list[MaskCrop], size: Size) -> NDArray[np.bool_]:
