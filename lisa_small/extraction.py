@@ -22,13 +22,21 @@ from lisa_ros.lisa.grounding import Features
 from lisa_ros.lisa.model.cache import PrefixCache
 from lisa_ros.lisa.preprocess import Size
 from lisa_ros.lisa.prompt import build_prompt
-from lisa_ros.lisa.segmenter import SEG, EncodedImage, Segmenter
+from lisa_ros.lisa.segmenter import EncodedImage, Segmenter
 from lisa_ros.lisa.tokenizer import IMAGE_ID
 from lisa_ros.lisa.weights.lora import LORA, fold
 from lisa_ros.lisa.weights.tensors import iterate_tensors
 from lisa_small.network.pointer import Pointer
 from lisa_small.network.proposals import places_of
 from lisa_small.network.tower import tower_of
+
+
+def seg_id(segmenter: Segmenter) -> int:
+    """Id of the mask token. Raises CheckpointError where the tokenizer has none."""
+    token = segmenter.tokenizer.id_of(segmenter.family.mask_token)
+    if token is None:
+        raise CheckpointError(f"{segmenter.name}: the tokenizer has no {segmenter.family.mask_token}")
+    return token
 
 
 class PointedVocabulary:
@@ -44,6 +52,7 @@ class PointedVocabulary:
 
     def __init__(self, segmenter: Segmenter, pointer: Pointer, tokens: Tensor, prompts: Tensor, places: Tensor):
         self._segmenter, self._pointer = segmenter, pointer
+        self._seg_id = seg_id(segmenter)
         self._tokens, self._prompts = tokens, prompts
         self.rows = pointer.rows(prompts, places)
         self.first: int = segmenter.lisa.llama.config.vocab_size
@@ -55,8 +64,8 @@ class PointedVocabulary:
     def logits(self, hidden: Tensor) -> Tensor:
         """States (L, H) to logits (L, V + N)."""
         words = self._segmenter.grounding.logits(hidden, Features(self._tokens[None])).float()
-        seg = words[:, self._segmenter.seg_id, None].clone()
-        words[:, self._segmenter.seg_id] = -torch.inf
+        seg = words[:, self._seg_id, None].clone()
+        words[:, self._seg_id] = -torch.inf
         if not len(self._prompts):
             return words
         embeddings = self._segmenter.lisa.seg_projector(hidden).float()
@@ -77,6 +86,7 @@ class SmallReader:
         self._segmenter, self._drawn, self._pointer = segmenter, drawn, pointer
         self.name = name
         self.questions = segmenter.spec.questions
+        self._seg, self._seg_id = segmenter.family.mask_token, seg_id(segmenter)
         self.reads_mentions = False
 
     @property
@@ -135,9 +145,10 @@ class SmallReader:
 
     def prompt(self, messages: Sequence[Message], proposals: int) -> list[int]:
         del proposals
-        turns, mentioned = [], []
+        turns: list[Turn] = []
+        mentioned: list[int] = []
         for question, answer in zip(messages[::2], [*messages[1::2], None], strict=True):
-            text = None if answer is None else answer.text.replace(MENTION, SEG)
+            text = None if answer is None else answer.text.replace(MENTION, self._seg)
             mentioned += [] if answer is None else answer.proposals
             turns.append(Turn(question.text.replace(MENTION, ""), text))
         segmenter = self._segmenter
@@ -148,7 +159,7 @@ class SmallReader:
             if i == IMAGE_ID:
                 ids += [IMAGE_ID] * segmenter.lisa.vision_tower.num_tokens
             else:
-                ids.append(first + next(rows) if i == segmenter.seg_id else i)
+                ids.append(first + next(rows) if i == self._seg_id else i)
         return ids
 
     def pieces(self, ids: Sequence[int], proposals: int) -> tuple[list[str], list[int]]:
@@ -156,8 +167,8 @@ class SmallReader:
         segmenter = self._segmenter
         first = segmenter.lisa.llama.config.vocab_size
         mentions = [i - first for i in ids if i >= first]
-        text = segmenter.tokenizer.answer_text(segmenter.seg_id if i >= first else i for i in ids)
-        return text.split(SEG), mentions
+        text = segmenter.tokenizer.answer_text(self._seg_id if i >= first else i for i in ids)
+        return text.split(self._seg), mentions
 
     def new_cache(self) -> PrefixCache:
         return self._segmenter.lisa.new_cache()
@@ -166,7 +177,7 @@ class SmallReader:
         assert isinstance(vocabulary, PointedVocabulary)
         lisa = self._segmenter.lisa
         chosen = ids >= vocabulary.first
-        words = ids.masked_fill(chosen, self._segmenter.seg_id)
+        words = ids.masked_fill(chosen, self._seg_id)
         embedded = lisa.embed(words[None], None if tokens is None else tokens[None])[0]  # (L, H)
         if chosen.any():
             embedded[chosen] += vocabulary.rows[ids[chosen] - vocabulary.first].to(embedded.dtype)

@@ -58,6 +58,11 @@ class AlphaClipEncoder:
     def __init__(self, model: AlphaClip):
         self._model = model
 
+    @property
+    def size(self) -> int:
+        """D."""
+        return int(self._model.config.projection_dim)
+
     @torch.inference_mode()
     def encode(self, rgb: NDArray[np.uint8], masks: Iterable[NDArray[np.bool_]]) -> Tensor:
         side = self._model.image_size

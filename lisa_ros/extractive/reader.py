@@ -129,13 +129,17 @@ class LlavaReader:
     def end_id(self) -> int:
         return self.words.end_id
 
-    def see(self, rgb: NDArray[np.uint8]) -> Seen:
+    def pixels(self, rgb: NDArray[np.uint8]) -> Tensor:
+        """Input (1, 3, size, size) of the vision tower, for a frame uint8 (H, W, 3)."""
         pixels = torch.from_numpy(for_clip(rgb, self._clip.preprocessing))[None]
-        features, tokens = self.model.see(pixels.to(self.device, self.model.dtype))
+        return pixels.to(self.device, self.model.dtype)
+
+    def see(self, rgb: NDArray[np.uint8]) -> Seen:
+        features, tokens = self.model.see(self.pixels(rgb))
         return Seen(tokens, features[0])
 
     def vocabulary(self, rgb: NDArray[np.uint8], seen: Seen, proposals: Proposals) -> GrownVocabulary:
-        embeddings = self._embeddings(rgb, seen, proposals).to(self.device, torch.float32)
+        embeddings = self.embeddings(rgb, proposals, seen).to(self.device, torch.float32)
         size = len(self.model.adapter.mean)
         if embeddings.shape[1] != size:
             source = (
@@ -161,7 +165,14 @@ class LlavaReader:
         assert isinstance(vocabulary, GrownVocabulary)
         return self.model.read(self.model.embed(ids, vocabulary, tokens)[None], cache)[0]
 
-    def _embeddings(self, rgb: NDArray[np.uint8], seen: Seen, proposals: Proposals) -> Tensor:
+    def embeddings(self, rgb: NDArray[np.uint8], proposals: Proposals, seen: Seen | None = None) -> Tensor:
+        """Embeddings (N, D) of proposals: those that they bring, or else of the mask encoder.
+
+        Args:
+            rgb: uint8 (H, W, 3).
+            proposals: Of the frame.
+            seen: What :meth:`see` returned; None: the tower looks again, if it is needed.
+        """
         if proposals.embeddings is not None:
             return torch.from_numpy(np.ascontiguousarray(proposals.embeddings, dtype=np.float32))
         if not len(proposals):
@@ -169,4 +180,4 @@ class LlavaReader:
         masks = planes(proposals, (rgb.shape[0], rgb.shape[1]))
         if self._encoder is not None:
             return self._encoder.encode(rgb, masks)
-        return pooled(seen.features, masks, self._clip.preprocessing)
+        return pooled((seen or self.see(rgb)).features, masks, self._clip.preprocessing)

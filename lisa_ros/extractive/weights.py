@@ -28,8 +28,14 @@ from lisa_ros.lisa.weights.spec import read_json
 from lisa_ros.lisa.weights.tensors import Shape, find_files, iterate_tensors, read_shapes
 
 LLAVA, MODELS, MEAN = "llava", "models", "train_embs_mean.pt"
+END = "<end_of_turn>\n"
 LORA_SCALE = 2.0
 """alpha / rank, which the reference fixes."""
+
+ADAPTER_SETTINGS = (
+    *("mlp_adapter", "expand_factor", "num_linears", "num_heads", "num_queries", "dropout", "noise_level"),
+)
+"""Names of the adapter's settings in ``NAME.json``."""
 
 _PREFIX = re.compile(r"llava_model\.llava_model\.(base_model\.model\.)?")
 _CONSTANT = re.compile(r".*(rotary_emb\.inv_freq|embeddings\.position_ids|embed_scale)$")
@@ -47,6 +53,7 @@ class ElisaSpec:
         llava: Configuration of the LLaVA.
         adapter: Arguments of the adapter that no tensor shows.
         end: Text that ends an answer.
+        base: Folder of the LLaVA.
     """
 
     folder: Path
@@ -54,10 +61,7 @@ class ElisaSpec:
     llava: LlavaConfig
     adapter: dict[str, Any]
     end: str
-
-    @property
-    def base(self) -> Path:
-        return self.folder / LLAVA
+    base: Path
 
     @property
     def weights(self) -> Path:
@@ -85,10 +89,22 @@ def read_spec(folder: Path, name: str | None = None) -> ElisaSpec:
     name = name or found[0]
     settings_file = folder / MODELS / f"{name}.json"
     settings = read_json_object(settings_file, CheckpointError) if settings_file.is_file() else {}
-    end = settings.get("end_turn_token", "<end_of_turn>\n")
+    end = settings.get("end_turn_token", END)
     if not isinstance(end, str) or not end:
         raise CheckpointError(f"{settings_file}: end_turn_token is {end!r}; it must be text")
-    return ElisaSpec(folder, name, _llava_config(folder / LLAVA), settings, end)
+    return ElisaSpec(folder, name, _llava_config(folder / LLAVA), settings, end, folder / LLAVA)
+
+
+def read_llava(folder: Path) -> ElisaSpec:
+    """The configuration of a LLaVA that is to become an ELISA.
+
+    Args:
+        folder: In transformers' format.
+
+    Raises:
+        CheckpointError: It is missing, damaged or of another kind.
+    """
+    return ElisaSpec(folder, folder.resolve().name, _llava_config(folder), {}, END, base=folder)
 
 
 def _llava_config(folder: Path) -> LlavaConfig:
@@ -114,6 +130,7 @@ def load_elisa(
     precision: Precision,
     device: torch.device,
     progress: Callable[[float], None] | None = None,
+    adapter: SegAdapter | None = None,
 ) -> Elisa:
     """Build ELISA and load its weights, one tensor at a time, with LoRA merged.
 
@@ -123,22 +140,24 @@ def load_elisa(
         precision: Number format of the LLaVA; the adapter is always in float32.
         device: Where the model goes.
         progress: Called with the loaded share, in [0, 1].
+        adapter: A new one, for a LLaVA that is not an ELISA yet; None: that of the folder.
 
     Raises:
         CheckpointError: A file is damaged, or tensors are missing, unexpected or of another shape.
     """
-    files, trained = find_files(spec.base), [spec.weights]
+    files, trained = find_files(spec.base), [spec.weights] if adapter is None else []
     shapes = {name: shape for name, shape in _shapes(files).items() if name is not None}
     own = _shapes(trained)
     try:
         with torch.device("meta"):
-            model = Elisa(spec.llava, build_adapter(_adapter_shapes(own), spec.adapter), first)
+            model = Elisa(spec.llava, adapter or build_adapter(_adapter_shapes(own), spec.adapter), first)
     except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise CheckpointError(
             f"{spec.folder}: its configuration and tensors do not describe an ELISA: {error}"
         ) from error
-    targets = {_canonical(name): name for name in shapes_of(model)}
-    expected = {_canonical(name): shape for name, shape in shapes_of(model).items()}
+    missing = {name: shape for name, shape in shapes_of(model).items() if adapter is None or "adapter." not in name}
+    targets = {_canonical(name): name for name in missing}
+    expected = {_canonical(name): shape for name, shape in missing.items()}
     pairs = _lora(trained)
     tied = {"lm_head.weight"} if model.lm_head is None else set()
     newer = {name for name, shape in own.items() if expected.get(name) == shape}
@@ -156,7 +175,9 @@ def load_elisa(
             done += tensor.nbytes
             if progress is not None:
                 progress(min(done / total, 1.0))
-    model.adapter.mean = _mean(spec.folder / MODELS / MEAN, len(model.adapter.input_norm.weight)).to(device)
+    if adapter is None:
+        model.adapter.mean = _mean(spec.folder / MODELS / MEAN, len(model.adapter.input_norm.weight)).to(device)
+    model.adapter.to(device)
     _restore_constants(model, device)
     return model.eval().requires_grad_(False)
 
@@ -218,6 +239,12 @@ def _our_adapter_name(theirs: str) -> str:
 def reference_adapter_name(ours: str) -> str:
     """The reference's name of a tensor of our adapter, where both have one."""
     return ours.removeprefix("body.")
+
+
+def reference_lora_name(ours: str) -> str:
+    """The reference's name of a matrix of LoRA on our language model."""
+    name = ours.replace("language_model.", "language_model.model.", 1)
+    return f"llava_model.llava_model.base_model.model.{name}"
 
 
 def _canonical(name: str) -> str:

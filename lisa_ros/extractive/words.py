@@ -69,7 +69,10 @@ class Words:
             self._numbers = {i: n for n, i in enumerate(tokenizer.convert_tokens_to_ids(names), 1)}
         tokenizer.add_tokens([AddedToken(mark, special=True, normalized=False) for mark in (_BREAK, MENTION)])
         self._break, self._mention = (int(tokenizer.convert_tokens_to_ids(mark)) for mark in (_BREAK, MENTION))
+        self.end = end
         self.end_id = self.encode(end)[0]
+        self.pad_id = int(tokenizer.pad_token_id or 0)
+        self.unknown_id = int(tokenizer.unk_token_id if tokenizer.unk_token_id is not None else self.pad_id)
         self._hidden = {*tokenizer.all_special_ids, self.end_id, self._break} - {self._mention}
 
     @classmethod
@@ -106,12 +109,7 @@ class Words:
         Raises:
             CommandError: A text names a proposal that the picture does not have.
         """
-        roles = ("user", "assistant")
-        chat = [
-            {"role": roles[number % 2], "content": (f"{IMAGE}\n" if number == 0 else "") + self._safe(message)}
-            for number, message in enumerate(messages)
-        ]
-        text = self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=open)
+        text = self.render([self._safe(message) for message in messages], open=open)
         mentioned = iter([index for message in messages for index in message.proposals])
         ids: list[int] = []
         for token in self.encode(text):
@@ -122,6 +120,15 @@ class Words:
             elif token != self._break:
                 ids.append(self._grown(token, proposals))
         return ids
+
+    def render(self, texts: Sequence[str], *, open: bool = False) -> str:
+        """The conversation as one text, by the chat template; ``<image>`` stands before the first question."""
+        roles = ("user", "assistant")
+        chat = [
+            {"role": roles[number % 2], "content": (f"{IMAGE}\n" if number == 0 else "") + text}
+            for number, text in enumerate(texts)
+        ]
+        return str(self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=open))
 
     def encode(self, text: str) -> list[int]:
         """The tokenizer's own ids of a text, special tokens included."""

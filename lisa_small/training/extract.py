@@ -26,13 +26,13 @@ from lisa_ros.lisa.prompt import template
 from lisa_ros.lisa.segmenter import Segmenter
 from lisa_ros.lisa.tokenizer import Tokenizer
 from lisa_ros.lisa.weights.load import load_lisa
+from lisa_ros.training.choices import Plan
 from lisa_ros.training.report import Report
 from lisa_ros.training.schedule import ParameterGroup
 from lisa_ros.training.settings import build, check_positive
 from lisa_small.extractor import BASE, ENGINE, WEIGHTS, base_folder
 from lisa_small.network.pointer import Pointer
 from lisa_small.scenes.commands import conversations_for
-from lisa_small.training.choices import Plan
 from lisa_small.training.dialogue import Speech, Suffix
 from lisa_small.training.language import LanguageConfig, Library, train_language
 from lisa_small.training.low_rank import LowRank, add_low_rank, named_matrices

@@ -18,9 +18,9 @@ from lisa_ros.engine.api import MaskCrop
 from lisa_ros.extractive.proposers.drawn import Drawn
 from lisa_ros.lisa.preprocess import Size
 from lisa_ros.lisa.segmenter import Segmenter
+from lisa_ros.training.choices import SceneChoices
 from lisa_small.network.proposals import places_of
 from lisa_small.network.tower import tower_of
-from lisa_small.training.choices import SceneChoices
 from lisa_small.training.scenes import Scene, read_scene
 
 log = logging.getLogger(__name__)
