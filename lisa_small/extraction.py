@@ -87,7 +87,7 @@ class SmallReader:
         self.name = name
         self.questions = segmenter.spec.questions
         self._seg, self._seg_id = segmenter.family.mask_token, seg_id(segmenter)
-        self.reads_mentions = False
+        self.reads_mask_words = False
 
     @property
     def device(self) -> torch.device:

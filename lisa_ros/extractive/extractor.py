@@ -32,7 +32,7 @@ from lisa_ros.engine.api import (
 )
 from lisa_ros.engine.contract import check_rgb
 from lisa_ros.errors import Cancelled, CommandError, NumericalError
-from lisa_ros.extractive.mentions import ExtractedTurn, MentionText, mention_text, messages_of
+from lisa_ros.extractive.mentions import ExtractedTurn, MentionText, mention_text, messages_of, with_names
 from lisa_ros.extractive.reader import Reader, Seen, Vocabulary
 from lisa_ros.lisa.model.cache import PrefixCache
 from lisa_ros.lisa.out_of_memory import out_of_memory
@@ -172,6 +172,8 @@ class Extractor:
         question = self._question(ask, follow_up=ask.history is not None and bool(ask.history.turns))
         with out_of_memory("answering a command"), torch.inference_mode():
             choices = self._choices(encoded, ask.proposals, on_event, stop)
+            if ask.history is not None and not self.reader.reads_mask_words and not ask.verbatim:
+                question = with_names(question, ask.history.turns, choices.proposals)
             ids, dropped = self._prompt_ids(question, ask, choices)
             draft = _Draft(choices, on_event, begun, ask.mask_limit, details, self._typed(ids, choices))
             on_event(Stage("reading"))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from lisa_ros.engine.api import Span, Turn
+from lisa_ros.engine.api import Proposals, Span, Turn
 from lisa_ros.extractive.words import MENTION, Message
 
 
@@ -70,7 +70,7 @@ class ExtractedTurn(Turn):
     source: object = field(default=None, compare=False, repr=False)
 
 
-def messages_of(turns: Sequence[Turn], question: str, source: object, *, literal: bool) -> list[Message]:
+def messages_of(turns: Sequence[Turn], question: str, source: Proposals | None, *, literal: bool) -> list[Message]:
     """The conversation for the model. Mentions of masks of another frame are plain numbers.
 
     Args:
@@ -84,27 +84,42 @@ def messages_of(turns: Sequence[Turn], question: str, source: object, *, literal
         known = isinstance(turn, ExtractedTurn) and turn.source is source
         answer = Message(turn.marked, turn.mentions) if known else Message(turn.answer or "")  # type: ignore[attr-defined]
         messages += [Message(turn.question), answer]
-    return [*messages, _with_references(question, turns, source) if literal else Message(question, literal=False)]
+    return [*messages, with_mask_words(question, turns, source) if literal else Message(question, literal=False)]
 
 
 _REFERENCE = re.compile(r"\[(\d{1,3})\]|\bnumber (\d{1,3})\b", re.IGNORECASE)
 
 
-def _with_references(question: str, turns: Sequence[Turn], source: object) -> Message:
+def with_mask_words(question: str, turns: Sequence[Turn], source: Proposals | None) -> Message:
     """``question`` with the mask word behind "number 2" and "[2]", where the last answer with masks has that number."""
-    question = question.replace(MENTION, "")
-    last = next((turn for turn in reversed(turns) if isinstance(turn, ExtractedTurn) and turn.mentions), None)
-    if last is None or last.source is not source:
-        return Message(question)
-    order = list(dict.fromkeys(last.mentions))
     named: list[int] = []
 
-    def marked(match: re.Match[str]) -> str:
-        number = int(match[1] or match[2])
-        if not 1 <= number <= len(order):
-            return match[0]
-        named.append(order[number - 1])
-        return f"{match[0]} {MENTION}"
+    def marked(words: str, index: int) -> str:
+        named.append(index)
+        return f"{words} {MENTION}"
 
-    text = _REFERENCE.sub(marked, question)
+    text = _replaced(question.replace(MENTION, ""), turns, source, marked)
     return Message(text, tuple(named))
+
+
+def with_names(question: str, turns: Sequence[Turn], source: Proposals | None) -> str:
+    """The same with the names of things, for a model that reads no mask words in questions."""
+
+    def named(words: str, index: int) -> str:
+        phrases = source.phrases if source is not None else ()
+        return f"{words} (the {phrases[index]})" if phrases else words
+
+    return _replaced(question, turns, source, named)
+
+
+def _replaced(question: str, turns: Sequence[Turn], source: Proposals | None, by: Callable[[str, int], str]) -> str:
+    last = next((turn for turn in reversed(turns) if isinstance(turn, ExtractedTurn) and turn.mentions), None)
+    if last is None or last.source is not source:
+        return question
+    order = list(dict.fromkeys(last.mentions))
+
+    def replacement(match: re.Match[str]) -> str:
+        number = int(match[1] or match[2])
+        return by(match[0], order[number - 1]) if 1 <= number <= len(order) else match[0]
+
+    return _REFERENCE.sub(replacement, question)

@@ -59,6 +59,8 @@ class Reader(Protocol):
 
     name: str
     questions: QuestionForms
+    reads_mask_words: bool
+    """Whether mask words in a question mean something to the model."""
 
     @property
     def device(self) -> torch.device: ...
@@ -103,6 +105,7 @@ class LlavaReader:
     """
 
     questions = QUESTIONS
+    reads_mask_words = True
 
     def __init__(self, model: Elisa, words: Words, clip: ClipFolder, encoder: MaskEncoder | None, name: str):
         self.model = model

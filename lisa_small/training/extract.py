@@ -133,8 +133,8 @@ def with_mentions(suffix: Suffix, counts: list[int]) -> Suffix:
     for at, wanted, count in zip(suffix.segs, suffix.targets, counts, strict=True):
         begin = at + added
         for _ in range(count - 1):
-            ids.insert(begin, ids[begin])
-            weights.insert(begin, 1.0)
+            ids.insert(begin + 1, ids[begin])
+            weights.insert(begin + 1, 1.0)
             moves.append(at)
         segs += list(range(begin, begin + count))
         targets += [wanted] * count
