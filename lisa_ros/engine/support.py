@@ -200,7 +200,7 @@ class _Shifted:
         if id(region) not in self._regions:
             by = len(self._before)
             spans = tuple((begin + by, end + by) for begin, end in region.spans)
-            moved = replace(region, phrase=region.phrase or self._target, spans=spans, span=None)
+            moved = replace(region, phrase=self._target, spans=spans, span=None)
             self._regions[id(region)] = (region, moved)
         return self._regions[id(region)][1]
 

@@ -211,7 +211,7 @@ def test_targets_replace_the_command_and_absent_ones_are_listed(
     assert answer["answer"] == "This is the red thing.\nThere is no green thing."
     assert main(["segment", str(blocks), "--target", "red", "--target", "green", "--model", "colour_engine:load"]) == 3
     printed = capsys.readouterr().out
-    assert "mask 1 (red thing): score" in printed
+    assert "mask 1 (red): score" in printed
     assert "not there: green" in printed
 
 
