@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+RELATIVES = Path(__file__).resolve().parents[2] / "shared" / "goldens"
+"""Where a developer's checkout has the full goldens of LISA's relatives; elsewhere this folder does not exist."""
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_A = GOLDEN / "A"
 _FULL = Path(__file__).resolve().parents[2] / "shared" / "goldens"

@@ -148,7 +148,7 @@ def _inspect_lisa(folder: Path) -> Report:
     report.origin = _origin(folder)
     clip = _clip_of(spec, folder, report)
     with torch.device("meta"):
-        lisa = build_lisa(spec, shapes, clip or _unknown_clip(spec), networks_for(folder))
+        lisa = build_lisa(spec, shapes, clip or unknown_clip(spec), networks_for(folder))
     _compare_lisa(report, lisa, shapes, clip)
     report.facts = _lisa_facts(spec, lisa, clip, folder, report)
     weighed = {
@@ -240,7 +240,7 @@ def _clip_of(spec: Spec, folder: Path, report: Report) -> ClipFolder | None:
     return clip
 
 
-def _unknown_clip(spec: Spec) -> ClipFolder:
+def unknown_clip(spec: Spec) -> ClipFolder:
     """Stands for a tower that is not on this machine, so that the rest can be built and compared."""
     config = CLIPVisionConfig(hidden_size=spec.mm_hidden_size, num_attention_heads=1, num_hidden_layers=1)
     return ClipFolder(Path(), config, ClipPreprocessing())
