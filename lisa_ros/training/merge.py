@@ -91,7 +91,7 @@ def merge_checkpoint(source: Path, out: Path, *, alpha: float, dtype: torch.dtyp
     _fold(source, lora, alpha / ranks.pop(), out, dtype)
 
 
-def merge_file(file: Path, base: Path, out: Path, *, alpha: float, dtype: torch.dtype | None = None) -> None:
+def merge_file(file: Path, base: Path, out: Path, *, alpha: float = 16.0, dtype: torch.dtype | None = None) -> None:
     """Merge GSVA's released file, one ``.bin`` with a whole model and its LoRA, into a folder like any other.
 
     Merged matrices are stored as float32, so that nothing is rounded; all other tensors are copied. The CLIP tower in
