@@ -23,19 +23,24 @@ from transformers.models.sam.modeling_sam import SamAttention, SamMaskDecoder, S
 from lisa_ros.lisa.preprocess import Size, resized_size
 
 
-def decode_prompts(sam: SamModel, image_embeddings: Tensor, positions: Tensor, prompts: Tensor) -> Tensor:
+def decode_prompts(
+    sam: SamModel, image_embeddings: Tensor, positions: Tensor, prompts: Tensor, dense: Tensor | None = None
+) -> Tensor:
     """Mask logits of SAM's single-mask output.
 
     Args:
         sam: The model.
         image_embeddings: (B, C, h, w).
         positions: (1, C, h, w), see ``sam.image_positions``.
-        prompts: (B, P, C), one sparse prompt token for each mask.
+        prompts: (B, P, C), one sparse prompt token for each mask, or (B, P, k, C), k tokens for each.
+        dense: (B, C, h, w), dense prompt from a mask; None: SAM's embedding for no mask.
 
     Returns:
         (B, P, 4h, 4w).
     """
-    return decode_and_look(sam, image_embeddings, positions, prompts)[0]
+    if dense is None:
+        return decode_and_look(sam, image_embeddings, positions, prompts)[0]
+    return _decode(sam.mask_decoder, image_embeddings + dense, positions, prompts)[0]
 
 
 def decode_and_look(
@@ -67,10 +72,12 @@ def upsample_logits(low_res: Tensor, size: Size, input_size: int) -> Tensor:
 def _decode(
     decoder: SamMaskDecoder, image_embeddings: Tensor, positions: Tensor, prompts: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    batch, count, _ = prompts.shape
+    if prompts.ndim == 3:
+        prompts = prompts[:, :, None]  # (B, P, 1, C)
+    batch, count = prompts.shape[:2]
     height, width = image_embeddings.shape[-2:]
     fixed = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([fixed.expand(batch, count, -1, -1), prompts[:, :, None]], dim=2).flatten(0, 1)  # (N, T, C)
+    tokens = torch.cat([fixed.expand(batch, count, -1, -1), prompts], dim=2).flatten(0, 1)  # (N, T, C)
     where = positions.flatten(2)[0]  # (C, G)
     keys = image_embeddings.flatten(2).transpose(1, 2)  # (B, G, C): shared by an image's prompts until they write to it
     queries, looks = tokens, []
