@@ -24,6 +24,10 @@ BY_TOKEN = ("model.embed_tokens.weight", "lm_head.weight", "model.presence.token
 """Tensors with a row for every token."""
 
 
+_DENSE = "model.visual_model.prompt_encoder.mask_downscaling.6"
+_NO_MASK = "model.visual_model.prompt_encoder.no_mask_embed.weight"
+
+
 class Vocabulary(NamedTuple):
     """Tokens of a checkpoint.
 
@@ -63,7 +67,7 @@ def grown(rows: Tensor, count: int, spread: float, generator: torch.Generator) -
     return torch.cat([rows[:count], new.to(rows.dtype)])
 
 
-def adopt(start: Path, family: Family, folder: Path, seed: int) -> None:
+def adopt(start: Path, family: Family, folder: Path, seed: int, *, fresh_mask_embed: bool = False) -> None:
     """Write ``start`` as a checkpoint of another family: its tokens are added, all else is copied.
 
     The row of a new token is that of the start's mask token with a little noise, so that training begins where a mask
@@ -74,6 +78,7 @@ def adopt(start: Path, family: Family, folder: Path, seed: int) -> None:
         family: Whose tokens are added.
         folder: To write.
         seed: Of the noise.
+        fresh_mask_embed: Begin with a dense prompt that no coarse mask changes: that of a mask without a coarse one.
 
     Raises:
         CheckpointError: The start is damaged, or has no mask token.
@@ -96,6 +101,9 @@ def adopt(start: Path, family: Family, folder: Path, seed: int) -> None:
                 shard[name] = whole
             else:
                 shard[name] = tensor.clone()
+        if fresh_mask_embed and f"{_DENSE}.weight" in shard:
+            shard[f"{_DENSE}.weight"].zero_()
+            shard[f"{_DENSE}.bias"] = shard[_NO_MASK][0].clone()
         writer.write(shard)
     for file in start.iterdir():
         if file.suffix in (".json", ".model") and not file.name.endswith(".index.json") and file.name != "config.json":
