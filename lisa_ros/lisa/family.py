@@ -177,7 +177,10 @@ FAMILIES: dict[str, Family] = {
             reject_token="<no_ins>",
             list_tokens=("<semantic>", "<cat_start>", "<cat_end>"),
             questions=QuestionForms(several="<semantic>Segment this image.<cat_start> {} <cat_end>", lower=True),
-            answers=("It is <ins>.", "Sure, <ins>.", "The segmentation result is <ins>.", "<ins>."),
+            answers=(
+                *("It is <ins>.", "Sure, it is <ins>.", "Sure, <ins>.", "<ins>.", "The result is <ins>."),
+                *("The segmentation result is <ins>.", "Sure, the segmentation result is <ins>."),
+            ),
             named_answers=(AnswerForm("", "{}<ins>"),),
             separator="",
             closing="",

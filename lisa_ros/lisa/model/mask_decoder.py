@@ -1,9 +1,9 @@
 """SAM's mask decoder for many prompts of many images, faster than that of transformers, with the same results.
 
-There are few prompt tokens and many image tokens. So projections are applied to the prompt tokens: ``(keys W)
-(queries)`` is computed as ``keys (W queries)``, heads become columns of one matrix, and no image token is projected or
-transposed. The transposed convolutions (kernel 2, stride 2, so no overlap) are a matrix product for each cell; only the
-logits are then rearranged to an image.
+There are few prompt tokens and many image tokens. So, unless there are many of both, projections are applied to the
+prompt tokens: ``(keys W) (queries)`` is computed as ``keys (W queries)``, heads become columns of one matrix, and no
+image token is projected or transposed. The transposed convolutions (kernel 2, stride 2, so no overlap) are a matrix
+product for each cell; only the logits are then rearranged to an image.
 
 Shapes: B images, P prompts each, N = B * P, G = h * w image tokens, T tokens (predicted IoU, masks, prompt), C
 channels, n heads of d channels.
@@ -101,6 +101,12 @@ def _decode(
     return logits.reshape(batch, count, 4 * height, 4 * width), looks
 
 
+def _has_many(attention: SamAttention, tokens: Tensor) -> bool:
+    """Whether projecting the image tokens takes fewer multiplications than projecting the tokens (N, T, C) for each."""
+    (_, count, width), inner = tokens.shape, attention.internal_dim
+    return attention.num_attention_heads * count * width > inner * (width + count)
+
+
 def _heads(attention: SamAttention, x: Tensor) -> Tensor:
     """(N, T, n * d) -> (N, n, T, d)."""
     return x.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
@@ -125,6 +131,12 @@ def _from_image(attention: SamAttention, query: Tensor, keys: Tensor, where: Ten
 
     The bias of k_proj adds the same to all of a query's scores and falls out of the softmax.
     """
+    if _has_many(attention, query):
+        q = _heads(attention, attention.q_proj(query))
+        k = _heads(attention, attention.k_proj(keys + where.T)).expand(len(q), -1, -1, -1)
+        v = _heads(attention, attention.v_proj(keys)).expand(len(q), -1, -1, -1)
+        out = F.scaled_dot_product_attention(q, k, v, scale=attention.scaling)
+        return attention.out_proj(out.transpose(1, 2).flatten(2))
     n, tokens = attention.num_attention_heads, query.shape[1]
     q = _heads(attention, attention.q_proj(query)) * attention.scaling  # (N, n, T, d)
     through_k = attention.k_proj.weight.unflatten(0, (n, -1))  # (n, d, C)
@@ -142,6 +154,12 @@ def _to_image(
 
     Returns keys + attention (N, G, C), and the scores of the tokens (N, n, T, G) before the softmax."""
     n, (count, tokens) = attention.num_attention_heads, key.shape[:2]
+    if _has_many(attention, key):
+        q = _heads(attention, attention.q_proj(keys + where.T))  # (B or N, n, G, d)
+        k = _heads(attention, attention.k_proj(key)) * attention.scaling
+        scores = k @ q.transpose(2, 3)  # (N, n, T, G)
+        out = torch.softmax(scores, dim=2).transpose(2, 3) @ _heads(attention, attention.v_proj(value))
+        return keys + attention.out_proj(out.transpose(1, 2).flatten(2)), scores
     k = _heads(attention, attention.k_proj(key)) * attention.scaling  # (N, n, T, d)
     through_q = attention.q_proj.weight.unflatten(0, (n, -1))  # (n, d, C)
     offset = k @ attention.q_proj.bias.view(n, -1, 1)  # (N, n, T, 1)
