@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from goldens import GOLDEN, RELATIVES
+from goldens import ALL_FULL, GOLDEN
 from safetensors.torch import load_file
 
 from lisa_ros.cli import main
 from lisa_ros.engine.registry import load_engine
 from lisa_ros.lisa.tokenizer import Tokenizer
 
-A = RELATIVES / "GSVA-A"
+A = ALL_FULL / "GSVA-A"
 LLAVA = {"<im_patch>": 800, "<im_start>": 801, "<im_end>": 802}
 LAYER = "model.layers.1.self_attn"
 Tensors = dict[str, torch.Tensor]
