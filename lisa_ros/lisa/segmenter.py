@@ -135,6 +135,7 @@ class _Draft:
     mentions: list[Mention] = field(default_factory=list)
     name_ids: list[int] = field(default_factory=list)  # since the last mask or reject token
     coarse: list[_Coarse] = field(default_factory=list)  # without a mask token yet
+    early: list[_Coarse] = field(default_factory=list)  # to be shown
     low_res: list[Tensor] = field(default_factory=list)  # each (S, 1, h, w)
     coarse_low_res: list[Tensor] = field(default_factory=list)  # each (S, 1, h, w)
     logits: list[NDArray[np.float32]] = field(default_factory=list)  # each (S, H, W)
@@ -472,7 +473,7 @@ class Segmenter:
             answer.on_event(Stage("generating"))
         marks = [mark for step in steps if (mark := self._push(answer, step)) is not None]
         answer.on_event(Token(answer.text.text))
-        early = [one for one in answer.coarse if one.logits is None] if self._coarse_regions else []
+        early, answer.early = answer.early, []
         if not marks and not early:
             return
         if stop():
@@ -497,6 +498,7 @@ class Segmenter:
         is_mask = self.grounding.is_mask(step.token)
         if self.grounding.is_coarse(step.token):
             answer.coarse.append(_Coarse(step.hidden))
+            answer.early += answer.coarse[-1:] if self._coarse_regions else []
         if not is_mask and step.token != self._reject_id:
             answer.name_ids.append(step.token)
             return None
