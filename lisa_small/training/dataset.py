@@ -84,13 +84,12 @@ class Scenes:
 
 
 def _dialogue(conversation: ConversationRecord, ids: NDArray[np.uint8], family: Family) -> Dialogue:
-    coarse = f"{family.coarse_token} {family.mask_token}" if family.coarse_token else family.mask_token
     turns, masks = [], []
     for number, turn in enumerate(conversation["turns"]):
         question = phrase_command(
             turn["command"], QuestionForms(), explain=bool(turn.get("explain")), follow_up=number > 0
         )
-        turns.append(Turn(question, turn["answer"].replace("[SEG]", coarse)))
+        turns.append(Turn(question, family.true_answer(turn["answer"])))
         if turn["targets"]:
             masks.append(np.isin(ids, turn["targets"]).astype(np.uint8))
     return Dialogue(tuple(turns), np.stack(masks) if masks else np.zeros((0, *ids.shape), np.uint8), family)
