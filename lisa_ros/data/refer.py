@@ -2,7 +2,8 @@
 
 FOLDER/refcoco/refs(unc).p and instances.json, FOLDER/grefcoco/grefs(unc).json and instances.json; the pictures in
 FOLDER/images/mscoco/images/train2014, those of RefCLEF in FOLDER/images/saiapr_tc-12. R-RefCOCO (``R-refcoco``) and
-FP-RefCOCO (``fprefcoco``) have sentences about things that are not there, in the same form.
+FP-RefCOCO (``fprefcoco``) have sentences about things that are not there, in the same form. Ref-ZOM is
+FOLDER/refzom/Ref_ZOM.p with FOLDER/images/mscoco/images/trainval2014.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from lisa_ros.json_file import read_json
 
 log = logging.getLogger(__name__)
 
+_REF_ZOM = "Ref_ZOM.p"
 NONE = -1
 """The annotation of a sentence that refers to nothing (gRefCOCO)."""
 
@@ -45,18 +47,21 @@ def reference_files(folder: Path) -> dict[str, Path]:
     """Whose split -> its file, ``grefs(unc).json`` or, without any, ``refs(unc).p``; empty in a folder not REFER's."""
     if not (folder / "instances.json").is_file():
         return {}
+    if (folder / _REF_ZOM).is_file():
+        return {"zom": folder / _REF_ZOM}
     files = sorted(folder.glob("grefs(*).json" if is_generalised(folder) else "refs(*).p"))
     return {file.stem.partition("(")[2][:-1]: file for file in files}
 
 
 def is_generalised(folder: Path) -> bool:
-    """Whether the sentences may mean several things or none, as gRefCOCO's do."""
-    return any(folder.glob("grefs(*).json"))
+    """Whether the sentences may mean several things or none, as gRefCOCO's and Ref-ZOM's do."""
+    return any(folder.glob("grefs(*).json")) or (folder / _REF_ZOM).is_file()
 
 
 def image_folder(path: Path, name: str) -> Path:
     """Where the pictures of a data set lie in the reference's layout."""
-    return path / "images" / ("saiapr_tc-12" if name == "refclef" else "mscoco/images/train2014")
+    places = {"refclef": "saiapr_tc-12", "refzom": "mscoco/images/trainval2014"}
+    return path / "images" / places.get(name, "mscoco/images/train2014")
 
 
 def picture_of(coco: CocoFile, image_id: int, folder: Path) -> tuple[str, NDArray[np.uint8]]:
@@ -124,7 +129,7 @@ def _usual_split(folder: Path) -> str:
     name = folder.resolve().name
     if name.startswith("fprefcoco"):
         return "berkeley_exclude_unified"
-    whose = {"refcocog": "umd", "refzom": "final"}.get(name.removeprefix("R-"), "unc")
+    whose = {"refcocog": "umd", "refzom": "zom"}.get(name.removeprefix("R-"), "unc")
     return f"{whose}_exclude_unified" if name.startswith("R-") else whose
 
 
