@@ -1,6 +1,6 @@
 """LISA, GSVA and CoReS on the same commands about rendered scenes: several targets, absent ones, small things.
 
-    lisa scenes --out data/scenes/test --count 400 --seed 42 --split test --no-depth
+    lisa scenes --out data/scenes/test --count 440 --seed 42 --split test --no-depth
     python benchmarks/relatives.py data/scenes/test lisa=lisa_small/weights gsva=models/small-gsva --json scores.json
 
 Every target is a name. A model that answers about several targets is asked for all of a command at once; another is
