@@ -46,12 +46,12 @@ def commands(record: SceneRecord, rng: random.Random) -> Iterator[Command]:
     if sum(bool(ids) for _, ids in several) > 1:
         yield Command("several", several)
     speaker = Speaker(record, rng, "test")
-    yield Command("absent", [(speaker.name(speaker.absent_thing()), [])])
+    yield Command("absent", [(speaker.absent_thing().label, [])])
     pixels = record["camera"]["width"] * record["camera"]["height"]
     small = [thing for thing in speaker.single if thing["area"] < SMALL * pixels]
     if small:
         thing = rng.choice(small)
-        yield Command("small", [(speaker.name_of(thing), [thing["id"]])])
+        yield Command("small", [(thing["class"], [thing["id"]])])
 
 
 def choose(folder: Path, count: int, seed: int) -> list[tuple[SceneRecord, list[Command]]]:

@@ -17,7 +17,8 @@ ABSENT = 0.35
 def named_things(scene: SceneRecord, rng: random.Random, count: int, split: str) -> list[NamedThing]:
     """Make up to ``count`` different names, of things that are there and of others.
 
-    A class of two objects is named in the plural and means both.
+    Classes have their own names, not synonyms, since an answer repeats them. A class of two objects is named in the
+    plural and means both.
 
     Args:
         scene: A line of ``scenes.jsonl``.
@@ -32,9 +33,7 @@ def named_things(scene: SceneRecord, rng: random.Random, count: int, split: str)
     for _ in range(count):
         if present and rng.random() >= ABSENT:
             label = present.pop()
-            objects = speaker.by_class[label]
-            name = speaker.all_of(label)[0] if len(objects) > 1 else speaker.name_of(objects[0])
-            made.setdefault(name, [thing["id"] for thing in objects])
+            made.setdefault(speaker.all_of(label)[0], [thing["id"] for thing in speaker.by_class[label]])
         else:
-            made.setdefault(speaker.name(speaker.absent_thing()), [])
+            made.setdefault(speaker.absent_thing().label, [])
     return list(made.items())
