@@ -88,7 +88,7 @@ def test_targets_are_asked_one_by_one_and_joined_as_one_answer() -> None:
     assert [answer.text[slice(*region.span)] for region in (first, second)] == ["[SEG]", "[SEG]"]
     assert first.span[0] < answer.text.index("plate") < second.span[0]
     assert third.spans == ()
-    assert [region.phrase for region in answer.regions] == ["cup", "a plate", "plate"]
+    assert [region.phrase for region in answer.regions] == ["cup", "plate", "plate"]
     assert answer.absent == ("saw",)
 
 
