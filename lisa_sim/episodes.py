@@ -1,0 +1,226 @@
+"""Commands in fresh scenes, without ROS: for benchmarks and tests of everything but the transport."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lisa_ros.data.scene_records import SceneRecord
+from lisa_ros.engine.api import Ask, MaskCrop, crop_mask
+from lisa_ros.perception.geometry import Object3D, locate, suction_candidates
+from lisa_sim.cell import ROBOT, Cell
+from lisa_sim.picking import CannotReach, Outcome, Picker, Point, Seen, Verdict
+from lisa_sim.robot import DOWN, Pose, Unreachable
+from lisa_small.scenes.commands import conversations_for
+from lisa_small.scenes.dataset import describe, photograph
+from lisa_small.scenes.layout import Layout
+from lisa_small.scenes.render import Frame, Studio
+
+SIZE = (640, 480)
+KINDS = ("name", "use", "need", "property", "place")
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """One command in one scene. targets: numbers of the objects that it means, from 0."""
+
+    number: int
+    kind: str
+    command: str
+    targets: tuple[int, ...]
+    layout: Layout
+    picture: NDArray[np.uint8]
+
+
+def scene_of(studio: Studio, number: int, split: str = "test") -> tuple[Layout, Frame, SceneRecord]:
+    """Scene ``number`` of a split, with its record."""
+    layout, frame = photograph(studio, number, split, SIZE)
+    return layout, frame, describe(layout, frame, f"{number:06d}", number, False)
+
+
+def episodes(studio: Studio, seed: int, numbers: Sequence[int]) -> Iterator[Episode]:
+    """Episodes of fresh scenes; kinds of command take turns. Scenes without a command of their kind are left out."""
+    for number in numbers:
+        layout, frame, scene = scene_of(studio, seed + number)
+        kind = KINDS[number % len(KINDS)]
+        rng = random.Random(f"pick {seed} {number}")
+        conversation = next(iter(conversations_for(scene, rng, 1, "test", kinds={kind: 1.0})), None)
+        if conversation is None:
+            continue
+        turn = conversation["turns"][0]
+        targets = tuple(target - 1 for target in turn["targets"])
+        yield Episode(number, kind, turn["command"], targets, layout, frame.rgb)
+
+
+class DirectArm:
+    """A cell's robot as a picker's arm, in the same process.
+
+    on_step: is called after every physics step, for films.
+    """
+
+    def __init__(self, cell: Cell, on_step: Callable[[], None] | None = None) -> None:
+        self.cell, self.on_step = cell, on_step
+
+    def move_to(self, position: NDArray[np.float64], guarded: bool = False) -> None:
+        try:
+            motion = self.cell.robot.move_to(Pose(position, DOWN), guarded)
+        except Unreachable as error:
+            raise CannotReach(str(error)) from error
+        self._run(motion)
+
+    def grip(self) -> None:
+        self.cell.cup.on = True
+
+    def release(self) -> None:
+        self.cell.cup.release()
+        self._run(None for _ in range(150))
+
+    def holds(self) -> bool:
+        return self.cell.cup.held is not None
+
+    def park(self) -> None:
+        self._run(self.cell.robot.park())
+
+    def position(self) -> NDArray[np.float64]:
+        return self.cell.robot.pose.position
+
+    def _run(self, motion: Iterator[None]) -> None:
+        for _ in motion:
+            self.cell.step()
+            if self.on_step is not None:
+                self.on_step()
+
+
+Masks = Callable[[Frame, str], Sequence[MaskCrop]]
+
+
+@dataclass
+class Glance:
+    """One look: the frame, the masks of the answer, and what was made of them."""
+
+    frame: Frame
+    crops: Sequence[MaskCrop]
+    seen: Sequence[Seen]
+
+
+class DirectEyes:
+    """A cell's camera as a picker's eyes. masks: the answer to a command about a frame. glances: every look so far."""
+
+    def __init__(self, cell: Cell, masks: Masks) -> None:
+        self.cell, self.masks = cell, masks
+        self.glances: list[Glance] = []
+
+    def ask(self, command: str) -> Sequence[Seen]:
+        frame = self.cell.look()
+        crops = [self_filtered(crop, frame.ids == ROBOT) for crop in self.masks(frame, command)]
+        crops = [crop for crop in crops if crop.area]
+        # What a depth camera gives: whole millimetres.
+        depth = np.clip(np.round(frame.depth * 1000), 0, 65535).astype(np.uint16)
+        pose = self.cell.camera_pose
+        things = [locate(crop, depth, self.cell.camera) for crop in crops]
+        seen = [seen_from(thing, crop.area, pose) for crop, thing in zip(crops, things, strict=True) if len(thing.points)]
+        self.glances.append(Glance(frame, crops, seen))
+        return seen
+
+
+def self_filtered(crop: MaskCrop, robot: NDArray[np.bool_]) -> MaskCrop:
+    """A mask without the robot's own pixels. robot: (H, W)."""
+    window = robot[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]
+    if not window.any():
+        return crop
+    mask = np.zeros(robot.shape, bool)
+    mask[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width] = (crop.pixels > 0) & ~window
+    return crop_mask(mask, crop.label, crop.score)
+
+
+def seen_from(thing: Object3D, area: int, pose: NDArray[np.float64]) -> Seen:
+    """An object in the world. pose: (4, 4) from the camera's optical frame to the world."""
+    turn, origin = pose[:3, :3], pose[:3, 3]
+    points = thing.points @ turn.T + origin
+    middle = (points.min(axis=0) + points.max(axis=0)) / 2
+    candidates = suction_candidates(thing, turn.T @ [0, 0, 1])
+    grips = [Point(turn @ one.point + origin, turn @ one.normal, one.score) for one in candidates]
+    return Seen(middle, area, grips)
+
+
+def true_masks(targets: Sequence[int]) -> Masks:
+    """Masks as a model without a fault would give them."""
+
+    def masks(frame: Frame, command: str) -> list[MaskCrop]:
+        crops = [crop_mask(frame.ids == target + 1, label, 1.0) for label, target in enumerate(targets, 1)]
+        return [crop for crop in crops if crop.area]
+
+    return masks
+
+
+def model_masks(engine: Any) -> Masks:
+    """Masks of an engine. Each command is a conversation of its own."""
+
+    def masks(frame: Frame, command: str) -> list[MaskCrop]:
+        return [region.mask for region in engine.ask(engine.encode(frame.rgb), Ask(command)).regions]
+
+    return masks
+
+
+@dataclass
+class Report:
+    """How an episode ended, with the truth that the robot does not know."""
+
+    episode: Episode
+    outcome: Outcome
+    in_tray: tuple[int, ...]
+    cause: str
+    iou: float
+    glances: list[Glance]
+
+    @property
+    def ok(self) -> bool:
+        """Exactly one object lies in the tray, and it is a target."""
+        return not self.cause
+
+
+def run_episode(episode: Episode, cell: Cell, masks: Masks, on_step: Callable[[], None] | None = None) -> Report:
+    """Carries out an episode's command in its cell."""
+    eyes = DirectEyes(cell, masks)
+    start = cell.positions()
+    arm = DirectArm(cell, on_step)
+    outcome = Picker(arm, eyes, cell.tray).pick(episode.command)
+    arm._run(None for _ in range(250))
+    in_tray = cell.in_tray()
+    first = eyes.glances[0]
+    truth = np.isin(first.frame.ids, [target + 1 for target in episode.targets])
+    cause = cause_of(episode, outcome, in_tray, first, cell, start)
+    return Report(episode, outcome, tuple(in_tray), cause, iou_of(first.crops, truth), eyes.glances)
+
+
+def cause_of(
+    episode: Episode, outcome: Outcome, in_tray: list[int], first: Glance, cell: Cell, start: NDArray[np.float64]
+) -> str:
+    """Why an episode failed; empty where it did not."""
+    if len(in_tray) == 1 and in_tray[0] in episode.targets:
+        return ""
+    if outcome.verdict is Verdict.NOT_FOUND:
+        return "no mask"
+    if in_tray and any(number not in episode.targets for number in in_tray):
+        return "wrong object" if len(in_tray) == 1 else "several objects"
+    if len(in_tray) > 1:
+        return "several objects"
+    target = outcome.target
+    if target is not None and not any("hold" in line or "put" in line or "fell" in line for line in outcome.story):
+        return "out of reach"
+    if any("put into" in line or "fell" in line for line in outcome.story):
+        return "dropped"
+    return "no grip"
+
+
+def iou_of(crops: Sequence[MaskCrop], truth: NDArray[np.bool_]) -> float:
+    """Of the union of masks with the truth (H, W)."""
+    union = np.zeros(truth.shape, bool)
+    for crop in crops:
+        union[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width] |= crop.pixels > 0
+    return float(np.count_nonzero(union & truth) / max(np.count_nonzero(union | truth), 1))
