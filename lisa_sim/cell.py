@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lisa_ros.perception.geometry import Camera
 from lisa_sim.gantry import Gantry
 from lisa_sim.robot import Cup, Robot
-from lisa_sim.tray import Tray, place_tray
+from lisa_sim.tray import place_tray
 from lisa_small.scenes.assets import load_models
 from lisa_small.scenes.bodies import add_collision, add_hull, add_looks, add_parts, main_part
 from lisa_small.scenes.layout import PALETTE, Layout
@@ -64,7 +64,7 @@ class Cell:
             body = spec.worldbody.add_body(name=thing(number), pos=placement.position, quat=placement.quat)
             add_looks(body, placement.model)
             add_collision(body, placement.model)
-        self.tray.add_to(spec)
+        self.tray.add_to(spec, f"table{layout.table}")
         plan = kind.plan(layout, self.tray)
         kind.add_to(spec, plan)
         for number in range(len(layout.placements)):

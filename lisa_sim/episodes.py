@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,51 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_ros.data.scene_records import SceneRecord
 from lisa_ros.engine.api import Ask, MaskCrop, crop_mask
 from lisa_ros.perception.geometry import Object3D, locate, suction_candidates
-from lisa_sim.cell import ROBOT, Cell
+from lisa_sim.cell import Cell
 from lisa_sim.picking import CannotReach, Outcome, Picker, Point, Seen, Verdict
 from lisa_sim.robot import DOWN, Pose, Unreachable
-from lisa_small.scenes.commands import conversations_for
-from lisa_small.scenes.dataset import describe, photograph
-from lisa_small.scenes.layout import Layout
-from lisa_small.scenes.render import Frame, Studio
-
-SIZE = (640, 480)
-KINDS = ("name", "use", "need", "property", "place")
-
-
-@dataclass(frozen=True, eq=False)
-class Episode:
-    """One command in one scene. targets: numbers of the objects that it means, from 0."""
-
-    number: int
-    kind: str
-    command: str
-    targets: tuple[int, ...]
-    layout: Layout
-    picture: NDArray[np.uint8]
-
-
-def scene_of(studio: Studio, number: int, split: str = "test") -> tuple[Layout, Frame, SceneRecord]:
-    """Scene ``number`` of a split, with its record."""
-    layout, frame = photograph(studio, number, split, SIZE)
-    return layout, frame, describe(layout, frame, f"{number:06d}", number, False)
-
-
-def episodes(studio: Studio, seed: int, numbers: Sequence[int]) -> Iterator[Episode]:
-    """Episodes of fresh scenes; kinds of command take turns. Scenes without a command of their kind are left out."""
-    for number in numbers:
-        layout, frame, scene = scene_of(studio, seed + number)
-        kind = KINDS[number % len(KINDS)]
-        rng = random.Random(f"pick {seed} {number}")
-        conversation = next(iter(conversations_for(scene, rng, 1, "test", kinds={kind: 1.0})), None)
-        if conversation is None:
-            continue
-        turn = conversation["turns"][0]
-        targets = tuple(target - 1 for target in turn["targets"])
-        yield Episode(number, kind, turn["command"], targets, layout, frame.rgb)
+from lisa_sim.scenario import Episode, depth_of
+from lisa_small.scenes.render import Frame
 
 
 class DirectArm:
@@ -117,32 +78,21 @@ class DirectEyes:
 
     def ask(self, command: str) -> Sequence[Seen]:
         frame = self.cell.look()
-        crops = [self_filtered(crop, frame.ids == ROBOT) for crop in self.masks(frame, command)]
-        crops = [crop for crop in crops if crop.area]
-        # What a depth camera gives: whole millimetres.
-        depth = np.clip(np.round(frame.depth * 1000), 0, 65535).astype(np.uint16)
+        crops = self.masks(frame, command)
+        depth = depth_of(frame)
         pose = self.cell.camera_pose
         things = [locate(crop, depth, self.cell.camera) for crop in crops]
-        seen = [seen_from(thing, crop.area, pose) for crop, thing in zip(crops, things, strict=True) if len(thing.points)]
+        seen = [
+            seen_from(thing, crop.area, pose) for crop, thing in zip(crops, things, strict=True) if len(thing.points)
+        ]
         self.glances.append(Glance(frame, crops, seen))
         return seen
-
-
-def self_filtered(crop: MaskCrop, robot: NDArray[np.bool_]) -> MaskCrop:
-    """A mask without the robot's own pixels. robot: (H, W)."""
-    window = robot[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]
-    if not window.any():
-        return crop
-    mask = np.zeros(robot.shape, bool)
-    mask[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width] = (crop.pixels > 0) & ~window
-    return crop_mask(mask, crop.label, crop.score)
 
 
 def seen_from(thing: Object3D, area: int, pose: NDArray[np.float64]) -> Seen:
     """An object in the world. pose: (4, 4) from the camera's optical frame to the world."""
     turn, origin = pose[:3, :3], pose[:3, 3]
-    points = thing.points @ turn.T + origin
-    middle = (points.min(axis=0) + points.max(axis=0)) / 2
+    middle = turn @ (thing.centroid if thing.box is None else thing.box.centre) + origin
     candidates = suction_candidates(thing, turn.T @ [0, 0, 1])
     grips = [Point(turn @ one.point + origin, turn @ one.normal, one.score) for one in candidates]
     return Seen(middle, area, grips)
@@ -189,7 +139,7 @@ def run_episode(episode: Episode, cell: Cell, masks: Masks, on_step: Callable[[]
     eyes = DirectEyes(cell, masks)
     start = cell.positions()
     arm = DirectArm(cell, on_step)
-    outcome = Picker(arm, eyes, cell.tray).pick(episode.command)
+    outcome = Picker(arm, eyes, cell.tray, cell.robot.travel_m).pick(episode.command)
     arm._run(None for _ in range(250))
     in_tray = cell.in_tray()
     first = eyes.glances[0]

@@ -29,6 +29,7 @@ class Gantry(Robot):
     """Three slides. It reaches everything on the table and comes straight down only."""
 
     joints = ("x", "y", "z")
+    travel_m = 0.6
 
     @classmethod
     def plan(cls, layout: Layout, tray: Tray) -> Plan:
@@ -52,7 +53,12 @@ class Gantry(Robot):
         tool = carriage.add_body(name="tool", quat=[0, 1, 0, 0], **common)
         rod = HEIGHT_M - 0.02
         tool.add_geom(
-            type=mujoco.mjtGeom.mjGEOM_CYLINDER, size=[0.009, rod / 2, 0], pos=[0, 0, -rod / 2 - 0.03], rgba=STEEL, mass=1, **looks
+            type=mujoco.mjtGeom.mjGEOM_CYLINDER,
+            size=[0.009, rod / 2, 0],
+            pos=[0, 0, -rod / 2 - 0.03],
+            rgba=STEEL,
+            mass=1,
+            **looks,
         )
         Cup.add_to(tool)
         for body, name, axis, low, high in (

@@ -5,7 +5,7 @@ Nothing here knows the simulation: ``Arm`` and ``Eyes`` are interfaces, and any 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -99,11 +99,19 @@ class Verdict(Enum):
 
 @dataclass
 class Outcome:
-    """What became of a command. target: what was tried last. story: one line for each step, for people."""
+    """What became of a command.
+
+    Attributes:
+        verdict: How it ended.
+        target: What was tried last.
+        points: Those that were tried, in order.
+        story: One line for each step, for people.
+        seen_in_tray: Whether the last look saw it there.
+    """
 
     verdict: Verdict = Verdict.FAILED
     target: Seen | None = None
-    attempts: int = 0
+    points: list[Point] = field(default_factory=list)
     story: list[str] = field(default_factory=list)
     seen_in_tray: bool = False
 
@@ -119,28 +127,29 @@ class Picker:
         say: Is given each line of the story when it happens.
     """
 
-    def __init__(self, arm: Arm, eyes: Eyes, tray: Place, travel_m: float = 0.6) -> None:
-        self.arm, self.eyes, self.tray, self.travel_m = arm, eyes, tray, travel_m
+    def __init__(
+        self, arm: Arm, eyes: Eyes, tray: Place, travel_m: float = 0.6, say: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self.arm, self.eyes, self.tray, self.travel_m, self.say = arm, eyes, tray, travel_m, say
 
     def pick(self, command: str) -> Outcome:
         """Carries out a command. Ends with the arm parked."""
-        outcome, failed = Outcome(), []  # type: Outcome, list[NDArray[np.float64]]
+        outcome = Outcome()
         seen = self._look(command)
         if not seen:
             outcome.verdict = Verdict.NOT_FOUND
             self._say(outcome, "there is nothing like that on the table")
             return outcome
-        while outcome.attempts < TRIES:
+        while len(outcome.points) < TRIES:
             outcome.target = target = seen[0]
             # The rules that propose points take turns: after a failure the next one is asked, not the same one again.
-            turn = outcome.attempts % max(len(target.points), 1)
+            turn = len(outcome.points) % max(len(target.points), 1)
             points = [*target.points[turn:], *target.points[:turn]]
-            point = next((p for p in points if all(apart(p.position, old) for old in failed)), None)
+            point = next((p for p in points if all(apart(p.position, old.position) for old in outcome.points)), None)
             if point is None:
                 self._say(outcome, "no other point to grip")
                 break
-            outcome.attempts += 1
-            failed.append(point.position)
+            outcome.points.append(point)
             placed = self._carry(target, point, outcome)
             self.arm.park()
             again = self.eyes.ask(command)
@@ -206,6 +215,7 @@ class Picker:
 
     def _say(self, outcome: Outcome, line: str) -> None:
         outcome.story.append(line)
+        self.say(line)
 
 
 def apart(a: NDArray[np.float64], b: NDArray[np.float64], limit_m: float = APART_M) -> bool:

@@ -123,10 +123,12 @@ class Cup:
 class Robot(ABC):
     """A robot with position servos and a suction cup. A motion is an iterator: one physics step for each item.
 
+    ``joints``: their names. ``travel_m``: height at which it carries objects.
     A subclass adds a body called ``robot`` with a body ``tool`` in it, and actuators in the order of ``joints``.
     """
 
     joints: ClassVar[tuple[str, ...]]
+    travel_m: ClassVar[float]
     park_q: NDArray[np.float64]
 
     def __init__(self, world: mujoco.MjModel, data: mujoco.MjData, cup: Cup, plan: Any) -> None:

@@ -15,7 +15,6 @@ from lisa_small.scenes.layout import Layout, View, corners, overlap, rotate
 
 WALL_M, FLOOR_M = 0.006, 0.004  # thickness
 BESIDE_M = 0.02  # least distance from objects
-COLOUR = (0.55, 0.56, 0.58, 1.0)
 TABLE_FOOT_M = 0.75  # height of the table above the floor
 
 
@@ -33,12 +32,18 @@ class Tray:
     centre: tuple[float, float]
     yaw: float
     half: tuple[float, float] = (0.19, 0.14)
-    height: float = 0.04
+    height: float = 0.03
 
     @property
     def outline(self) -> NDArray[np.float64]:
         """(4, 2) outer corners on the table."""
         half = np.array(self.half) + WALL_M
+        return corners(-half, half, self.yaw, np.array(self.centre))
+
+    @property
+    def floor(self) -> NDArray[np.float64]:
+        """(4, 2) inner corners."""
+        half = np.array(self.half)
         return corners(-half, half, self.yaw, np.array(self.centre))
 
     def inside(self, points: NDArray[np.floating]) -> NDArray[np.bool_]:
@@ -47,7 +52,7 @@ class Tray:
         local = (np.asarray(points)[:, :2] - self.centre) @ np.array([[c, -s], [s, c]])
         return (np.abs(local) <= self.half).all(axis=1) & (np.abs(points[:, 2] - 0.2) <= 0.2)
 
-    def add_to(self, spec: mujoco.MjSpec) -> None:
+    def add_to(self, spec: mujoco.MjSpec, material: str) -> None:
         """Adds its body, called ``tray``, to a model."""
         turn = [math.cos(self.yaw / 2), 0, 0, math.sin(self.yaw / 2)]
         body = spec.worldbody.add_body(name="tray", pos=[*self.centre, 0], quat=turn)
@@ -58,7 +63,7 @@ class Tray:
         stand = (TABLE_FOOT_M - 0.001) / 2
         boxes.append(([0, 0, -stand - 0.001], [x, y, stand]))  # where the table has no room for it
         for position, size in boxes:
-            geom = body.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, pos=position, size=size, rgba=COLOUR)
+            geom = body.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, pos=position, size=size, material=material)
             geom.friction = [0.9, 0.02, 0.003]
 
 
