@@ -45,12 +45,11 @@ from lisa_ros.ros.frames import matrix_of
 from lisa_ros.ros.messages import point
 from lisa_ros.srv import MoveTo
 from lisa_sim.film import Film, titled, with_point
-from lisa_sim.picking import CannotReach, Outcome, Picker, Point, Seen, Verdict
+from lisa_sim.picking import LIFTED, CannotReach, Outcome, Picker, Point, Seen, Verdict
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 DOWN = Quaternion(x=1.0, y=0.0, z=0.0, w=0.0)  # z of the tool points down
 FILM_HZ = 10.0
-LIFTED_M = 0.25  # an object that is held so high is shown as lifted
 KEPT = 100  # pictures: 10 s at 10 Hz
 EXIT = {Verdict.PICKED: 0, Verdict.NOT_FOUND: 3, Verdict.FAILED: 1}
 
@@ -263,19 +262,24 @@ class Area:
 class Recorder:
     """Of what the camera sees while it is there: a film, and a picture of the point, the lifted object and the end."""
 
-    def __init__(self, folder: Path, command: str, eyes: RosEyes, arm: RosArm) -> None:
+    def __init__(self, folder: Path, command: str, eyes: RosEyes) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.picture, self.film = folder / "pick.png", folder / "pick.mp4"
-        self._command, self._eyes, self._arm = command, eyes, arm
+        self._command, self._eyes = command, eyes
         self._film = Film(self.film, FILM_HZ)
+        self._lifting = False
         self._lifted: NDArray[np.uint8] | None = None
         eyes.on_frame = self._take
 
     def _take(self, image: Image) -> None:
         rgb = pixels_of(image)
         self._film.add(titled(rgb, f"you: {self._command}", self._answer()))
-        if self._lifted is None and self._arm.holds() and self._arm.position()[2] > LIFTED_M:
+        if self._lifting and self._lifted is None:
             self._lifted = rgb
+
+    def take_line(self, line: str) -> None:
+        """A line of the story: the picture after ``lifted`` shows the object."""
+        self._lifting = line == LIFTED
 
     def _answer(self) -> str:
         return f"lisa: {self._eyes.answers[0].answer.strip()}" if self._eyes.answers else ""
@@ -342,8 +346,14 @@ def run(arguments: argparse.Namespace) -> Verdict:
     if command is None:
         command = ros.latched(String, f"{arguments.robot}/suggestion").data
     print(f"you:   {escaped(command)}", flush=True)
-    recorder = Recorder(arguments.out, command, eyes, arm) if arguments.out else None
-    outcome = Picker(arm, eyes, tray, arguments.travel, lambda line: print(f"robot: {line}", flush=True)).pick(command)
+    recorder = Recorder(arguments.out, command, eyes) if arguments.out else None
+
+    def say(line: str) -> None:
+        print(f"robot: {line}", flush=True)
+        if recorder is not None:
+            recorder.take_line(line)
+
+    outcome = Picker(arm, eyes, tray, arguments.travel, say).pick(command)
     for answer in eyes.answers[:1]:
         print(f"lisa:  {escaped(answer.answer.strip())}", flush=True)
     if recorder is not None:

@@ -17,8 +17,10 @@ ABOVE_M = 0.06  # where a guarded descent begins, above the point
 PRESS_M = 0.012  # below the point, where it ends without a contact
 SAME_M = 0.03  # two looks show the same thing, if its middle has moved by less
 APART_M = 0.012  # a point so near to one that failed is not tried
+LIFT_M = 0.12  # before the sensor is read again
 DROP_M = 0.008  # free height under an object that is put down
 TRIES = 5
+LIFTED = "lifted"  # the line of the story at this moment
 
 
 class CannotReach(Exception):
@@ -185,10 +187,12 @@ class Picker:
             if not arm.holds():
                 self._say(outcome, "the cup does not hold at this point")
                 return False
-            arm.move_to(np.append(touched[:2], self.travel_m))
+            arm.move_to(touched + LIFT_M * up)
             if not arm.holds():
                 self._say(outcome, "the object fell while it was lifted")
                 return False
+            self._say(outcome, LIFTED)
+            arm.move_to(np.append(touched[:2], self.travel_m))
             # The middle of the object goes to the middle of the tray, not the point where it is held.
             goal = np.append(np.array(self.tray.centre) - (target.middle - point.position)[:2], self.travel_m)
             arm.move_to(goal)

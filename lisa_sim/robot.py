@@ -78,8 +78,13 @@ class Cup:
         )
 
     def touches(self) -> bool:
-        """Whether it touches anything."""
-        return any(self.geom in (contact.geom1, contact.geom2) for contact in self.data.contact[: self.data.ncon])
+        """Whether the cup touches anything; while it holds an object, whether that does."""
+        bodies = {self.body} if self.held is None else {self.body, self.things[self.held]}
+        for contact in self.data.contact[: self.data.ncon]:
+            pair = {int(self.world.geom_bodyid[contact.geom1]), int(self.world.geom_bodyid[contact.geom2])}
+            if len(pair & bodies) == 1 and contact.dist < 0:
+                return True
+        return False
 
     def update(self) -> None:
         """Grips what it touches, while there is vacuum. Call it after every step."""

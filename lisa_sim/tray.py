@@ -31,7 +31,7 @@ class Tray:
 
     centre: tuple[float, float]
     yaw: float
-    half: tuple[float, float] = (0.19, 0.14)
+    half: tuple[float, float] = (0.2, 0.165)
     height: float = 0.03
 
     @property
