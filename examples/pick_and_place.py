@@ -38,7 +38,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from lisa_ros.action import Segment
 from lisa_ros.engine.api import MaskCrop
-from lisa_ros.msg import Grasp, Grasps, Mask, Object3D, Segmentation, Status
+from lisa_ros.msg import Grasp, Grasps, Mask, Segmentation, Status
 from lisa_ros.perception.overlay import draw_overlay
 from lisa_ros.plain_text import escaped
 from lisa_ros.ros.frames import matrix_of
@@ -214,12 +214,12 @@ class RosEyes:
         if not answer.objects:
             raise GoingWrong("the answer has no metres: is there aligned depth, and camera_info? see /diagnostics")
         grasps = self._ros.wait(lambda: self._grasps.pop(answer.request_id, None), "grasps of the answer")
-        camera = self.pose_of(answer.header)
-        base = np.eye(4) if grasps.header.frame_id == self._frame else camera
-        return [
-            seen_from(thing, mask, [one for one in grasps.grasps if one.label == thing.label], camera, base)
-            for thing, mask in zip(answer.objects, answer.masks, strict=True)
-        ]
+        base = np.eye(4) if grasps.header.frame_id == self._frame else self.pose_of(answer.header)
+        pieces: dict[tuple[int, int], list[Grasp]] = {}
+        for grasp in grasps.grasps:
+            if grasp.kind == Grasp.SUCTION:
+                pieces.setdefault((grasp.piece, grasp.label), []).append(grasp)
+        return [seen_from(pieces[key], base) for key in sorted(pieces, key=lambda key: key[0])]
 
     def pose_of(self, header: Any) -> NDArray[np.float64]:
         """(4, 4) from a camera's frame to the robot's. Raises GoingWrong."""
@@ -323,15 +323,12 @@ def crop_of(mask: Mask) -> MaskCrop:
     return MaskCrop(mask.label, *box, pixels, mask.score, mask.area, (centroid.x, centroid.y))
 
 
-def seen_from(
-    thing: Object3D, mask: Mask, grasps: Sequence[Grasp], camera: NDArray[np.float64], base: NDArray[np.float64]
-) -> Seen:
-    """camera, base: (4, 4) from the frames of the answer and of the grasps to the robot's."""
-    middle = thing.box.position if thing.has_box else thing.centroid
-    poses = [base @ matrix_of(one.pose.orientation, one.pose.position) for one in grasps if one.kind == Grasp.SUCTION]
-    scores = [one.score for one in grasps if one.kind == Grasp.SUCTION]
-    points = [Point(pose[:3, 3], -pose[:3, 2], score) for pose, score in zip(poses, scores, strict=True)]
-    return Seen(camera[:3, :3] @ [middle.x, middle.y, middle.z] + camera[:3, 3], mask.area, points)
+def seen_from(grasps: Sequence[Grasp], base: NDArray[np.float64]) -> Seen:
+    """The grasps of one piece. base: (4, 4) from their frame to the robot's."""
+    poses = [base @ matrix_of(grasp.pose.orientation, grasp.pose.position) for grasp in grasps]
+    points = [Point(pose[:3, 3], -pose[:3, 2], one.score) for pose, one in zip(poses, grasps, strict=True)]
+    middle = grasps[0].middle
+    return Seen(base[:3, :3] @ [middle.x, middle.y, middle.z] + base[:3, 3], points)
 
 
 def run(arguments: argparse.Namespace) -> Verdict:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lisa_ros.perception.geometry import Camera
 from lisa_sim.gantry import Gantry
 from lisa_sim.robot import Cup, Robot
-from lisa_sim.tray import place_tray
+from lisa_sim.ur5e import UR5e
 from lisa_small.scenes.assets import load_models
 from lisa_small.scenes.bodies import add_collision, add_hull, add_looks, add_parts, main_part
 from lisa_small.scenes.layout import PALETTE, Layout
@@ -33,7 +33,7 @@ TRAY, ROBOT = 254, 255
 """Their ids in the ids of a frame; object i of the layout has i + 1."""
 
 STEP_S = 0.002
-ROBOTS: dict[str, type[Robot]] = {"gantry": Gantry}
+ROBOTS: dict[str, type[Robot]] = {"gantry": Gantry, "ur5e": UR5e}
 
 
 class Cell:
@@ -50,8 +50,8 @@ class Cell:
     def __init__(self, layout: Layout, robot: str = "gantry", rendered: bool = True) -> None:
         """rendered: False needs no OpenGL, and look() is not possible."""
         self.layout = layout
-        self.tray = place_tray(layout)
         kind = ROBOTS[robot]
+        plan, self.tray = kind.plan(layout)
         spec = begin_spec()
         spec.option.timestep = STEP_S
         spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
@@ -65,7 +65,6 @@ class Cell:
             add_looks(body, placement.model)
             add_collision(body, placement.model)
         self.tray.add_to(spec, f"table{layout.table}")
-        plan = kind.plan(layout, self.tray)
         kind.add_to(spec, plan)
         for number in range(len(layout.placements)):
             Cup.add_grip(spec, thing(number))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lisa_ros.engine.api import Ask, MaskCrop, crop_mask
-from lisa_ros.perception.geometry import Object3D, locate, suction_candidates
+from lisa_ros.perception.geometry import Object3D, locate, pieces_of, suction_candidates
 from lisa_sim.cell import Cell
 from lisa_sim.picking import CannotReach, Outcome, Picker, Point, Seen, Verdict
 from lisa_sim.robot import DOWN, Pose, Unreachable
@@ -82,20 +82,19 @@ class DirectEyes:
         depth = depth_of(frame)
         pose = self.cell.camera_pose
         things = [locate(crop, depth, self.cell.camera) for crop in crops]
-        seen = [
-            seen_from(thing, crop.area, pose) for crop, thing in zip(crops, things, strict=True) if len(thing.points)
-        ]
+        pieces = [piece for thing in things if len(thing.points) for piece in pieces_of(thing)]
+        seen = [seen_from(piece, pose) for piece in sorted(pieces, key=lambda piece: -len(piece.points))]
         self.glances.append(Glance(frame, crops, seen))
         return seen
 
 
-def seen_from(thing: Object3D, area: int, pose: NDArray[np.float64]) -> Seen:
+def seen_from(thing: Object3D, pose: NDArray[np.float64]) -> Seen:
     """An object in the world. pose: (4, 4) from the camera's optical frame to the world."""
     turn, origin = pose[:3, :3], pose[:3, 3]
     middle = turn @ (thing.centroid if thing.box is None else thing.box.centre) + origin
     candidates = suction_candidates(thing, turn.T @ [0, 0, 1])
     grips = [Point(turn @ one.point + origin, turn @ one.normal, one.score) for one in candidates]
-    return Seen(middle, area, grips)
+    return Seen(middle, grips)
 
 
 def true_masks(targets: Sequence[int]) -> Masks:

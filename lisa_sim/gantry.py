@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lisa_sim.robot import DOWN, Cup, Pose, Robot, Unreachable
-from lisa_sim.tray import Tray
+from lisa_sim.tray import Tray, place_tray
 from lisa_small.scenes.layout import Layout
 
 HEIGHT_M, TOP_M = 2.4, 2.0  # of the bridge; highest place of the cup
@@ -32,12 +32,12 @@ class Gantry(Robot):
     travel_m = 0.6
 
     @classmethod
-    def plan(cls, layout: Layout, tray: Tray) -> Plan:
+    def plan(cls, layout: Layout) -> tuple[Plan, Tray]:
         """It rests behind the camera."""
         eye, target = np.array(layout.view.eye), np.array(layout.view.target)
         back = (eye - target)[:2] / max(float(np.linalg.norm((eye - target)[:2])), 1e-6)
         x, y = np.clip(eye[:2] + BEHIND_M * back, -REACH_M, REACH_M)
-        return Plan((float(x), float(y), TOP_M))
+        return Plan((float(x), float(y), TOP_M)), place_tray(layout)
 
     @classmethod
     def add_to(cls, spec: mujoco.MjSpec, plan: Plan) -> None:

@@ -42,12 +42,10 @@ class Seen:
 
     Attributes:
         middle: (3,) m, of what is seen of it.
-        area: Pixels of its mask.
         points: Where to grip it, the best one first.
     """
 
     middle: NDArray[np.float64]
-    area: int
     points: Sequence[Point]
 
 
@@ -77,7 +75,7 @@ class Eyes(Protocol):
     """A camera and a model."""
 
     def ask(self, command: str) -> Sequence[Seen]:
-        """The objects that the command means, in a picture of now; none where it finds nothing."""
+        """The objects that the command means, in a picture of now, the largest first; none where it finds nothing."""
 
 
 class Place(Protocol):
@@ -119,7 +117,7 @@ class Outcome:
 
 
 class Picker:
-    """Picks the largest object that a command means, and tries other points where one fails.
+    """Picks the first object that a command means, and tries other points where one fails.
 
     Args:
         arm: Moves.
@@ -170,10 +168,9 @@ class Picker:
         return outcome
 
     def _look(self, command: str) -> list[Seen]:
-        """What the command means and is not in the tray already, the largest first."""
+        """What the command means and is not in the tray already."""
         self.arm.park()
-        seen = [one for one in self.eyes.ask(command) if not self._is_in_tray(one)]
-        return sorted(seen, key=lambda one: -one.area)
+        return [one for one in self.eyes.ask(command) if not self._is_in_tray(one)]
 
     def _carry(self, target: Seen, point: Point, outcome: Outcome) -> bool:
         """Grips at a point and puts into the tray. Returns whether the cup held the object all the way."""

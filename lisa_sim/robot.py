@@ -18,8 +18,10 @@ from lisa_small.scenes.layout import Layout
 SEALS = math.cos(math.radians(45))  # between cup and surface; a steeper one leaks
 CUP_RADIUS_M, CUP_LENGTH_M = 0.012, 0.03
 SPEED_M_S, GUARDED_M_S = 0.7, 0.12
+JOINT_S = 2.0  # rad/s or m/s
 LINE_M = 0.03  # between two solved poses of a straight line
-STILL, SETTLED_S = 0.01, 1.5  # joint speed, rad/s or m/s; longest wait for it
+ARRIVED = 0.002  # distance of the joints from their goals, rad or m
+STILL, SETTLED_S = 0.01, 1.0  # joint speed, rad/s or m/s; longest wait for it
 
 
 class Unreachable(Exception):
@@ -147,8 +149,8 @@ class Robot(ABC):
 
     @classmethod
     @abstractmethod
-    def plan(cls, layout: Layout, tray: Tray) -> Any:
-        """Where the robot stands, and where it rests."""
+    def plan(cls, layout: Layout) -> tuple[Any, Tray]:
+        """Where the robot stands and rests, and a tray in its reach."""
 
     @classmethod
     @abstractmethod
@@ -183,27 +185,32 @@ class Robot(ABC):
         Raises:
             Unreachable: Before the first step.
         """
+        length = float(np.linalg.norm(pose.position - self.pose.position))
+        return self._follow(self.path(pose), length / (GUARDED_M_S if guarded else SPEED_M_S), guarded)
+
+    def path(self, pose: Pose) -> list[NDArray[np.float64]]:
+        """Joint positions (J,) of points along a straight line. Raises Unreachable."""
         begin = self.pose
-        length = float(np.linalg.norm(pose.position - begin.position))
-        count = max(1, math.ceil(length / LINE_M))
+        count = max(1, math.ceil(float(np.linalg.norm(pose.position - begin.position)) / LINE_M))
         path, q = [], np.asarray(self.data.ctrl).copy()
         for share in np.arange(1, count + 1) / count:
             approach = (1 - share) * begin.approach + share * pose.approach
-            approach /= np.linalg.norm(approach)
+            approach /= max(float(np.linalg.norm(approach)), 1e-6)
             q = self.solve(Pose((1 - share) * begin.position + share * pose.position, approach), q)
             path.append(q)
-        return self._follow(path, length / (GUARDED_M_S if guarded else SPEED_M_S), guarded)
+        return path
 
     def park(self) -> Iterator[None]:
         """Moves to where the camera sees least of the robot."""
-        far = float(np.abs(self.park_q - self.q).max())
-        return self._follow([self.park_q], max(far / 1.5, 0.3), False)
+        return self._follow([self.park_q], 0.3, False)
 
     def _follow(self, path: list[NDArray[np.float64]], seconds: float, guarded: bool) -> Iterator[None]:
         """Joint positions one after another, then waits until the joints are still."""
         step_s = self.world.opt.timestep
         knots = np.array([np.asarray(self.data.ctrl).copy(), *path])
-        steps = max(int(seconds / step_s), 1)
+        # No joint is faster than JOINT_S, whatever the tool's speed.
+        farthest = float(np.abs(np.diff(knots, axis=0)).sum(axis=0).max())
+        steps = max(int(max(seconds, farthest / JOINT_S) / step_s), 1)
         for number in range(1, steps + 1):
             share = number / steps
             if not guarded:
@@ -217,5 +224,6 @@ class Robot(ABC):
                 break
         for _ in range(int(SETTLED_S / step_s)):
             yield
-            if np.abs(self.data.qvel[self.dofs]).max() < STILL:
+            late = np.abs(np.asarray(self.data.ctrl) - self.data.qpos[self.qpos]).max()
+            if np.abs(self.data.qvel[self.dofs]).max() < STILL and (late < ARRIVED or self.cup.touches()):
                 return

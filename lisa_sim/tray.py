@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mujoco
@@ -86,8 +87,13 @@ def footprints(layout: Layout) -> list[NDArray[np.float64]]:
     return result
 
 
-def place_tray(layout: Layout) -> Tray:
-    """The place beside the objects where the camera sees most of the tray; the nearest of several."""
+def place_tray(layout: Layout, accept: Callable[[Tray], bool] = lambda tray: True) -> Tray:
+    """The place beside the objects where the camera sees most of the tray; the nearest of several.
+
+    Args:
+        layout: The objects, and the camera.
+        accept: Whether a robot can use a tray. Where it accepts none, the tray stands where the camera sees it best.
+    """
     taken = footprints(layout)
     points = np.concatenate(taken)
     middle = (points.min(0) + points.max(0)) / 2
@@ -99,7 +105,7 @@ def place_tray(layout: Layout) -> Tray:
                 tray = Tray((float(centre[0]), float(centre[1])), float(yaw))
                 if any(overlap(tray.outline, other) for other in taken):
                     continue
-                value = visible_share(tray, layout.view) - 0.2 * distance
+                value = visible_share(tray, layout.view) - 0.2 * distance + 10 * accept(tray)
                 if value > most:
                     best, most = tray, value
     assert best is not None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -41,6 +41,7 @@ CUP_M = 0.015  # radius of a surface that any common cup seals on
 PATCH_M = 0.016  # side of the surface that a normal is fitted to
 LEVEL = math.radians(32)  # steepest surface of the flat rule
 ROUGH_M = 0.003  # roughest surface of the flat rule, depth noise included
+PIECE_SHARE = 0.1  # of the largest piece of an object; smaller ones are noise
 APART_M = 0.015  # least distance of two suction points
 MOST_PX = 1e6  # largest accepted focal length and principal point
 
@@ -627,6 +628,45 @@ def quaternion(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     )
     q = np.linalg.eigh(k)[1][:, -1]
     return -q if q[3] < 0 else q
+
+
+def pieces_of(thing: Object3D) -> list[Object3D]:
+    """The pieces of an object that do not touch in the image, the largest first: a mask may cover several things.
+
+    Args:
+        thing: An object in metres.
+
+    Returns:
+        ``thing`` itself where it has one piece. Each piece has a box of its own; pieces under a tenth of the largest
+        are left out. An object that something hides in its middle has two pieces.
+    """
+    if not len(thing.pixels):
+        return [thing]
+    low = thing.pixels.min(axis=0)
+    column, row = (thing.pixels - low).T
+    window = np.zeros(np.ptp(thing.pixels, axis=0)[::-1] + 1, np.uint8)
+    window[row, column] = 1
+    # Closed, so that a scratch in the mask is no gap.
+    closed = cv2.morphologyEx(window, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    _, labels = cv2.connectedComponents(closed, connectivity=8)
+    own = labels[row, column]
+    areas = np.bincount(own)
+    numbers = [int(n) for n in np.argsort(-areas, kind="stable") if areas[n] >= max(PIECE_SHARE * areas.max(), FEWEST)]
+    if len(numbers) <= 1:
+        return [thing]
+    return [_piece(thing, own == number) for number in numbers]
+
+
+def _piece(thing: Object3D, own: NDArray[np.bool_]) -> Object3D:
+    points = thing.points[own]
+    plane = thing.support
+    return replace(
+        thing,
+        points=points,
+        pixels=thing.pixels[own],
+        centroid=np.median(points, axis=0).astype(np.float64),
+        box=fit_box(points if plane is None else with_feet(points, plane)),
+    )
 
 
 def up_of(thing: Object3D, up: NDArray[np.floating] | None = None) -> NDArray[np.float64]:

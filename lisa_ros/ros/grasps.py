@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from std_msgs.msg import Header
 
 from lisa_ros.msg import Grasp, Grasps
-from lisa_ros.perception.geometry import Object3D, basis_of, grasp_candidate, quaternion, suction_candidates
+from lisa_ros.perception.geometry import (
+    Object3D,
+    basis_of,
+    grasp_candidate,
+    pieces_of,
+    quaternion,
+    suction_candidates,
+)
 from lisa_ros.ros.frames import Frames
 from lisa_ros.ros.messages import point
 from lisa_ros.ros.parameters import Parameters
@@ -60,7 +67,8 @@ class GraspCandidates:
                 header = Header(stamp=header.stamp, frame_id=self._parameters().target_frame)
                 up = pose[2, :3]  # z of the target frame, in the optical frame
             opening = self._parameters().gripper_opening_m
-            grasps = [one for thing in result.objects for one in grasps_of(thing, up, opening, pose)]
+            things = sorted(result.objects, key=lambda thing: -len(thing.points))
+            grasps = [one for thing in things for one in grasps_of(thing, up, opening, pose)]
             camera = result.camera
             self._publisher.publish(
                 Grasps(
@@ -74,7 +82,7 @@ class GraspCandidates:
 def grasps_of(
     thing: Object3D, up: NDArray[np.float64] | None, opening: float, pose: NDArray[np.float64]
 ) -> list[Grasp]:
-    """The candidates of one object.
+    """The candidates of one object, those of its largest piece first.
 
     Args:
         thing: In the optical frame.
@@ -82,32 +90,22 @@ def grasps_of(
         opening: Of the gripper, m.
         pose: (4, 4) from the optical frame to that of the message.
     """
-    found = [
-        grasp_message(thing.label, Grasp.SUCTION, pose, cup.point, basis_of(-cup.normal), 2 * cup.radius, cup.score)
-        for cup in suction_candidates(thing, up)
-    ]
-    jaw = grasp_candidate(thing, up, opening)
-    if jaw is not None:
-        axes = np.stack([jaw.closing, np.cross(jaw.approach, jaw.closing), jaw.approach], axis=1)
-        found.append(grasp_message(thing.label, Grasp.JAW, pose, jaw.centroid, axes, jaw.width, jaw.score))
-    return found
+    grasps = []
+    for number, piece in enumerate(pieces_of(thing)):
+        middle = piece.centroid if piece.box is None else piece.box.centre
+        common = {"label": piece.label, "piece": number, "middle": point(pose[:3, :3] @ middle + pose[:3, 3])}
+        for cup in suction_candidates(piece, up):
+            place = pose_message(pose, cup.point, basis_of(-cup.normal))
+            grasps.append(Grasp(kind=Grasp.SUCTION, pose=place, width=2 * cup.radius, score=cup.score, **common))
+        jaw = grasp_candidate(piece, up, opening)
+        if jaw is not None:
+            axes = np.stack([jaw.closing, np.cross(jaw.approach, jaw.closing), jaw.approach], axis=1)
+            place = pose_message(pose, jaw.centroid, axes)
+            grasps.append(Grasp(kind=Grasp.JAW, pose=place, width=jaw.width, score=jaw.score, **common))
+    return grasps
 
 
-def grasp_message(
-    label: int,
-    kind: int,
-    pose: NDArray[np.float64],
-    position: NDArray[np.float64],
-    axes: NDArray[np.float64],
-    width: float,
-    score: float,
-) -> Grasp:
+def pose_message(pose: NDArray[np.float64], position: NDArray[np.float64], axes: NDArray[np.float64]) -> Pose:
     """position: (3,) m. axes: (3, 3), columns: closing, across, approach. Both in the optical frame."""
     x, y, z, w = map(float, quaternion(pose[:3, :3] @ axes))
-    return Grasp(
-        label=label,
-        kind=kind,
-        pose=Pose(position=point(pose[:3, :3] @ position + pose[:3, 3]), orientation=Quaternion(x=x, y=y, z=z, w=w)),
-        width=float(width),
-        score=float(score),
-    )
+    return Pose(position=point(pose[:3, :3] @ position + pose[:3, 3]), orientation=Quaternion(x=x, y=y, z=z, w=w))
