@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lisa_ros.engine.api import Ask, MaskCrop, crop_mask
 from lisa_ros.perception.geometry import Object3D, locate, pieces_of, suction_candidates
 from lisa_sim.cell import Cell
-from lisa_sim.picking import CannotReach, Outcome, Picker, Point, Seen, Verdict
+from lisa_sim.picking import CannotReach, Outcome, Picker, Point, Seen, Trouble, Verdict
 from lisa_sim.robot import DOWN, Pose, Unreachable
 from lisa_sim.scenario import Episode, depth_of
 from lisa_small.scenes.render import Frame
@@ -56,6 +56,11 @@ class DirectArm:
             if self.on_step is not None:
                 self.on_step()
 
+
+OUT_OF_REACH = "out of reach"
+"""The cause of a failure that is the robot's place, not a fault."""
+
+SETTLE_STEPS = 250  # half a second, before the truth is read
 
 Masks = Callable[[Frame, str], Sequence[MaskCrop]]
 
@@ -136,35 +141,27 @@ class Report:
 def run_episode(episode: Episode, cell: Cell, masks: Masks, on_step: Callable[[], None] | None = None) -> Report:
     """Carries out an episode's command in its cell."""
     eyes = DirectEyes(cell, masks)
-    start = cell.positions()
-    arm = DirectArm(cell, on_step)
-    outcome = Picker(arm, eyes, cell.tray, cell.robot.travel_m).pick(episode.command)
-    arm._run(None for _ in range(250))
+    outcome = Picker(DirectArm(cell, on_step), eyes, cell.tray, cell.robot.travel_m).pick(episode.command)
+    cell.step(SETTLE_STEPS)
     in_tray = cell.in_tray()
     first = eyes.glances[0]
     truth = np.isin(first.frame.ids, [target + 1 for target in episode.targets])
-    cause = cause_of(episode, outcome, in_tray, first, cell, start)
+    cause = cause_of(episode, outcome, in_tray)
     return Report(episode, outcome, tuple(in_tray), cause, iou_of(first.crops, truth), eyes.glances)
 
 
-def cause_of(
-    episode: Episode, outcome: Outcome, in_tray: list[int], first: Glance, cell: Cell, start: NDArray[np.float64]
-) -> str:
+def cause_of(episode: Episode, outcome: Outcome, in_tray: list[int]) -> str:
     """Why an episode failed; empty where it did not."""
-    if len(in_tray) == 1 and in_tray[0] in episode.targets:
-        return ""
+    if len(in_tray) == 1:
+        return "" if in_tray[0] in episode.targets else "wrong object"
+    if in_tray:
+        return "several objects"
     if outcome.verdict is Verdict.NOT_FOUND:
         return "no mask"
-    if in_tray and any(number not in episode.targets for number in in_tray):
-        return "wrong object" if len(in_tray) == 1 else "several objects"
-    if len(in_tray) > 1:
-        return "several objects"
-    target = outcome.target
-    if target is not None and not any("hold" in line or "put" in line or "fell" in line for line in outcome.story):
-        return "out of reach"
-    if any("put into" in line or "fell" in line for line in outcome.story):
-        return "dropped"
-    return "no grip"
+    troubles = set(outcome.troubles) - {Trouble.STILL_THERE, Trouble.NO_POINT}
+    if troubles == {Trouble.OUT_OF_REACH}:
+        return OUT_OF_REACH
+    return "no grip" if troubles == {Trouble.NO_GRIP} else "dropped"
 
 
 def iou_of(crops: Sequence[MaskCrop], truth: NDArray[np.bool_]) -> float:

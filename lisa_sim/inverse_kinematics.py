@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Sequence
+
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +12,7 @@ from numpy.typing import NDArray
 DAMPING = 0.03
 MOST_STEPS, STEP_RAD = 80, 0.4
 POSITION_M, ANGLE_RAD = 0.0005, 0.005  # largest errors of a solution
-STARTS = 12
+OTHERS = 12  # beginnings around the last one that is given
 
 
 class Arm:
@@ -35,27 +38,25 @@ class Arm:
         self,
         position: NDArray[np.float64],
         approach: NDArray[np.float64],
-        near: NDArray[np.float64],
-        starts: int = STARTS,
+        starts: Sequence[NDArray[np.float64]],
+        is_clear: Callable[[NDArray[np.float64]], bool] = lambda q: True,
     ) -> NDArray[np.float64] | None:
         """Joint positions within their limits, or None.
 
         Args:
             position: (3,) m, of the tool.
             approach: (3,) unit vector, z of the tool.
-            near: (J,) where the search begins; of other beginnings, the solution nearest to it is taken.
-            starts: Beginnings that are tried, at most; they are always the same.
+            starts: (J,) each: where the search begins; the first that leads to a solution counts. After them, others
+                around the last one are tried, always the same ones.
+            is_clear: Whether a solution is wanted.
         """
-        found = self._descend(position, approach, near)
-        if found is not None:
-            return found
         rng = np.random.default_rng(1)
-        solutions = []
-        for _ in range(starts - 1):
-            start = near + rng.normal(0, 0.9, len(near))
-            if (found := self._descend(position, approach, start)) is not None:
-                solutions.append(found)
-        return min(solutions, key=lambda q: float(np.abs(q - near).max()), default=None)
+        others = (starts[-1] + rng.normal(0, 0.8, len(starts[-1])) for _ in range(OTHERS))
+        for start in itertools.chain(starts, others):
+            found = self._descend(position, approach, start)
+            if found is not None and is_clear(found):
+                return found
+        return None
 
     def _descend(
         self, position: NDArray[np.float64], approach: NDArray[np.float64], start: NDArray[np.float64]

@@ -97,6 +97,16 @@ class Verdict(Enum):
     FAILED = "failed"
 
 
+class Trouble(Enum):
+    """Why an attempt failed; the value is for people."""
+
+    NO_GRIP = "the cup does not hold at this point"
+    FELL = "the object fell on the way"
+    STILL_THERE = "looked again: it is still on the table"
+    NO_POINT = "there is no other point to grip"
+    OUT_OF_REACH = "out of reach"
+
+
 @dataclass
 class Outcome:
     """What became of a command.
@@ -105,6 +115,7 @@ class Outcome:
         verdict: How it ended.
         target: What was tried last.
         points: Those that were tried, in order.
+        troubles: What went wrong, in order.
         story: One line for each step, for people.
         seen_in_tray: Whether the last look saw it there.
     """
@@ -112,6 +123,7 @@ class Outcome:
     verdict: Verdict = Verdict.FAILED
     target: Seen | None = None
     points: list[Point] = field(default_factory=list)
+    troubles: list[Trouble] = field(default_factory=list)
     story: list[str] = field(default_factory=list)
     seen_in_tray: bool = False
 
@@ -147,7 +159,7 @@ class Picker:
             points = [*target.points[turn:], *target.points[:turn]]
             point = next((p for p in points if all(apart(p.position, old.position) for old in outcome.points)), None)
             if point is None:
-                self._say(outcome, "no other point to grip")
+                self._fail(outcome, Trouble.NO_POINT)
                 break
             outcome.points.append(point)
             placed = self._carry(target, point, outcome)
@@ -164,7 +176,7 @@ class Picker:
                 outcome.verdict = Verdict.PICKED
                 break
             seen = on_table or seen
-            self._say(outcome, "looked again: it is still on the table")
+            self._fail(outcome, Trouble.STILL_THERE)
         return outcome
 
     def _look(self, command: str) -> list[Seen]:
@@ -182,11 +194,11 @@ class Picker:
             arm.move_to(point.position - PRESS_M * up, guarded=True)
             touched = arm.position()
             if not arm.holds():
-                self._say(outcome, "the cup does not hold at this point")
+                self._fail(outcome, Trouble.NO_GRIP)
                 return False
             arm.move_to(touched + LIFT_M * up)
             if not arm.holds():
-                self._say(outcome, "the object fell while it was lifted")
+                self._fail(outcome, Trouble.FELL)
                 return False
             self._say(outcome, LIFTED)
             arm.move_to(np.append(touched[:2], self.travel_m))
@@ -194,11 +206,13 @@ class Picker:
             goal = np.append(np.array(self.tray.centre) - (target.middle - point.position)[:2], self.travel_m)
             arm.move_to(goal)
             arm.move_to(np.append(goal[:2], max(touched[2], 0.0) + DROP_M), guarded=True)
-            held = arm.holds()
-            self._say(outcome, "put into the tray" if held else "the object fell on the way")
-            return held
+            if not arm.holds():
+                self._fail(outcome, Trouble.FELL)
+                return False
+            self._say(outcome, "put into the tray")
+            return True
         except CannotReach as error:
-            self._say(outcome, str(error))
+            self._fail(outcome, Trouble.OUT_OF_REACH, str(error))
             return False
         finally:
             arm.release()
@@ -213,6 +227,10 @@ class Picker:
 
     def _is_in_tray(self, one: Seen) -> bool:
         return bool(self.tray.inside(one.middle[None])[0])
+
+    def _fail(self, outcome: Outcome, trouble: Trouble, line: str = "") -> None:
+        outcome.troubles.append(trouble)
+        self._say(outcome, line or trouble.value)
 
     def _say(self, outcome: Outcome, line: str) -> None:
         outcome.story.append(line)

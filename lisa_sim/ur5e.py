@@ -18,9 +18,12 @@ from lisa_small.scenes.dataset import project
 from lisa_small.scenes.layout import Layout
 
 MODEL = Path(__file__).parent / "assets" / "ur5e" / "ur5e.xml"
+PREFIX = "ur5e_"  # of the names of joints and bodies, in a cell
 REACH_M, NEAREST_M = 0.8, 0.25  # from the base, of what is picked
 STAND_M = 0.2  # half side of the ground that the base needs free of objects
 ROD_M = 0.1  # between flange and rim of the cup
+CAMERA_M = 0.35  # the links stay so far away from the camera
+ELBOW_M = 0.15  # least height of elbow and wrist above the table
 JUMP_RAD = 0.6  # between two points of a line; more is another configuration of the arm
 READY = np.array([0, -1.9, 2.0, -1.67, -1.5708, 0])  # above the table, the cup down; the first joint turns to the table
 FOLDS = ((-2.6, 2.7), (-2.2, 2.5), (-1.57, 2.6), (-2.9, 2.3), (-1.57, 0.0))  # shoulder lift and elbow at rest
@@ -36,12 +39,18 @@ class Plan:
 
 
 def description() -> mujoco.MjSpec:
-    """The arm with rod and cup."""
+    """The arm alone."""
     spec = mujoco.MjSpec.from_file(str(MODEL))
     for body in spec.bodies[1:]:
         body.gravcomp = 1
-    site = spec.site("attachment_site")
-    tool = spec.body("wrist_3_link").add_body(name="tool", pos=np.add(site.pos, [0, ROD_M, 0]), quat=site.quat, gravcomp=1)
+    return spec
+
+
+def add_tool(spec: mujoco.MjSpec, prefix: str = "") -> mujoco.MjSpec:
+    """Adds rod and cup to the arm in a model. prefix: of the arm's names. Returns the model."""
+    site = spec.site(f"{prefix}attachment_site")
+    rim = np.add(site.pos, [0, ROD_M, 0])
+    tool = spec.body(f"{prefix}wrist_3_link").add_body(name="tool", pos=rim, quat=site.quat, gravcomp=1)
     rod = (ROD_M - 0.025) / 2
     tool.add_geom(
         type=mujoco.mjtGeom.mjGEOM_CYLINDER,
@@ -59,13 +68,8 @@ def description() -> mujoco.MjSpec:
 class UR5e(Robot):
     """Six joints. What is farther from its base than REACH_M is out of reach."""
 
-    joints = (
-        "shoulder_pan_joint",
-        "shoulder_lift_joint",
-        "elbow_joint",
-        "wrist_1_joint",
-        "wrist_2_joint",
-        "wrist_3_joint",
+    joints = tuple(
+        f"{PREFIX}{name}_joint" for name in ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
     )
     travel_m = 0.4
 
@@ -75,7 +79,7 @@ class UR5e(Robot):
         things = [outline.mean(axis=0) for outline in footprints(layout)]
         taken = np.concatenate(footprints(layout))
         middle = (taken.min(axis=0) + taken.max(axis=0)) / 2
-        arm = Arm(description().compile())
+        arm = Arm(add_tool(description()).compile())
         best, most = None, (-math.inf, -math.inf)
         for angle in np.linspace(0, 2 * math.pi, 16, endpoint=False):
             away = np.array([math.cos(angle), math.sin(angle)])
@@ -105,12 +109,14 @@ class UR5e(Robot):
         )
         arm = description()
         arm.option.impratio, arm.option.cone = spec.option.impratio, spec.option.cone
-        spec.attach(arm, frame=robot.add_frame(), prefix="")
+        spec.attach(arm, frame=robot.add_frame(), prefix=PREFIX)
+        add_tool(spec, PREFIX)
 
     def __init__(self, world: mujoco.MjModel, data: mujoco.MjData, cup: Cup, plan: Plan) -> None:
-        self.arm = Arm(description().compile())
+        self.arm = Arm(add_tool(description()).compile())
         self.base, self.yaw = np.array([*plan.base, 0.0]), plan.yaw
         tool, _ = self.arm.forward(READY)
+        self._high = [self.arm.world.body(name).id for name in ("forearm_link", "wrist_1_link")]
         self._pan = math.atan2(tool[1], tool[0])
         super().__init__(world, data, cup, plan)
 
@@ -121,12 +127,17 @@ class UR5e(Robot):
         turn = turn_of(self.yaw)
         local = turn.T @ (pose.position - self.base)
         x, y, z = pose.position
-        if np.linalg.norm(local[:2]) > REACH_M + 0.1:
-            raise Unreachable(f"({x:.2f}, {y:.2f}, {z:.2f}) m is out of the arm's reach")
-        found = self.arm.solve(local, turn.T @ pose.approach, near)
+        found = None
+        if np.linalg.norm(local[:2]) <= REACH_M + 0.1:
+            found = self.arm.solve(local, turn.T @ pose.approach, [near, self._ready(pose)], self._is_clear)
         if found is None:
             raise Unreachable(f"({x:.2f}, {y:.2f}, {z:.2f}) m is out of the arm's reach")
         return found
+
+    def _is_clear(self, q: NDArray[np.float64]) -> bool:
+        """Whether elbow and wrist are above the objects."""
+        self.arm.forward(q)
+        return bool(self.arm.data.xpos[self._high, 2].min() > ELBOW_M)
 
     def path(self, pose: Pose) -> list[NDArray[np.float64]]:
         """A straight line where the arm keeps its configuration, else from joint positions to joint positions."""
@@ -137,8 +148,7 @@ class UR5e(Robot):
                 return line
         except Unreachable:
             pass
-        here = np.asarray(self.data.ctrl)
-        goal = self.solve(pose, here if pose.approach @ self.pose.approach > 0.9 else self._ready(pose))
+        here, goal = np.asarray(self.data.ctrl), self.solve(pose, self._ready(pose))
         return list(here + np.linspace(0, 1, 20)[1:, None] * (goal - here))
 
     def _ready(self, pose: Pose) -> NDArray[np.float64]:
@@ -169,21 +179,22 @@ def is_in_reach(tray: Tray, base: NDArray[np.float64]) -> bool:
 
 
 def hidden_rest(arm: Arm, base: NDArray[np.float64], yaw: float, layout: Layout) -> tuple[tuple[float, ...], float]:
-    """The rest of which the camera sees least, and the share of the arm that it sees then."""
+    """The rest of which the camera sees least, and the share of the arm that it sees then (infinite: none is free)."""
     best, least = READY, math.inf
-    turn = turn_of(yaw)
+    turn, view = turn_of(yaw), layout.view
     for pan, (lift, elbow) in itertools.product(np.radians(range(-150, 181, 30)), FOLDS):
         q = np.array([pan, lift, elbow, -1.5708, -1.5708, 0])
         arm.forward(q)
-        joints = arm.data.xpos[2:]
-        points = np.concatenate([joints, (joints[1:] + joints[:-1]) / 2]) @ turn.T + [*base, 0]
-        if points[3:, 2].min() < 0.1:
+        joints = arm.data.xpos[1:]
+        shares = np.linspace(0, 1, 6)[:, None, None]
+        links = (joints[:-1] + shares * (joints[1:] - joints[:-1])).reshape(-1, 3) @ turn.T + [*base, 0]
+        if np.linalg.norm(links - view.eye, axis=1).min() < CAMERA_M or joints[3:, 2].min() < 0.1:
             continue
-        view = layout.view
-        pixels = project(view, points)
-        margin = 60  # the links are thick
-        inside = (pixels > -margin) & (pixels < [view.width + margin, view.height + margin])
-        seen = float(inside.all(axis=1).mean())
+        pixels = project(view, links)
+        margin = view.height / 8  # the links are thick
+        ahead = (links - view.eye) @ (np.subtract(view.target, view.eye)) > 0
+        inside = ((pixels > -margin) & (pixels < [view.width + margin, view.height + margin])).all(axis=1) & ahead
+        seen = float(inside.mean())
         if seen < least:
             best, least = q, seen
     return tuple(float(value) for value in best), least
