@@ -169,4 +169,4 @@ def iou_of(crops: Sequence[MaskCrop], truth: NDArray[np.bool_]) -> float:
     union = np.zeros(truth.shape, bool)
     for crop in crops:
         union[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width] |= crop.pixels > 0
-    return float(np.count_nonzero(union & truth) / max(np.count_nonzero(union | truth), 1))
+    return int(np.count_nonzero(union & truth)) / max(int(np.count_nonzero(union | truth)), 1)
