@@ -6,7 +6,7 @@ Publishes (SensorDataQoS where not said otherwise), all of one stamp:
     where tf2_ros is installed.
     ~/tray (latched PolygonStamped: the corners of its floor). ~/suggestion (latched String: a command that fits).
 Services: ~/move_to (lisa_ros/srv/MoveTo), ~/suction (SetBool), ~/park, ~/next_scene (Trigger), ~/in_tray (Trigger: the
-truth, for tests).
+truth, as JSON, for tests).
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ class RobotCell(Node):
         self._studio = Studio()
         self._cell: Cell | None = None
         self._frame: Frame | None = None
+        self._suggested: list[int] = []
         self._motion: Iterator[None] | None = None
         self._moved: Future | None = None
         self._open_scene()
@@ -131,7 +132,9 @@ class RobotCell(Node):
         self._frame = self._motion = None
         kinds = {"name": 0.1, "use": 1.0, "need": 1.0}
         made = conversations_for(record, random.Random(self._seed), 1, self._split, kinds=kinds)
-        self._suggestion.publish(String(data=made[0]["turns"][0]["command"] if made else ""))
+        turn = made[0]["turns"][0] if made else None
+        self._suggested = [target - 1 for target in turn["targets"]] if turn else []
+        self._suggestion.publish(String(data=turn["command"] if turn else ""))
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=WORLD)
         corners = [Point32(x=float(x), y=float(y), z=0.0) for x, y in self.cell.tray.floor]
         self._tray.publish(PolygonStamped(header=header, polygon=Polygon(points=corners)))
@@ -150,8 +153,9 @@ class RobotCell(Node):
 
     def _in_tray(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         cell = self.cell
+        truth = {"in_tray": cell.in_tray(), "suggested": self._suggested}
         response.success = True
-        response.message = json.dumps({number: cell.name_of(number) for number in cell.in_tray()})
+        response.message = json.dumps(truth | {"names": [cell.name_of(number) for number in cell.in_tray()]})
         return response
 
     # --- motion

@@ -708,8 +708,9 @@ def grasp_candidate(thing: Object3D, up: NDArray[np.floating] | None = None, ope
             if width <= opening and cost < least:
                 least = cost
                 spot = turn @ np.array([np.mean([flat[between, 0].min(), flat[between, 0].max()]), place]) + middle[:2]
+                nearest = np.argmin(np.linalg.norm(inside[:, :2] - spot, axis=1))
                 best = Grasp(
-                    axes @ np.append(spot, np.median(inside[between, 2])),
+                    axes @ np.append(spot, inside[nearest, 2]),
                     -up,
                     axes[:, :2] @ turn[:, 0],
                     width,
