@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,13 +11,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from goldens import read_rgb
-from tiny_elisa import ELISA, EMBEDDING, WORDS, write_elisa
+from tiny_elisa import ELISA, EMBEDDING, WORDS, drawn_alpha_clip, write_elisa
 
 from lisa_ros import load_engine
 from lisa_ros.engine.api import Answer, Ask, Conversation, Event, MaskCrop, Proposals, Regions, Token, crop_mask
 from lisa_ros.engine.support import Encoded, SupportedEngine
 from lisa_ros.errors import Cancelled, CheckpointError, CommandError, ConfigError
+from lisa_ros.extractive.encoders import AlphaClipEncoder
 from lisa_ros.extractive.mentions import mention_text
+from lisa_ros.extractive.model.alpha_clip import from_tensors
 from lisa_ros.extractive.reader import LlavaReader
 from lisa_ros.extractive.words import MENTION
 
@@ -212,6 +215,31 @@ def test_masks_without_embeddings_are_described_by_the_models_own_tower(tmp_path
     assert answers[1] is not None
     assert answers[0]["step_logits"].shape == (8, 300 + 5)
     np.testing.assert_array_equal(answers[0]["step_logits"], answers[1]["step_logits"])
+
+
+def test_masks_are_described_by_alpha_clip_where_there_is_a_folder(tmp_path: Path) -> None:
+    """What the engine makes of two masks is what AlphaCLIP's features of each, given as embeddings, make of them."""
+    facts = json.loads((ELISA / "alphaclip.json").read_text("utf-8"))
+    tensors = drawn_alpha_clip(facts)
+    (tmp_path / "clip").mkdir()
+    torch.save(tensors, tmp_path / "clip/tower.pth")
+    (tmp_path / "clip/config.json").write_text(json.dumps({"num_attention_heads": facts["config"]["heads"]}))
+    folder = write_elisa(tmp_path / "elisa", embedding=facts["config"]["output_dim"])
+    engine = load_engine(folder, "cpu", "fp32", {"alpha_clip": str(tmp_path / "clip")})
+    rgb = read_rgb(ELISA / "images/image1.png")
+    masks = squares(2, (rgb.shape[0], rgb.shape[1]))
+    alone = [AlphaClipEncoder(from_tensors(tensors, facts["config"]["heads"])).encode(rgb, [mask]) for mask in masks]
+    given = Proposals(masks=masks, embeddings=torch.cat(alone).numpy())
+    logits = [
+        engine.ask(engine.encode(rgb), Ask("the cup", proposals=one, max_new_tokens=4), details=True).details
+        for one in (Proposals(masks=masks), given)
+    ]
+    assert logits[0] is not None
+    assert logits[1] is not None
+    np.testing.assert_allclose(logits[0]["step_logits"], logits[1]["step_logits"], rtol=0, atol=1e-4)
+    (tmp_path / "clip/tower.pth").unlink()
+    with pytest.raises(CheckpointError, match=r"has 0 \.pth files; AlphaCLIP's folder has one"):
+        load_engine(folder, "cpu", "fp32", {"alpha_clip": str(tmp_path / "clip")})
 
 
 def test_other_proposals_on_the_same_frame_do_not_see_the_first_ones(engine: SupportedEngine) -> None:
