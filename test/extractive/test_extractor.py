@@ -11,6 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from goldens import read_rgb
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_elisa import ELISA, EMBEDDING, WORDS, drawn_alpha_clip, write_elisa
 
 from lisa_ros import load_engine
@@ -478,3 +480,27 @@ def test_a_broken_folder_names_what_is_missing(tmp_path: Path) -> None:
     torch.save(tensors, cut / "models/tiny.pth")
     with pytest.raises(CheckpointError, match=r"1 missing: adapter\.body\.mlp\.3\.bias"):
         load_engine(cut, "cpu")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8", "nf4"])
+def test_other_precisions_answer(precision: str) -> None:
+    if precision in ("int8", "nf4"):
+        pytest.importorskip("bitsandbytes", reason="needs pip install 'lisa_ros[quant]'")
+    engine = load_engine(ELISA, "cpu", precision)
+    answer = asked(engine, CUP)
+    assert engine.info.precision == precision
+    assert answer.text.startswith("The cup is [1]")
+
+
+@given(
+    st.lists(st.text(st.characters(exclude_characters="[]\ufdd1", exclude_categories=("Cs",)), max_size=8), min_size=1),
+    st.data(),
+    st.integers(0, 4),
+)
+def test_every_span_is_a_number_of_the_text(texts: list[str], data: st.DataObject, most: int) -> None:
+    proposals = data.draw(st.lists(st.integers(0, 5), min_size=len(texts) - 1, max_size=len(texts) - 1))
+    text = mention_text(texts, proposals, most)
+    assert len(text.order) == len(set(text.order)) <= most
+    for number, spans in enumerate(text.spans, 1):
+        assert {text.text[begin:end] for begin, end in spans} == {f"[{number}]"}
+    assert text.text.count("[") == len(text.mentions) == text.marked.count(MENTION)
