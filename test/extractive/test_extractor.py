@@ -405,7 +405,21 @@ def test_attention_adapter_is_the_sum_of_skips_and_the_last_views(random_engine:
         torch.testing.assert_close(adapter(embeddings), expected, rtol=0, atol=1e-5)
 
 
-def test_a_command_can_be_canceled_between_tokens(engine: SupportedEngine) -> None:
+def test_a_draft_saves_passes_and_changes_nothing() -> None:
+    engine = load_engine(ELISA, "cpu", "fp32")
+    answers, passes = [], []
+    for _ in range(2):
+        stops: list[bool] = []
+        answers.append(asked(engine, CUP, details=True, should_stop=lambda: bool(stops.append(False))))  # noqa: B023
+        passes.append(len(stops))
+    first, second = (answer.details or {} for answer in answers)
+    assert first["answer_ids"] == second["answer_ids"]
+    np.testing.assert_allclose(first["step_logits"], second["step_logits"], rtol=0, atol=1e-4)
+    assert passes[1] < passes[0]
+
+
+def test_a_command_can_be_canceled_between_passes() -> None:
+    engine = load_engine(ELISA, "cpu", "fp32")
     calls = iter([False, False, False, True])
     with pytest.raises(Cancelled):
         asked(engine, CUP, should_stop=lambda: next(calls))
