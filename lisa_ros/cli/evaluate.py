@@ -33,8 +33,9 @@ def positive_count(text: str) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Measure gIoU and cIoU of a model on a data set: scenes of `lisa scenes`, ReasonSeg, RefCOCO, RefCOCO+, "
-        "RefCOCOg, RefCLEF or gRefCOCO. --split, --split-by and --images are for the last five."
+        "Measure gIoU and cIoU of a model on a data set: scenes of `lisa scenes`, ReasonSeg, or RefCOCO and its "
+        "relatives (RefCOCO+, RefCOCOg, RefCLEF, gRefCOCO, Ref-ZOM, R-RefCOCO, FP-RefCOCO). --split, --split-by and "
+        "--images are for RefCOCO and its relatives."
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--split", help="val (the default), testA, testB, test, ...")
