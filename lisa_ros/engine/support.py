@@ -153,12 +153,12 @@ class SupportedEngine:
     def _ask_each(
         self, encoded: Encoded, ask: Ask, on_event: OnEvent, should_stop: ShouldStop, details: bool
     ) -> Answer:
-        """One ask for each target; texts joined by newlines, spans shifted."""
+        """One ask for each target, once if it is given twice; texts joined by newlines, spans shifted."""
         texts: list[str] = []
         regions: list[Region] = []
         absent: list[str] = []
         answers: list[Answer] = []
-        for target in ask.targets:
+        for target in dict.fromkeys(ask.targets):
             if should_stop():
                 raise Cancelled("canceled between two targets")
             watch = _Shifted(on_event, "".join(f"{text}\n" for text in texts), target)
