@@ -36,8 +36,13 @@ DEFAULT = "lisa"
 BUILT_IN = {
     "lisa": "lisa_ros.lisa.engine:load",
     "lisa_small": "lisa_small.engine:load",
+    "http": "lisa_ros.remote.engine:load",
+    "https": "lisa_ros.remote.engine:load",
 }
 """Name -> ``module:callable`` of the factory. Imported only when a model needs it."""
+
+SCHEMES = ("http", "https")
+"""Built-in engines that serve URLs and no folders."""
 
 _CALLABLE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -134,7 +139,7 @@ def engine_name(folder: Path) -> str:
             return name
     config = _read(folder / "config.json")
     for name in known():
-        if name != DEFAULT and _recognises(name, folder, config):
+        if name not in (DEFAULT, *SCHEMES) and _recognises(name, folder, config):
             return name
     return DEFAULT
 
@@ -142,6 +147,11 @@ def engine_name(folder: Path) -> str:
 def is_callable_name(model: str) -> bool:
     """Whether ``model`` has the form ``package.module:callable`` and no file or folder has this name."""
     return _CALLABLE.fullmatch(model) is not None and not Path(model).exists()
+
+
+def is_url(value: str) -> bool:
+    """Whether ``value`` begins like a URL, with a scheme."""
+    return _URL.match(value) is not None
 
 
 def bundled_model() -> Path:

@@ -56,11 +56,12 @@ LAYERS = {
     "data": Layer((BASE, "engine", "perception")),
     "lisa": Layer((BASE, "engine", "perception"), torch=True),
     "runtime": Layer((BASE, "engine", "perception")),
+    "remote": Layer((BASE, "engine", "perception", "runtime")),
     "bag": Layer((BASE, "engine", "perception", "runtime")),
     "evaluation": Layer((BASE, "engine", "perception", "data")),
     "training": Layer((BASE, "engine", "perception", "data", "lisa", "evaluation"), torch=True),
     "ros": Layer((BASE, "engine", "perception", "runtime"), ros=True),
-    "cli": Layer((BASE, "engine", "perception", "data", "lisa", "runtime", "bag", "evaluation", "training")),
+    "cli": Layer((BASE, "engine", "perception", "data", "lisa", "runtime", "remote", "bag", "evaluation", "training")),
     "lisa_small": Layer((BASE, "engine", "perception", "data", "lisa", "evaluation", "training"), torch=True),
 }
 BASE_MODULES = {file.stem for file in (ROOT / "lisa_ros").glob("*.py")} - {"__init__"}
@@ -261,6 +262,7 @@ print(*sorted({{"torch", "transformers", "rclpy", "cv2", "lisa_small"}} & set(sy
         ("import lisa_ros; lisa_ros.load_engine", ""),
         ("import lisa_ros.cli", ""),
         ("import lisa_ros.runtime.worker", ""),
+        ("import lisa_ros.remote.engine, lisa_ros.remote.server", "cv2"),
         ("import lisa_ros.ros.node", "cv2 rclpy"),
     ],
 )
