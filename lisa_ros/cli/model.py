@@ -90,10 +90,10 @@ def warn_of_demo_model(arguments: argparse.Namespace) -> None:
 
 
 def warn_of_ignored_command(engine: SupportedEngine, asks: Sequence[Ask]) -> None:
-    """If the engine answers each target alone, print on standard error that it ignores the command beside them."""
-    if any(ask.text and ask.targets for ask in asks) and TARGETS not in engine.info.capabilities:
+    """If there are targets and a command, print on standard error that the command may be ignored."""
+    if any(ask.text and ask.targets for ask in asks):
+        how = "may ignore" if TARGETS in engine.info.capabilities else "ignores"
         print(
-            f"lisa: {escaped(engine.info.name)} answers each --target alone and ignores the command; leave out one of "
-            "the two",
+            f"lisa: {escaped(engine.info.name)} {how} the command beside --target; leave out one of the two",
             file=sys.stderr,
         )

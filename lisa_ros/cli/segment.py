@@ -18,7 +18,7 @@ from lisa_ros.atomic import check_outputs, replacing
 from lisa_ros.cli import model
 from lisa_ros.cli.model import load
 from lisa_ros.engine.api import Answer, Ask, Conversation, EngineInfo, Event, MaskCrop, Token
-from lisa_ros.engine.support import Encoded, SupportedEngine, numbered_answer
+from lisa_ros.engine.support import Encoded, SupportedEngine, numbered_answer, unanswered
 from lisa_ros.errors import CommandError, ConfigError
 from lisa_ros.perception.masks import union_image
 from lisa_ros.perception.photo import STDIN, read_photo
@@ -114,7 +114,7 @@ def main(arguments: argparse.Namespace) -> int:
             print(escaped(error))
             continue
         if not quiet:
-            _print_masks(answer, encode_s)
+            _print_masks(ask, answer, encode_s)
         number = len(answers) + 1 if len(asks) > 1 and not arguments.interactive else None
         answers.append(_record(ask, answer))
         for name, path in _write_pictures(rgb, answer, arguments, number).items():
@@ -123,7 +123,7 @@ def main(arguments: argparse.Namespace) -> int:
                 print(f"wrote {escaped(path)}")
     if arguments.json:
         _write_json(arguments.json, _document(arguments.image, rgb, engine.info, encode_s, answers))
-    return FOUND if all(one["found"] and not one["absent"] for one in answers) else NOT_FOUND
+    return FOUND if all(one["found"] and not one["absent"] and not one["unanswered"] for one in answers) else NOT_FOUND
 
 
 # --- checks before the model is loaded ---
@@ -236,7 +236,7 @@ def _crops(answer: Answer) -> list[MaskCrop]:
     return [region.mask for region in answer.regions]
 
 
-def _print_masks(answer: Answer, encode_s: float) -> None:
+def _print_masks(ask: Ask, answer: Answer, encode_s: float) -> None:
     for region in answer.regions:
         crop, phrase = region.mask, f" ({escaped(region.phrase)})" if region.phrase else ""
         if crop.area == 0:
@@ -251,6 +251,8 @@ def _print_masks(answer: Answer, encode_s: float) -> None:
         print(f"  not there: {escaped(', '.join(answer.absent))}")
     elif not answer.found:
         print("  not found: no mask")
+    if missing := unanswered(answer.regions, answer.absent, ask.targets):
+        print(f"  not in the answer: {escaped(', '.join(missing))}")
     timings = answer.timings
     first = f"{timings.first_mask_s:.2f} s to the first mask, " if timings.first_mask_s else ""
     print(f"  {first}{timings.total_s:.2f} s in total, after {encode_s:.2f} s for the picture")
@@ -286,6 +288,7 @@ def _record(ask: Ask, answer: Answer) -> dict[str, Any]:
         "answer": answer.text,
         "found": answer.found,
         "absent": list(answer.absent),
+        "unanswered": unanswered(answer.regions, answer.absent, ask.targets),
         "masks": masks,
         "timings": {name: round(value, 6) for name, value in vars(answer.timings).items()},
     }

@@ -215,6 +215,18 @@ def numbered_answer(answer: Answer) -> Answer:
     return replace(answer, regions=tuple(numbered(region, label) for label, region in enumerate(answer.regions, 1)))
 
 
+def unanswered(regions: Sequence[Region], absent: Sequence[str], targets: Sequence[str]) -> list[str]:
+    """Targets that an answer neither marks nor reports as absent.
+
+    Args:
+        regions: Of the answer.
+        absent: Of the answer.
+        targets: Of the command.
+    """
+    mentioned = {name.casefold() for name in (*absent, *(region.phrase for region in regions))}
+    return [target for target in dict.fromkeys(targets) if target.casefold() not in mentioned]
+
+
 def _sum(answers: Sequence[Answer]) -> Timings:
     """Of asks that ran one after another."""
     first_mask_s = before_s = 0.0

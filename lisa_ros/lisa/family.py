@@ -6,7 +6,7 @@ chooses it: ``lisa.family`` first, then ``architectures[0]``. docs/models.md has
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -42,6 +42,8 @@ class PointSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise ValueError(f"{name} of the points is {value!r}; it must be a number in [0, 1]")
+        if self.t_neg >= self.t_pos:
+            raise ValueError(f"t_neg of the points is {self.t_neg}; it must be below t_pos, which is {self.t_pos}")
 
     @classmethod
     def read(cls, settings: Any) -> PointSettings:
@@ -90,6 +92,7 @@ class Family:
         named_answers: Sentences that name each target.
         separator: Between two items of a named answer.
         closing: After the last item.
+        ordered: Whether the k-th item of an answer is about the k-th target.
         points: Similarity points by the width of the language model, the default first; empty for none.
     """
 
@@ -106,6 +109,7 @@ class Family:
     named_answers: tuple[AnswerForm, ...] = ()
     separator: str = ", "
     closing: str = "."
+    ordered: bool = False
     points: Mapping[int, PointSettings] = field(default_factory=dict)
 
     @property
@@ -117,6 +121,11 @@ class Family:
     def tokens(self) -> tuple[str, ...]:
         """All tokens of the family that a tokenizer must have."""
         return (*self.answer_tokens, *self.list_tokens)
+
+    def named_answer(self, form: AnswerForm, names: Sequence[str]) -> str:
+        """The sentence that gives a mask for each name."""
+        items = self.separator.join(form.item.format(name) for name in names)
+        return f"{form.opening} {items}{self.closing}".strip()
 
     @property
     def answers_targets(self) -> bool:
@@ -168,7 +177,10 @@ FAMILIES: dict[str, Family] = {
             reject_token="<no_ins>",
             list_tokens=("<semantic>", "<cat_start>", "<cat_end>"),
             questions=QuestionForms(several="<semantic>Segment this image.<cat_start> {} <cat_end>", lower=True),
-            answers=("It is <ins>.", "Sure, <ins>.", "The segmentation result is <ins>.", "<ins>."),
+            answers=(
+                *("It is <ins>.", "Sure, it is <ins>.", "Sure, <ins>.", "<ins>.", "The result is <ins>."),
+                *("The segmentation result is <ins>.", "Sure, the segmentation result is <ins>."),
+            ),
             named_answers=(AnswerForm("", "{}<ins>"),),
             separator="",
             closing="",
@@ -191,6 +203,7 @@ FAMILIES: dict[str, Family] = {
                 AnswerForm("Sure,", "the segmentation of {} is [SEG]"),
                 AnswerForm("Sure,", "the referred {} is [SEG]"),
             ),
+            ordered=True,
         ),
         Family(
             "cores",

@@ -217,8 +217,8 @@ def question_about(targets: Sequence[str], forms: QuestionForms) -> Turn:
     """
     names = []
     for target in targets:
+        check_words(target)
         name = " ".join(target.split()).strip(".")
-        check_words(name)
         if ", " in name or name.endswith(","):
             raise CommandError(f"the target {target!r} has a comma; give each target by itself")
         names.append(_cased(name, forms))

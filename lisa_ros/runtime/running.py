@@ -43,9 +43,9 @@ class Running:
         return Progress(self.stage, self.partial_answer, regions, len(with_pixels(new)), self.frame)
 
     def regions(self, done: worker.Done) -> list[Region]:
-        """Of the complete answer, in its order; those without pixels are left out."""
+        """Of the complete answer, in its order."""
         every = [*self.announced, *done.new]
-        return with_pixels([every[index] for index in done.order])
+        return [every[index] for index in done.order]
 
 
 def with_pixels(regions: Sequence[Region]) -> list[Region]:

@@ -28,7 +28,7 @@ from lisa_ros.evaluation.run import forced_mask
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.quantize import Precision
 from lisa_ros.lisa.prompt import template
-from lisa_ros.lisa.segmenter import SEG, Segmenter
+from lisa_ros.lisa.segmenter import Segmenter
 from lisa_ros.lisa.tokenizer import Tokenizer
 from lisa_ros.lisa.weights.load import load_lisa
 from lisa_ros.lisa.weights.names import reference_name
@@ -43,6 +43,7 @@ from lisa_ros.training.objective import Objective
 from lisa_ros.training.report import Report
 from lisa_ros.training.schedule import ParameterGroup, adamw, linear
 from lisa_ros.training.snapshot import TRAINED, Snapshots, save_trained
+from lisa_ros.training.templates import SEG
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from lisa_ros.lisa.draft import ANSWERS
+from lisa_ros.lisa.family import FAMILIES
 
 SEG = "[SEG]"
+
+ANSWERS = FAMILIES["lisa"].answers
+"""With a mask."""
 
 SHORT_QUESTIONS = (
     "Can you segment the {} in this image?",

@@ -1,9 +1,9 @@
 """SAM's mask decoder for many prompts of many images, faster than that of transformers, with the same results.
 
-There are few prompt tokens and many image tokens. So projections are applied to the prompt tokens: ``(keys W)
-(queries)`` is computed as ``keys (W queries)``, heads become columns of one matrix, and no image token is projected or
-transposed. The transposed convolutions (kernel 2, stride 2, so no overlap) are a matrix product for each cell; only the
-logits are then rearranged to an image.
+There are few prompt tokens and many image tokens. So, unless there are many of both, projections are applied to the
+prompt tokens: ``(keys W) (queries)`` is computed as ``keys (W queries)``, heads become columns of one matrix, and no
+image token is projected or transposed. The transposed convolutions (kernel 2, stride 2, so no overlap) are a matrix
+product for each cell; only the logits are then rearranged to an image.
 
 Shapes: B images, P prompts each, N = B * P, G = h * w image tokens, T tokens (predicted IoU, masks, prompt), C
 channels, n heads of d channels.
@@ -23,19 +23,24 @@ from transformers.models.sam.modeling_sam import SamAttention, SamMaskDecoder, S
 from lisa_ros.lisa.preprocess import Size, resized_size
 
 
-def decode_prompts(sam: SamModel, image_embeddings: Tensor, positions: Tensor, prompts: Tensor) -> Tensor:
+def decode_prompts(
+    sam: SamModel, image_embeddings: Tensor, positions: Tensor, prompts: Tensor, dense: Tensor | None = None
+) -> Tensor:
     """Mask logits of SAM's single-mask output.
 
     Args:
         sam: The model.
         image_embeddings: (B, C, h, w).
         positions: (1, C, h, w), see ``sam.image_positions``.
-        prompts: (B, P, C), one sparse prompt token for each mask.
+        prompts: (B, P, C), one sparse prompt token for each mask, or (B, P, k, C), k tokens for each.
+        dense: (B, C, h, w), dense prompt from a mask; None: SAM's embedding for no mask.
 
     Returns:
         (B, P, 4h, 4w).
     """
-    return decode_and_look(sam, image_embeddings, positions, prompts)[0]
+    if dense is None:
+        return decode_and_look(sam, image_embeddings, positions, prompts)[0]
+    return _decode(sam.mask_decoder, image_embeddings + dense, positions, prompts)[0]
 
 
 def decode_and_look(
@@ -67,10 +72,12 @@ def upsample_logits(low_res: Tensor, size: Size, input_size: int) -> Tensor:
 def _decode(
     decoder: SamMaskDecoder, image_embeddings: Tensor, positions: Tensor, prompts: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    batch, count, _ = prompts.shape
+    if prompts.ndim == 3:
+        prompts = prompts[:, :, None]  # (B, P, 1, C)
+    batch, count = prompts.shape[:2]
     height, width = image_embeddings.shape[-2:]
     fixed = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([fixed.expand(batch, count, -1, -1), prompts[:, :, None]], dim=2).flatten(0, 1)  # (N, T, C)
+    tokens = torch.cat([fixed.expand(batch, count, -1, -1), prompts], dim=2).flatten(0, 1)  # (N, T, C)
     where = positions.flatten(2)[0]  # (C, G)
     keys = image_embeddings.flatten(2).transpose(1, 2)  # (B, G, C): shared by an image's prompts until they write to it
     queries, looks = tokens, []
@@ -92,6 +99,12 @@ def _decode(
     logits = _upscale(decoder, keys, weights)  # (N, G, 4, 4): two doublings, rows and columns of each
     logits = logits.view(batch, count, height, width, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
     return logits.reshape(batch, count, 4 * height, 4 * width), looks
+
+
+def _has_many(attention: SamAttention, tokens: Tensor) -> bool:
+    """Whether projecting the image tokens takes fewer multiplications than projecting the tokens (N, T, C) for each."""
+    (_, count, width), inner = tokens.shape, attention.internal_dim
+    return attention.num_attention_heads * count * width > inner * (width + count)
 
 
 def _heads(attention: SamAttention, x: Tensor) -> Tensor:
@@ -118,6 +131,12 @@ def _from_image(attention: SamAttention, query: Tensor, keys: Tensor, where: Ten
 
     The bias of k_proj adds the same to all of a query's scores and falls out of the softmax.
     """
+    if _has_many(attention, query):
+        q = _heads(attention, attention.q_proj(query))
+        k = _heads(attention, attention.k_proj(keys + where.T)).expand(len(q), -1, -1, -1)
+        v = _heads(attention, attention.v_proj(keys)).expand(len(q), -1, -1, -1)
+        out = F.scaled_dot_product_attention(q, k, v, scale=attention.scaling)
+        return attention.out_proj(out.transpose(1, 2).flatten(2))
     n, tokens = attention.num_attention_heads, query.shape[1]
     q = _heads(attention, attention.q_proj(query)) * attention.scaling  # (N, n, T, d)
     through_k = attention.k_proj.weight.unflatten(0, (n, -1))  # (n, d, C)
@@ -135,6 +154,12 @@ def _to_image(
 
     Returns keys + attention (N, G, C), and the scores of the tokens (N, n, T, G) before the softmax."""
     n, (count, tokens) = attention.num_attention_heads, key.shape[:2]
+    if _has_many(attention, key):
+        q = _heads(attention, attention.q_proj(keys + where.T))  # (B or N, n, G, d)
+        k = _heads(attention, attention.k_proj(key)) * attention.scaling
+        scores = k @ q.transpose(2, 3)  # (N, n, T, G)
+        out = torch.softmax(scores, dim=2).transpose(2, 3) @ _heads(attention, attention.v_proj(value))
+        return keys + attention.out_proj(out.transpose(1, 2).flatten(2)), scores
     k = _heads(attention, attention.k_proj(key)) * attention.scaling  # (N, n, T, d)
     through_q = attention.q_proj.weight.unflatten(0, (n, -1))  # (n, d, C)
     offset = k @ attention.q_proj.bias.view(n, -1, 1)  # (N, n, T, 1)
