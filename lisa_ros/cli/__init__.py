@@ -30,6 +30,7 @@ COMMANDS = {
     "merge": ("lisa_ros.cli.merge", "merge LoRA weights into their model"),
     "serve": ("lisa_ros.cli.serve", "answer the commands of robots without a model, over HTTP"),
     "evaluate": ("lisa_ros.cli.evaluate", "measure gIoU and cIoU on a data set"),
+    "calibrate": ("lisa_ros.cli.calibrate", "make scores the probability of the right object"),
 }
 """Name -> module with add_arguments(parser) and main(arguments) -> exit code, and a summary."""
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from lisa_ros.engine.api import Factory
+from lisa_ros.engine.calibration import read_calibration
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import CheckpointError, ConfigError
 from lisa_ros.json_file import read_json_object
@@ -65,7 +66,7 @@ def load_engine(
         progress: Called with the loaded share, in [0, 1].
 
     Returns:
-        The engine, wrapped in the checks that hold for all engines.
+        The engine, wrapped in the checks that hold for all engines, with the folder's calibration of its scores.
 
     Raises:
         ConfigError: There is no such engine, or an option or the precision cannot be used.
@@ -77,10 +78,12 @@ def load_engine(
     limit_spinning()  # before the factory's module imports torch
     factory = find_factory(model)
     _check_signature(factory, model)
-    if not is_callable_name(model) and not _URL.match(model):
-        model = str(Path(model).expanduser() if model else bundled_model())
+    calibration = None
+    if not is_callable_name(model) and not is_url(model):
+        folder = Path(model).expanduser() if model else bundled_model()
+        model, calibration = str(folder), read_calibration(folder)
     chosen = {"model": model, "device": device, "precision": precision}
-    return SupportedEngine(factory(**chosen, options=dict(options or {}), progress=progress))
+    return SupportedEngine(factory(**chosen, options=dict(options or {}), progress=progress), calibration)
 
 
 def find_factory(model: str) -> Factory:

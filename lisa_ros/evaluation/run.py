@@ -15,6 +15,7 @@ from lisa_ros.engine.api import TEACHER_FORCED, Answer, Ask, Conversation
 from lisa_ros.engine.support import Encoded, SupportedEngine
 from lisa_ros.evaluation.examples import Example, ExampleTurn, Picture, Question
 from lisa_ros.evaluation.metrics import Overlap, overlap
+from lisa_ros.evaluation.reliability import ScoredMask, score_mask
 from lisa_ros.perception.masks import union_image
 
 MAX_ANSWER = 96
@@ -38,6 +39,7 @@ class Outcome:
         first: First question about its picture: ``to_mask_s`` includes encoding.
         named: A region exists, and the text up to the first mention of it names every target's class.
         cut: The answer was cut off at ``MAX_ANSWER`` tokens; None where the engine does not say how long it was.
+        masks: Those of the answer that have pixels, each with its score and what it marks.
     """
 
     question: Question
@@ -52,6 +54,7 @@ class Outcome:
     first: bool
     named: bool = False
     cut: bool | None = None
+    masks: tuple[ScoredMask, ...] = ()
 
 
 def evaluate(
@@ -117,6 +120,7 @@ def _ask(
         encode_s > 0,
         found and names_all(text_to_region(answer), question.names),
         _is_cut(answer),
+        tuple(score_mask(region, example.truth, example.objects) for region in answer.regions if region.mask.area),
     )
     return outcome, mask
 
