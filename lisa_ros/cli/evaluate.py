@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lisa_ros import load_engine
 from lisa_ros.atomic import check_outputs, replacing
 from lisa_ros.cli import model
-from lisa_ros.cli.data_set import FORMATS, Pictures, add_data_arguments
+from lisa_ros.cli.data_set import FORMATS, Pictures, add_data_arguments, positive_count
 from lisa_ros.cli.model import load
+from lisa_ros.engine.registry import is_url
+from lisa_ros.errors import ConfigError
 from lisa_ros.evaluation.examples import Example, Picture
 from lisa_ros.evaluation.report import Gallery, summarise, table
 from lisa_ros.evaluation.run import Outcome, evaluate
@@ -24,6 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="random seed of baselines and of examples for --html (0)")
     parser.add_argument("--no-teacher-forced", action="store_true", help="skip the teacher-forced scores")
+    parser.add_argument(
+        "--workers",
+        type=positive_count,
+        default=1,
+        metavar="N",
+        help="pictures at once (1); more than 1 is for a server with replicas (lisa serve --ray)",
+    )
     parser.add_argument("--json", type=Path, default=None, help="write the scores to this file")
     parser.add_argument("--html", type=Path, default=None, help="write a page with examples to this file")
     model.add_model_arguments(parser)
@@ -32,8 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     check_outputs({"--json": args.json, "--html": args.html})
     model.options(args)
+    if args.workers > 1 and not is_url(args.model):
+        raise ConfigError(
+            f"--workers {args.workers} is for a server with replicas; give its URL with --model (lisa serve --ray)"
+        )
     pictures = Pictures(args)  # a wrong folder fails before the model is loaded
     engine = load(args)
+    more = [load_engine(args.model, options=model.options(args)) for _ in range(args.workers - 1)]
     gallery = Gallery(seed=args.seed)
 
     def show(outcome: Outcome, picture: Picture, example: Example, mask: NDArray[np.bool_]) -> None:
@@ -44,6 +59,7 @@ def main(args: argparse.Namespace) -> int:
         pictures,
         forced=not args.no_teacher_forced,
         seed=args.seed,
+        more_engines=more,
         on_outcome=None if args.html is None else show,
     )
     report = summarise(outcomes) | {

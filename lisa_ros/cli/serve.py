@@ -6,11 +6,15 @@ import argparse
 import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
 from dataclasses import fields
 from pathlib import Path
 
 from lisa_ros.cli import model
+from lisa_ros.cli.data_set import positive_count
+from lisa_ros.engine.registry import check_model
 from lisa_ros.errors import ConfigError
 from lisa_ros.plain_text import EscapingFormatter, escaped
 from lisa_ros.remote.commands import Limits
@@ -19,6 +23,9 @@ from lisa_ros.remote.wire import TOKEN_VARIABLE
 PORT = 8000
 SHUTDOWN_S = 5
 """Seconds that running commands have left after Ctrl-C or SIGTERM."""
+
+Certificate = tuple[str | None, str | None]
+"""Files of certificate and key; both None for http."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,20 +49,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default = Limits.__dataclass_fields__[name].default
         flag = f"--{name.replace('_', '-')}"
         limits.add_argument(flag, type=kind, default=default, metavar="N", help=f"{what} ({default})")
+    cluster = parser.add_argument_group("cluster (Ray)")
+    cluster.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="serve replicas on a Ray cluster: auto, ray://HOST:PORT, or without an address on this computer alone",
+    )
+    cluster.add_argument("--replicas", type=positive_count, default=1, metavar="N", help="engines; the fewest (1)")
+    cluster.add_argument("--max-replicas", type=positive_count, metavar="N", help="most engines, started under load")
+    cluster.add_argument("--gpus-per-replica", type=float, metavar="N", help="may be a fraction (1, or 0 without GPUs)")
+    cluster.add_argument("--cpus-per-replica", type=float, default=1.0, metavar="N", help="may be a fraction (1)")
     model.add_model_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C. Returns the exit code."""
+    _log()
+    token = _token(arguments)
+    limits = _limits(arguments)
+    certificate = _certificate(arguments)
+    model.options(arguments)
+    if arguments.ray is not None:
+        return _serve_cluster(arguments, limits, token, certificate)
+    return _serve_one(arguments, limits, token, certificate)
+
+
+def _serve_one(arguments: argparse.Namespace, limits: Limits, token: str, certificate: Certificate) -> int:
+    """One engine in this process."""
     import uvicorn
 
     from lisa_ros.remote.server import make_app
     from lisa_ros.runtime.worker_process import warm_up
 
-    _log()
-    token = _token(arguments)
-    limits = _limits(arguments)
-    certificate = _certificate(arguments)
     listening = _bind(arguments.host, arguments.port)  # before the model is loaded: a port in use is told at once
     model.warn_of_demo_model(arguments)
     engine = model.load(arguments)
@@ -69,13 +96,54 @@ def main(arguments: argparse.Namespace) -> int:
     )
     config.ssl_certfile, config.ssl_keyfile = certificate
     host, port = listening.getsockname()[:2]
-    where = f"[{host}]" if ":" in host else host
-    print(
-        f"serving {escaped(engine.info.name)} at {'https' if certificate[0] else 'http'}://{where}:{port}", flush=True
-    )
+    _announce(engine.info.name, host, port, certificate)
     with contextlib.suppress(KeyboardInterrupt):  # raised again when all is closed
         uvicorn.Server(config).run(sockets=[listening])
     return 0
+
+
+def _serve_cluster(arguments: argparse.Namespace, limits: Limits, token: str, certificate: Certificate) -> int:
+    """Replicas on a Ray cluster. Raises ConfigError, LisaError."""
+    from lisa_ros.remote import cluster
+
+    most = arguments.max_replicas or 0
+    if most and most < arguments.replicas:
+        raise ConfigError(f"--max-replicas {most} is less than --replicas {arguments.replicas}; give at least as many")
+    if not 0 < arguments.port < 2**16:
+        raise ConfigError(f"--port {arguments.port}: with --ray, give a number from 1 to {2**16 - 1}")
+    check_model(arguments.model)
+    model.warn_of_demo_model(arguments)
+    settings = cluster.ClusterSettings(
+        arguments.model,
+        arguments.device,
+        arguments.precision,
+        model.options(arguments),
+        limits,
+        token,
+        arguments.ray,
+        arguments.host,
+        arguments.port,
+        arguments.replicas,
+        most,
+        certificate,
+        arguments.gpus_per_replica,
+        arguments.cpus_per_replica,
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends in order, too
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            cluster.start(settings)
+            name = f"{arguments.model or 'the demo model'}, {arguments.replicas} replicas,"
+            _announce(name, arguments.host, arguments.port, certificate)
+            threading.Event().wait()
+        finally:
+            cluster.stop()
+    return 0
+
+
+def _announce(what: str, host: str, port: int, certificate: Certificate) -> None:
+    where = f"[{host}]" if ":" in host else host
+    print(f"serving {escaped(what)} at {'https' if certificate[0] else 'http'}://{where}:{port}", flush=True)
 
 
 def _log() -> None:
@@ -110,7 +178,7 @@ def _limits(arguments: argparse.Namespace) -> Limits:
     return Limits(**given)
 
 
-def _certificate(arguments: argparse.Namespace) -> tuple[str | None, str | None]:
+def _certificate(arguments: argparse.Namespace) -> Certificate:
     """Files of certificate and key; both None for http. Raises ConfigError."""
     cert, key = arguments.tls_cert, arguments.tls_key
     if cert is None and key is None:

@@ -65,6 +65,7 @@ def make_app(engine: SupportedEngine, limits: Limits, token: str = "") -> Starle
         ClientDisconnect: _as_json,
     }
     app = Starlette(routes=routes, exception_handlers=handlers)
+    app.state.thread = thread
     if token:
         app.add_middleware(TokenCheck, token=token)
     return app

@@ -82,17 +82,35 @@ def test_lisa_segment_needs_no_torch(robot: dict[str, str], server: Server, tmp_
     assert "not there: blue" in done.stdout
 
 
-def test_lisa_evaluate_needs_no_torch(robot: dict[str, str], server: Server, tmp_path: Path) -> None:
+def test_lisa_evaluate_needs_no_torch_and_workers_change_the_times_only(
+    robot: dict[str, str], server: Server, tmp_path: Path
+) -> None:
     data = tmp_path / "data"
     data.mkdir()
     pixels = np.asarray(Image.open(picture(tmp_path)))
-    Image.fromarray(pixels).save(data / "a.jpg", quality=95)
-    shape = {"label": "target", "points": [[40, 30], [99, 30], [99, 69], [40, 69]]}
-    (data / "a.json").write_text(json.dumps({"text": ["the red thing"], "is_sentence": False, "shapes": [shape]}))
-    arguments = ["--data", str(data), "--model", server.url, "--json", str(tmp_path / "r.json")]
-    done = run("evaluate", *arguments, environment=robot)
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "r.json").read_text())["gIoU"] > 0.85
+    for number in range(9):
+        Image.fromarray(np.roll(pixels, 3 * number, axis=1)).save(data / f"{number}.jpg", quality=95)
+        left = 40 + (3 if number % 2 else 2) * number
+        shape = {"label": "target", "points": [[left, 30], [left + 59, 30], [left + 59, 69], [left, 69]]}
+        content = {"text": ["the red thing"], "is_sentence": False, "shapes": [shape]}
+        (data / f"{number}.json").write_text(json.dumps(content))
+    reports = []
+    for workers in ("1", "4"):
+        outputs = ["--json", str(tmp_path / "r.json"), "--html", str(tmp_path / f"{workers}.html")]
+        arguments = ["--data", str(data), "--model", server.url, "--workers", workers, *outputs]
+        done = run("evaluate", *arguments, environment=robot)
+        assert done.returncode == 0, done.stderr
+        reports.append(json.loads((tmp_path / "r.json").read_text()))
+        for times in ("time_to_mask_s", "next_command_s"):
+            del reports[-1][times]
+    assert reports[0]["gIoU"] > 0.7
+    assert reports[0] == reports[1]
+    assert (tmp_path / "1.html").read_text() == (tmp_path / "4.html").read_text()
+
+
+def test_workers_are_for_a_server() -> None:
+    done = run("evaluate", "--data", "/nowhere", "--workers", "2", "--model", "colour_engine:load")
+    assert "--workers 2 is for a server with replicas; give its URL with --model" in done.stderr
 
 
 def test_lisa_bag_needs_no_torch(robot: dict[str, str], server: Server, tmp_path: Path) -> None:
