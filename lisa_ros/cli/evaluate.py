@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from lisa_ros.cli import model
 from lisa_ros.cli.data_set import FORMATS, Pictures, add_data_arguments, positive_count
 from lisa_ros.cli.model import load
 from lisa_ros.engine.registry import is_url
+from lisa_ros.engine.support import Encoded, SupportedEngine
 from lisa_ros.errors import ConfigError
 from lisa_ros.evaluation.examples import Example, Picture
 from lisa_ros.evaluation.report import Gallery, summarise, table
 from lisa_ros.evaluation.run import Outcome, evaluate
+from lisa_ros.evaluation.targets import Judge, Judgement, evaluate_targets, target_table
 from lisa_ros.plain_text import escaped
 
 
@@ -26,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = f"Measure gIoU and cIoU of a model on a data set: {FORMATS}"
     add_data_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="random seed of baselines and of examples for --html (0)")
+    parser.add_argument(
+        "--protocol",
+        choices=("commands", "targets", "gsva"),
+        default="commands",
+        help="commands: one question for each (the default). targets: one question for all of a picture, scored "
+        "strictly. gsva: GSVA's own figures too, for its models",
+    )
     parser.add_argument("--no-teacher-forced", action="store_true", help="skip the teacher-forced scores")
     parser.add_argument(
         "--workers",
@@ -42,12 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     check_outputs({"--json": args.json, "--html": args.html})
     model.options(args)
+    if args.workers > 1 and args.protocol != "commands":
+        raise ConfigError(f"--workers {args.workers} is for --protocol commands; leave one of the two out")
     if args.workers > 1 and not is_url(args.model):
         raise ConfigError(
             f"--workers {args.workers} is for a server with replicas; give its URL with --model (lisa serve --ray)"
         )
     pictures = Pictures(args)  # a wrong folder fails before the model is loaded
     engine = load(args)
+    if args.protocol != "commands":
+        return _evaluate_targets(args, engine, pictures)
     more = [load_engine(args.model, options=model.options(args)) for _ in range(args.workers - 1)]
     gallery = Gallery(seed=args.seed)
 
@@ -77,3 +91,31 @@ def main(args: argparse.Namespace) -> int:
         with replacing(args.html) as unfinished:
             unfinished.write_text(gallery.page(), "utf-8")
     return 0
+
+
+def _evaluate_targets(args: argparse.Namespace, engine: SupportedEngine, pictures: Iterable[Picture]) -> int:
+    if args.html is not None:
+        raise ConfigError("--html is for --protocol commands; leave one of the two out")
+    scores = evaluate_targets(engine, pictures, _judge(engine) if args.protocol == "gsva" else None)
+    figures = scores.figures()
+    print(escaped(target_table(figures)))
+    if args.json is not None:
+        content = {"model": engine.info.name, "data": args.data.name, "pictures": scores.pictures, **figures}
+        with replacing(args.json) as unfinished:
+            unfinished.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    return 0
+
+
+def _judge(engine: SupportedEngine) -> Judge:
+    """GSVA's teacher-forced verdicts. Raises ConfigError for an engine that is no GSVA."""
+    from lisa_ros.lisa.judge import judge  # here: it imports torch
+    from lisa_ros.lisa.segmenter import Segmenter
+
+    segmenter = engine.engine
+    if not isinstance(segmenter, Segmenter) or segmenter.family.name != "gsva":
+        raise ConfigError(f"protocol gsva is for models of GSVA; use targets or commands for {engine.info.name}")
+
+    def judged(encoded: Encoded, names: Sequence[str], present: Sequence[bool]) -> list[Judgement]:
+        return [Judgement(*one) for one in judge(segmenter, encoded.value, names, present)]
+
+    return judged

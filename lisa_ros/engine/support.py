@@ -156,12 +156,12 @@ class SupportedEngine:
     def _ask_each(
         self, encoded: Encoded, ask: Ask, on_event: OnEvent, should_stop: ShouldStop, details: bool
     ) -> Answer:
-        """One ask for each target; texts joined by newlines, spans shifted."""
+        """One ask for each target, once if it is given twice; texts joined by newlines, spans shifted."""
         texts: list[str] = []
         regions: list[Region] = []
         absent: list[str] = []
         answers: list[Answer] = []
-        for target in ask.targets:
+        for target in dict.fromkeys(ask.targets):
             if should_stop():
                 raise Cancelled("canceled between two targets")
             watch = _Shifted(on_event, "".join(f"{text}\n" for text in texts), target)
@@ -203,7 +203,7 @@ class _Shifted:
         if id(region) not in self._regions:
             by = len(self._before)
             spans = tuple((begin + by, end + by) for begin, end in region.spans)
-            moved = replace(region, phrase=region.phrase or self._target, spans=spans, span=None)
+            moved = replace(region, phrase=self._target, spans=spans, span=None)
             self._regions[id(region)] = (region, moved)
         return self._regions[id(region)][1]
 
@@ -219,13 +219,15 @@ def numbered_answer(answer: Answer) -> Answer:
 
 
 def unanswered(regions: Sequence[Region], absent: Sequence[str], targets: Sequence[str]) -> list[str]:
-    """Targets that an answer neither marks nor reports as absent.
+    """Targets that an answer neither marks nor reports as absent; none if a region has no phrase, so may be of any.
 
     Args:
         regions: Of the answer.
         absent: Of the answer.
         targets: Of the command.
     """
+    if not all(region.phrase for region in regions):
+        return []
     mentioned = {name.casefold() for name in (*absent, *(region.phrase for region in regions))}
     return [target for target in dict.fromkeys(targets) if target.casefold() not in mentioned]
 

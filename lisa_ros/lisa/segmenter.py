@@ -286,10 +286,10 @@ class Segmenter:
         """
         turns: list[Turn] = []
         for ask, text in zip(asks, answers, strict=True):
-            turns.append(replace(self._question(ask, follow_up=bool(turns)), answer=text))
+            turns.append(replace(self._question(ask, follow_up=bool(turns)), answer=self.family.true_answer(text)))
         unanswered = self._prompt([*turns[:-1], replace(turns[-1], answer=None)])
         # The texts are those of a data set, not of a user: their [SEG] are tokens, so no span is literal.
-        begin, ids = (len(self._expand(Prompt(unanswered.text))), self._expand(Prompt(self._prompt(turns).text)))
+        begin, ids = (len(self.expand(Prompt(unanswered.text))), self.expand(Prompt(self._prompt(turns).text)))
         whole = torch.tensor([ids], device=self.device)  # (1, L)
         with _out_of_memory("scoring an answer"):
             hidden = self.lisa.read(self.grounding.embed(whole, encoded.features.tokens))  # (1, L, H)
@@ -300,6 +300,11 @@ class Segmenter:
         for one in logits:
             self._drop_specks(one)
         return np.logical_or.reduce(logits > 0, axis=0)
+
+    def mask_logits(self, encoded: EncodedImage, hidden: Tensor) -> NDArray[np.float32]:
+        """Mask logits (S, H, W) of states (S, H) that predict mask tokens, at the size of the frame."""
+        self._ensure_embedding(encoded)
+        return self._upsampled(self.grounding.masks(hidden, encoded.features), encoded.size)
 
     def _forced(self, encoded: EncodedImage, ids: list[int], hidden: Tensor, begin: int) -> Tensor:
         """Mask logits (S, 1, h, w) of the mask tokens of ids from ``begin`` on, with their states (L, H)."""
@@ -329,14 +334,14 @@ class Segmenter:
         limit = self.lisa.llama.config.max_position_embeddings
         room = limit - min(max_new_tokens, limit // 4)
         for dropped in range(len(past) + 1):
-            ids = self._expand(self._prompt([*past[dropped:], question]))
+            ids = self.expand(self._prompt([*past[dropped:], question]))
             if len(ids) <= room:
                 return ids, dropped
         raise CommandError(
             f"with this command the prompt has {len(ids)} tokens; {self.name} reads at most {room}: send a shorter one"
         )
 
-    def _expand(self, prompt: Prompt) -> list[int]:
+    def expand(self, prompt: Prompt) -> list[int]:
         """Ids of the prompt, with IMAGE_ID repeated for each image token."""
         ids = self.tokenizer.encode_prompt(prompt.text, prompt.literal)
         at = ids.index(IMAGE_ID)
@@ -344,7 +349,7 @@ class Segmenter:
 
     def _read_system_text(self) -> PrefixCache:
         """Keys and values of the text before the image. It is the same for every frame, so they are computed once."""
-        ids = self._expand(self._prompt([Turn("x")]))
+        ids = self.expand(self._prompt([Turn("x")]))
         cache = self.lisa.new_cache()
         with torch.inference_mode():
             self._read(ids[: ids.index(IMAGE_ID)], None, cache)

@@ -119,6 +119,20 @@ class Parameters:
         between=(0.0, 10.0),
         live=True,
     )
+    target_frame: str = _parameter(
+        "",
+        "frame of ~/grasps, with z up, such as the robot's base; through tf2, where tf2_ros is installed; empty: the "
+        "image's optical frame",
+        live=True,
+    )
+    object_frames: bool = _parameter(
+        False,
+        "broadcast every object of an answer as the frame object_LABEL on /tf, where tf2_ros is installed",
+        live=True,
+    )
+    gripper_opening_m: float = _parameter(
+        0.08, "[m] largest distance between the fingers, for ~/grasps", between=(0.001, 1.0), live=True
+    )
     organized_points: bool = _parameter(
         False,
         "~/points has the image's rows and columns, NaN outside the masks; false: only the masks' points",

@@ -211,7 +211,7 @@ def test_targets_replace_the_command_and_absent_ones_are_listed(
     assert answer["answer"] == "This is the red thing.\nThere is no green thing."
     assert main(["segment", str(blocks), "--target", "red", "--target", "green", "--model", "colour_engine:load"]) == 3
     printed = capsys.readouterr().out
-    assert "mask 1 (red thing): score" in printed
+    assert "mask 1 (red): score" in printed
     assert "not there: green" in printed
 
 
@@ -220,7 +220,7 @@ def test_a_warning_names_a_command_that_is_ignored_beside_targets(
     blocks: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["segment", str(blocks), "the blue one", "--target", "red", "--model", "colour_engine:load"]) == 0
-    assert "colours answers each --target alone" in capsys.readouterr().err
+    assert "colours ignores the command beside --target" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("colour_engine")
@@ -331,7 +331,10 @@ def test_a_picture_comes_from_standard_input_too(monkeypatch: pytest.MonkeyPatch
         ((PHOTO, "x", "--device", "cuda:9"), "device 'cuda:9' does not exist"),
         ((PHOTO, "x", "--conversation", "y"), "conversation 'y' is not known; choose one of"),
         ((PHOTO, "x", "--option", "conversation"), "option 'conversation' is not name=value"),
-        ((PHOTO, "x", "--option", "size=3"), "engine 'lisa' has no option 'size'; its options: conversation, family"),
+        (
+            (PHOTO, "x", "--option", "size=3"),
+            "engine 'lisa' has no option 'size'; its options: coarse_regions, conversation, family",
+        ),
         ((PHOTO, "x", "--conversation", "v1", "--option", "conversation=v1"), "is given by --option and by --conv"),
         ((PHOTO, "x", "--model", "nowhere.engines:load"), "engine 'nowhere.engines:load' cannot be imported"),
         ((PHOTO, "x", "--model", "grpc://robot"), "no engine serves 'grpc://robot'; installed engines: lisa"),

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "docs" / "architecture.md"
-PACKAGES = ("lisa_ros", "lisa_small")
+PACKAGES = ("lisa_ros", "lisa_small", "lisa_sim")
 FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 
 TORCH = {
@@ -63,6 +63,7 @@ LAYERS = {
     "ros": Layer((BASE, "engine", "perception", "runtime"), ros=True),
     "cli": Layer((BASE, "engine", "perception", "data", "lisa", "runtime", "remote", "bag", "evaluation", "training")),
     "lisa_small": Layer((BASE, "engine", "perception", "data", "lisa", "evaluation", "training"), torch=True),
+    "lisa_sim": Layer((BASE, "engine", "perception", "data", "ros", "lisa_small"), ros=True),
 }
 BASE_MODULES = {file.stem for file in (ROOT / "lisa_ros").glob("*.py")} - {"__init__"}
 
@@ -70,8 +71,8 @@ BASE_MODULES = {file.stem for file in (ROOT / "lisa_ros").glob("*.py")} - {"__in
 def layer_of(dotted: str) -> str:
     """Layer of a module: ``lisa_ros.ros.node`` -> ``ros``; ``lisa_ros`` itself has none and gives an empty text."""
     parts = dotted.split(".")
-    if parts[0] == "lisa_small":
-        return "lisa_small"
+    if parts[0] in ("lisa_small", "lisa_sim"):
+        return parts[0]
     if len(parts) == 1:
         return ""
     return BASE if parts[1] in BASE_MODULES else parts[1]
@@ -133,7 +134,7 @@ modules = pytest.mark.parametrize("file", [file for file in FILES if layer_of(na
 
 def test_every_folder_of_the_tree_is_a_layer() -> None:
     folders = {file.relative_to(ROOT / "lisa_ros").parts[0] for file in FILES if file.is_relative_to(ROOT / "lisa_ros")}
-    assert {name for name in folders if not name.endswith(".py")} | {BASE, "lisa_small"} == set(LAYERS)
+    assert {name for name in folders if not name.endswith(".py")} | {BASE, "lisa_small", "lisa_sim"} == set(LAYERS)
 
 
 def test_layers_import_lower_ones_only() -> None:

@@ -23,7 +23,7 @@ EXAMPLE = REPOSITORY / "examples" / "set_table.py"
 
 @pytest.fixture(scope="module")
 def demo_model(launch) -> Client:
-    client = launch(model="", device="cpu", threads=1)
+    client = launch(model=REPOSITORY / "lisa_small" / "weights", device="cpu", threads=1)
     client.ready(LOAD_S)
     return client
 

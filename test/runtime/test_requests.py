@@ -15,7 +15,7 @@ from lisa_ros.runtime import worker
 from lisa_ros.runtime.admission import MAX_POINTS, clean_ask, clean_command
 from lisa_ros.runtime.queue import RequestQueue
 from lisa_ros.runtime.requests import Frame, Measured, Request
-from lisa_ros.runtime.status import NoImage, NotReady, Stage, State, Status
+from lisa_ros.runtime.status import EMPTY_MASK, NoImage, NotReady, Stage, State, Status
 from lisa_ros.runtime.transport import Ticket
 
 READY = worker.Ready(EngineInfo("tiny", "cpu", "fp32"), 1.0)
@@ -163,6 +163,7 @@ def test_an_empty_mask_is_not_found(robot):
     key = robot.submit()
     robot.done(key, [replace(region(), mask=replace(region().mask, area=0))])
     assert robot.status(key) is Status.NOT_FOUND
+    assert robot.answers[key][0].message == EMPTY_MASK
 
 
 class TestMeasuring:
@@ -555,6 +556,13 @@ def test_partly_found_is_success_and_the_rest_is_absent(robot):
     key = robot.submit(Ask("", targets=("unicorn",)))
     robot.done(key, absent=["unicorn"])
     assert (robot.status(key), robot.answers[key][0].absent) == (Status.NOT_FOUND, ["unicorn"])
+
+
+def test_a_target_that_the_answer_does_not_mention_is_named(robot):
+    key = robot.submit(Ask("", targets=("cup", "knife", "unicorn")))
+    robot.done(key, [replace(region(), phrase="cup")], absent=["unicorn"])
+    assert robot.status(key) is Status.SUCCESS
+    assert "does not mention knife;" in robot.answers[key][0].message
 
 
 def test_the_answer_decides_which_regions_count_and_in_which_order(robot):
