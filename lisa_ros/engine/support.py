@@ -31,6 +31,7 @@ from lisa_ros.engine.api import (
     Token,
     Turn,
 )
+from lisa_ros.engine.calibration import Calibration
 from lisa_ros.engine.contract import Contract, check_info, check_rgb, checked_ask
 from lisa_ros.errors import Cancelled, CommandError, ConfigError
 
@@ -60,12 +61,13 @@ class SupportedEngine:
 
     Args:
         engine: Any object with ``info``, ``encode`` and ``ask``.
+        calibration: Turns its scores into probabilities; None leaves them as they are.
 
     Raises:
         ConfigError: An attribute is missing, or ``info`` is invalid.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, calibration: Calibration | None = None) -> None:
         missing = [name for name in ("info", "encode", "ask") if not hasattr(engine, name)]
         if missing:
             raise ConfigError(f"{type(engine).__name__} is not an engine: it has no {', '.join(missing)}")
@@ -73,6 +75,7 @@ class SupportedEngine:
         if TEACHER_FORCED in engine.info.capabilities and not isinstance(engine, TeacherForced):
             raise ConfigError(f"{engine.info.name} has the capability {TEACHER_FORCED} and no method of that name")
         self.engine = engine
+        self.calibration = calibration
         self._history_warned = False
 
     @property
@@ -126,7 +129,7 @@ class SupportedEngine:
     ) -> Answer:
         """The engine's answer by the contract; its total time is measured here where the engine gives no timings."""
         begun = time.perf_counter()
-        contract = Contract(self.info, encoded.size)
+        contract = Contract(self.info, encoded.size, self.calibration)
 
         def checked(event: Event) -> None:
             on_event(contract.event(event))

@@ -57,12 +57,25 @@ LAYERS = {
     "lisa": Layer((BASE, "engine", "perception"), torch=True),
     "extractive": Layer((BASE, "engine", "perception", "data", "lisa"), torch=True),
     "runtime": Layer((BASE, "engine", "perception")),
+    "remote": Layer((BASE, "engine", "perception", "runtime")),
     "bag": Layer((BASE, "engine", "perception", "runtime")),
     "evaluation": Layer((BASE, "engine", "perception", "data")),
     "training": Layer((BASE, "engine", "perception", "data", "lisa", "extractive", "evaluation"), torch=True),
     "ros": Layer((BASE, "engine", "perception", "runtime"), ros=True),
     "cli": Layer(
-        (BASE, "engine", "perception", "data", "lisa", "extractive", "runtime", "bag", "evaluation", "training")
+        (
+            BASE,
+            "engine",
+            "perception",
+            "data",
+            "lisa",
+            "extractive",
+            "runtime",
+            "remote",
+            "bag",
+            "evaluation",
+            "training",
+        )
     ),
     "lisa_small": Layer(
         (BASE, "engine", "perception", "data", "lisa", "extractive", "evaluation", "training"), torch=True
@@ -268,6 +281,8 @@ print(*sorted({{"torch", "transformers", "rclpy", "cv2", "lisa_small"}} & set(sy
         ("import lisa_ros; lisa_ros.load_engine", ""),
         ("import lisa_ros.cli", ""),
         ("import lisa_ros.runtime.worker", ""),
+        ("import lisa_ros.cli.serve, lisa_ros.cli.evaluate", "cv2"),
+        ("import lisa_ros.remote.engine, lisa_ros.remote.server", "cv2"),
         ("import lisa_ros.ros.node", "cv2 rclpy"),
     ],
 )
