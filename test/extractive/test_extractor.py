@@ -138,7 +138,7 @@ def test_numbers_beyond_the_limit_are_left_out() -> None:
 
 def test_without_proposals_the_command_is_an_error(engine: SupportedEngine) -> None:
     rgb = read_rgb(ELISA / "images/image0.png")
-    with pytest.raises(CommandError, match=r"the command has none; give Ask\.proposals"):
+    with pytest.raises(CommandError, match=r"makes none itself; give Ask\.proposals"):
         engine.ask(engine.encode(rgb), Ask("the cup"))
 
 
