@@ -190,6 +190,7 @@ class Robot(ABC):
 
     def path(self, pose: Pose) -> list[NDArray[np.float64]]:
         """Joint positions (J,) of points along a straight line. Raises Unreachable."""
+        self.solve(pose, np.asarray(self.data.ctrl))  # where the goal is out of reach, the error names the goal
         begin = self.pose
         count = max(1, math.ceil(float(np.linalg.norm(pose.position - begin.position)) / LINE_M))
         path, q = [], np.asarray(self.data.ctrl).copy()

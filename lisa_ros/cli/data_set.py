@@ -13,8 +13,8 @@ from lisa_ros.errors import ConfigError
 from lisa_ros.evaluation.examples import Picture, read_pictures
 
 FORMATS = (
-    "scenes of `lisa scenes`, ReasonSeg, RefCOCO, RefCOCO+, RefCOCOg, RefCLEF or gRefCOCO. --split, --split-by and "
-    "--images are for the last five."
+    "scenes of `lisa scenes`, ReasonSeg, or RefCOCO and its relatives (RefCOCO+, RefCOCOg, RefCLEF, gRefCOCO, Ref-ZOM, "
+    "R-RefCOCO, FP-RefCOCO). --split, --split-by and --images are for RefCOCO and its relatives."
 )
 
 

@@ -175,12 +175,22 @@ class Proposals:
         embeddings: (N, D) float; or None.
         scores: (N,) float in [0, 1]; or None.
         phrases: N names of the objects; or empty.
+        crops: The masks as N crops, in place of ``masks``: 200 planes of 1920 x 1080 are 400 MB.
     """
 
     masks: NDArray[np.bool_] | None = None
     embeddings: NDArray[np.floating] | None = None
     scores: NDArray[np.floating] | None = None
     phrases: Sequence[str] = ()
+    crops: Sequence[MaskCrop] = ()
+
+    def __len__(self) -> int:
+        """N; of embeddings alone, their number."""
+        given = self.masks if self.masks is not None else self.crops or self.embeddings
+        return 0 if given is None else len(given)
+
+    def __bool__(self) -> bool:
+        return True  # proposals of which there are none are proposals too
 
 
 @dataclass(frozen=True, eq=False)

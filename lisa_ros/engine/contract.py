@@ -154,7 +154,8 @@ def _box(given: Any) -> tuple[float, float, float, float]:
 class Contract:
     """Checks the answers and events of one engine about one frame, and converts their values to plain types.
 
-    A ``Region`` object that is both in an event and in the answer is converted to one and the same object.
+    A ``Region`` or ``MaskCrop`` object that is both in an event and in the answer is converted to one and the same
+    object.
 
     Args:
         info: Of the engine, for errors.
@@ -167,6 +168,7 @@ class Contract:
         self._size = size
         self._calibration = calibration
         self._regions: dict[int, tuple[Region, Region]] = {}  # id -> (as the engine has it, in plain types)
+        self._masks: dict[int, tuple[MaskCrop, MaskCrop]] = {}  # the same
 
     def answer(self, answer: Answer) -> Answer:
         """The answer in plain types.
@@ -237,7 +239,10 @@ class Contract:
         score = min(max(score, 0.0), 1.0)
         if self._calibration is not None:
             score = self._calibration.probability(score)
-        return Region(self._mask(region.mask), score, phrase, self._spans(region.spans))
+        if id(region.mask) not in self._masks:
+            self._masks[id(region.mask)] = (region.mask, self._mask(region.mask))
+        mask = self._masks[id(region.mask)][1]
+        return Region(mask, score, phrase, self._spans(region.spans))
 
     def _spans(self, spans: tuple[Span, ...]) -> tuple[Span, ...]:
         if any(not 0 <= begin <= end for begin, end in spans):

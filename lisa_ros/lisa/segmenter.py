@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from lisa_ros.engine.api import (
     EngineInfo,
     Event,
     OnEvent,
+    Proposals,
     Region,
     Regions,
     ShouldStop,
@@ -39,7 +39,7 @@ from lisa_ros.engine.api import (
     crop_mask,
 )
 from lisa_ros.engine.contract import check_rgb
-from lisa_ros.errors import Cancelled, CheckpointError, CommandError, NumericalError, OutOfMemory
+from lisa_ros.errors import Cancelled, CheckpointError, CommandError, NumericalError
 from lisa_ros.lisa.draft import DraftBook
 from lisa_ros.lisa.family import Family, PointSettings
 from lisa_ros.lisa.grounding import Features, Grounding, SegGrounding
@@ -48,6 +48,7 @@ from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.mask_decoder import upsample_logits
 from lisa_ros.lisa.model.quantize import Precision, pick_device
 from lisa_ros.lisa.model.sam import embedding_side
+from lisa_ros.lisa.out_of_memory import out_of_memory
 from lisa_ros.lisa.partial_answer import Coarse, Mark, PartialAnswer, Step
 from lisa_ros.lisa.preprocess import Size, for_clip, for_sam
 from lisa_ros.lisa.prompt import Prompt, build_prompt, check_words, phrase_command, question_about, template
@@ -68,12 +69,14 @@ class EncodedImage:
         features: Image tokens; the image embedding of the mask decoder after the first mask.
         cache: Keys and values of the last conversation about this frame.
         encode_s: Seconds that encoding took.
+        proposals: Masks to choose from, once a proposer has made them (``lisa_ros.extractive``).
     """
 
     rgb: NDArray[np.uint8]
     features: Features
     cache: PrefixCache
     encode_s: float
+    proposals: Proposals | None = None
 
     @property
     def size(self) -> Size:
@@ -180,7 +183,7 @@ class Segmenter:
         tower = resolve_tower(vision_tower, spec, folder)
         clip = read_clip(tower) if tower is not None else None
         tokenizer = Tokenizer.from_folder(folder, strips_blanks=spec.strips_blanks)
-        with _out_of_memory(f"loading {folder.name} as {numbers.name} on {on}"), torch.inference_mode():
+        with out_of_memory(f"loading {folder.name} as {numbers.name} on {on}"), torch.inference_mode():
             lisa, spec = load_lisa(folder, clip, numbers, on, progress, family)
             if points is not None:
                 spec = replace(spec, points=points)
@@ -217,11 +220,11 @@ class Segmenter:
         """
         check_rgb(rgb)
         begun = time.perf_counter()
-        with _out_of_memory("encoding an image"):
+        with out_of_memory("encoding an image"):
             embedding = self.embed(rgb) if self._clip is None else None
             tokens = self.lisa.image_tokens(self._clip_pixels(rgb) if embedding is None else embedding)
         self._synchronize()
-        cache = self._prefix.copy(len(self._prefix.tokens))
+        cache = self.empty_cache()
         own = rgb.copy() if rgb.flags.writeable else rgb  # what nobody can write need not be copied
         features = Features(tokens, embedding, size=(rgb.shape[0], rgb.shape[1]))
         return EncodedImage(own, features, cache, time.perf_counter() - begun)
@@ -260,7 +263,7 @@ class Segmenter:
         answer = PartialAnswer(self.tokenizer, self.family, self.grounding, targets, ask.mask_limit, details)
         clock, send = _Clock(begun), on_event or _ignore
         stop = should_stop or _never
-        with _out_of_memory("answering a command"), torch.inference_mode():
+        with out_of_memory("answering a command"), torch.inference_mode():
             ids, first_turn = self._prompt_ids(question, ask.history, ask.token_limit)
             send(Stage("reading"))
             about = self._drafts.about(targets)
@@ -291,7 +294,7 @@ class Segmenter:
         # The texts are those of a data set, not of a user: their [SEG] are tokens, so no span is literal.
         begin, ids = (len(self.expand(Prompt(unanswered.text))), self.expand(Prompt(self._prompt(turns).text)))
         whole = torch.tensor([ids], device=self.device)  # (1, L)
-        with _out_of_memory("scoring an answer"):
+        with out_of_memory("scoring an answer"):
             hidden = self.lisa.read(self.grounding.embed(whole, encoded.features.tokens))  # (1, L, H)
             if self.spec.points is not None:
                 encoded.features.states = hidden[0, whole[0] == IMAGE_ID]
@@ -300,6 +303,29 @@ class Segmenter:
         for one in logits:
             self._drop_specks(one)
         return np.logical_or.reduce(logits > 0, axis=0)
+
+    @torch.inference_mode()
+    def mask_prompts(self, image_tokens: Tensor, turn: Turn, cache: PrefixCache | None = None) -> Tensor:
+        """Mask prompts of a given answer about any image tokens, for those who explore what the model knows.
+
+        Args:
+            image_tokens: (1, K, H).
+            turn: Question and answer.
+            cache: Keys and values of earlier turns about the same image tokens (:meth:`empty_cache`); extended.
+
+        Returns:
+            (S, C): one for each ``[SEG]`` of the answer.
+        """
+        cache = self.empty_cache() if cache is None else cache
+        ids = self.expand(Prompt(self._prompt([turn]).text))
+        cache.truncate(min(cache.common_prefix(ids), len(ids) - 1))
+        known = len(cache.tokens)
+        hidden = self._read(ids[known:], Features(image_tokens), cache)
+        return self.lisa.seg_projector(hidden[self.grounding.predicts_mask(torch.tensor([ids]))[0, known:]])
+
+    def empty_cache(self) -> PrefixCache:
+        """A cache for prompts about a new frame: it holds the text before the image."""
+        return self._prefix.copy(len(self._prefix.tokens))
 
     def mask_logits(self, encoded: EncodedImage, hidden: Tensor) -> NDArray[np.float32]:
         """Mask logits (S, H, W) of states (S, H) that predict mask tokens, at the size of the frame."""
@@ -547,21 +573,3 @@ def _ignore(event: Event) -> None:
 
 def _never() -> bool:
     return False
-
-
-@contextmanager
-def _out_of_memory(doing: str) -> Iterator[None]:
-    """Turn every error about too little memory into OutOfMemory, with advice."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(_memory_advice(doing, error)) from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
-            raise
-        raise OutOfMemory(_memory_advice(doing, error)) from error
-
-
-def _memory_advice(doing: str, error: BaseException) -> str:
-    reason = str(error).splitlines()[0] if str(error) else "no memory left"
-    return f"out of memory while {doing}: {reason}; use precision nf4 or int8, a smaller model or a smaller image"

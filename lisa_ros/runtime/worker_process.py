@@ -32,7 +32,7 @@ from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import Cancelled, ConfigError, LisaError, OutOfMemory
 from lisa_ros.process_tuning import keep_freed_buffers
 from lisa_ros.runtime import worker
-from lisa_ros.runtime.answer_regions import AnswerRegions
+from lisa_ros.runtime.answer_regions import AnswerRegions, unique
 from lisa_ros.runtime.encoded_frames import EncodedFrames
 from lisa_ros.runtime.transport import Receiver
 
@@ -238,6 +238,7 @@ class CommandRunner:
             answer.absent,
             whole_timings(answer.timings, encode_s),
             gpu_bytes(),
+            [region.spans for region in unique(answer.regions)],
         )
 
     def _encode(self, command: worker.Command, events: CommandEvents) -> tuple[Any, float]:

@@ -66,7 +66,7 @@ def prepare_training(
     lisa.requires_grad_(False)
     lisa.eval()
     if options.rank:
-        _add_lora(lisa.llama, options, quantised)
+        add_lora(lisa.llama, options, quantised)
     for part in (lisa.llama.embed_tokens, lisa.lm_head, lisa.seg_projector, lisa.sam.mask_decoder):
         part.requires_grad_(True)
     if mask_embed:
@@ -95,7 +95,8 @@ def _checkpoint(llama: nn.Module) -> None:
         cast(LlamaModel, llama).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def _add_lora(llama: nn.Module, options: LoraOptions, quantised: bool) -> None:
+def add_lora(llama: nn.Module, options: LoraOptions, quantised: bool) -> None:
+    """Put LoRA into a language model, in place. Raises ConfigError where peft is missing or a target is no layer."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:

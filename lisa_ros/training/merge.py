@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,6 +18,7 @@ from lisa_ros.json_file import read_json_object
 from lisa_ros.lisa.family import FAMILIES, Family
 from lisa_ros.lisa.weights.inspect import unknown_clip
 from lisa_ros.lisa.weights.load import build_lisa, compare, shapes_of
+from lisa_ros.lisa.weights.lora import LORA, fold
 from lisa_ros.lisa.weights.names import PEFT_PREFIX, our_name, reference_name
 from lisa_ros.lisa.weights.spec import Spec, read_spec, resolve_tower
 from lisa_ros.lisa.weights.tensors import Shape, find_files, iterate_tensors, read_shapes
@@ -31,8 +31,6 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 _LLAVA_TOKENS = ("<im_patch>", "<im_start>", "<im_end>")
 """Of LLaVA-Lightning, in this order."""
-
-_LORA = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
 
 
 def merge_run(
@@ -78,12 +76,12 @@ def merge_checkpoint(source: Path, out: Path, *, alpha: float, dtype: torch.dtyp
         CheckpointError: It has no LoRA, or several ranks, or is damaged.
     """
     files = find_files(source)
-    if not any(_LORA.fullmatch(name) for name in read_shapes(files)):
+    if not any(LORA.fullmatch(name) for name in read_shapes(files)):
         raise CheckpointError(f"{source} has no LoRA weights; there is nothing to merge")
     lora = {
         name.removeprefix(PEFT_PREFIX): tensor.clone()
         for name, tensor in iterate_tensors(files)
-        if _LORA.fullmatch(name)
+        if LORA.fullmatch(name)
     }
     ranks = {tensor.shape[0] for name, tensor in lora.items() if ".lora_A." in name}
     if len(ranks) != 1:
@@ -121,7 +119,7 @@ def merge_file(file: Path, base: Path, out: Path, *, alpha: float = 16.0, dtype:
         "vocab_size": rows,
     }
     _check_file(file, shapes, config)
-    lora = {_plain(name): tensor.clone() for name, tensor in iterate_tensors([file]) if _LORA.fullmatch(name)}
+    lora = {_plain(name): tensor.clone() for name, tensor in iterate_tensors([file]) if LORA.fullmatch(name)}
     tower = _tower(_spec_of(config), base)
     writer = ShardWriter(out)
     _write_folded([file], lora, lambda down: alpha / len(down), writer, dtype, merged_as=torch.float32)
@@ -131,11 +129,6 @@ def merge_file(file: Path, base: Path, out: Path, *, alpha: float = 16.0, dtype:
         config["mm_vision_tower"] = str(tower.resolve())
     writer.close(config)
     read_spec(out)
-
-
-def fold(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-    """W + scale * B A, in float32: W (out, in), A ``down`` (rank, in), B ``up`` (out, rank)."""
-    return weight.float() + scale * (up.float() @ down.float())
 
 
 def _weights_of(run: Path, weights: str | None) -> Path:
@@ -194,7 +187,7 @@ def _write_folded(
     pairs: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
     for name, tensor in trained.items():
-        if match := _LORA.fullmatch(name):
+        if match := LORA.fullmatch(name):
             pairs.setdefault(f"{match[1]}.weight", {})[match[2]] = tensor
         else:
             whole[name] = tensor
@@ -204,7 +197,7 @@ def _write_folded(
         shard = {}
         for theirs, tensor in iterate_tensors([file]):
             name = _plain(theirs)
-            if _LORA.fullmatch(name) or _is_clip(name) or name.endswith("rotary_emb.inv_freq"):
+            if LORA.fullmatch(name) or _is_clip(name) or name.endswith("rotary_emb.inv_freq"):
                 continue
             result, stored_as = tensor, tensor.dtype
             if name in pairs:
@@ -234,7 +227,7 @@ def _plain(name: str) -> str:
 
 def _rows(file: Path, shapes: Mapping[str, Shape]) -> int:
     """Rows of the embedding, after a check that the file holds a whole model and its LoRA."""
-    if not any(_LORA.fullmatch(name) for name in shapes):
+    if not any(LORA.fullmatch(name) for name in shapes):
         raise CheckpointError(f"{file} has no LoRA weights; there is nothing to merge")
     if "model.embed_tokens.weight" not in shapes:
         raise CheckpointError(
@@ -271,7 +264,7 @@ def _check_file(file: Path, shapes: Mapping[str, Shape], config: Mapping[str, An
     own = {name: shape for name, shape in shapes.items() if not _is_clip(name)}
     pairs: dict[str, dict[str, Shape]] = {}
     for name, shape in own.items():
-        if match := _LORA.fullmatch(name):
+        if match := LORA.fullmatch(name):
             pairs.setdefault(match[1], {})[match[2]] = shape
     for layer, pair in sorted(pairs.items()):
         if len(pair) < 2:
@@ -282,7 +275,7 @@ def _check_file(file: Path, shapes: Mapping[str, Shape], config: Mapping[str, An
         if (up[0], down[1]) != weight or up[1] != down[0]:
             raise CheckpointError(f"{file}: {layer} has the shape {weight}, its LoRA A {down} and B {up}")
     spec = _spec_of(config)
-    model = {name: shape for name, shape in own.items() if not _LORA.fullmatch(name)}
+    model = {name: shape for name, shape in own.items() if not LORA.fullmatch(name)}
     try:
         with torch.device("meta"):
             lisa = build_lisa(spec, model, unknown_clip(spec))

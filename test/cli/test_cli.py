@@ -407,6 +407,32 @@ def test_a_growing_answer_is_shown_once() -> None:
     assert "".join(shown) == "It is ☕, [SEG].\n"
 
 
+def test_numbers_of_masks_have_the_colours_of_the_overlay(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number is painted once its mask is known; a number that names no mask is text."""
+    from lisa_ros.engine.api import Region, Regions, Token, crop_mask
+    from lisa_ros.perception.overlay import COLOURS
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    whole = "the cup [1], the spoon [2], the cup [1], item [7]."
+    region = Region(crop_mask(np.ones((2, 2), bool)))
+    events = [Token("the cup [1]"), Regions([region]), Token("the cup [1], the spoon [2]"), Regions([region])]
+    stream = _Stream()
+    for event in events:
+        stream(event)
+    stream.finish(whole)
+    painted = [f"\x1b[1;38;2;{r};{g};{b}m[{n}]\x1b[0m" for n, (r, g, b) in enumerate(COLOURS[:2], 1)]
+    expected = whole.replace("[1]", painted[0]).replace("[2]", painted[1]) + "\n"
+    assert capsys.readouterr().out == expected
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = _Stream()
+    for event in events:
+        plain(event)
+    plain.finish(whole)
+    assert capsys.readouterr().out == f"{whole}\n"
+
+
 # --- pictures ---
 
 

@@ -13,6 +13,7 @@ from lisa_ros.errors import Cancelled, CheckpointError, CommandError, ImageError
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.runtime import worker
 from lisa_ros.runtime.admission import MAX_POINTS, clean_ask, clean_command
+from lisa_ros.runtime.answer_regions import AnswerRegions
 from lisa_ros.runtime.queue import RequestQueue
 from lisa_ros.runtime.requests import Frame, Measured, Request
 from lisa_ros.runtime.status import EMPTY_MASK, NoImage, NotReady, Stage, State, Status
@@ -604,3 +605,21 @@ def test_the_reason_why_a_model_cannot_be_loaded_is_logged_once(caplog):
     robot = Robot()
     robot.queue.handle(worker.LoadFailed(CheckpointError("keys are missing: a, b")))
     assert caplog.text.count("keys are missing: a, b") == 1
+
+
+def test_a_region_that_was_announced_has_all_mentions_of_the_answer(robot):
+    key = robot.submit()
+    robot.queue.handle(worker.NewRegions(key, [replace(region(1), spans=((0, 3),), span=None)]))
+    robot.queue.handle(worker.Done(key, "[1] and [1]", [], [0], spans=[((0, 3), (8, 11))]))
+    [one] = robot.answers[key][0].regions
+    assert (one.spans, one.span, one.mask.label) == (((0, 3), (8, 11)), (0, 3), 1)
+
+
+def test_a_region_with_further_mentions_is_not_sent_again():
+    regions = AnswerRegions()
+    first, other = replace(region(0), spans=((0, 3),), span=None), replace(region(0), spans=((4, 7),), span=None)
+    [sent] = regions.announce([first])
+    regions.announce([other])
+    again = replace(first, spans=((0, 3), (8, 11)), span=None)
+    assert regions.complete([again, other]) == ([], [0, 1])
+    assert sent.mask.label == 1

@@ -9,6 +9,7 @@ C channels of the image embedding (256 in SAM), S masks. Paper: Lai et al., LISA
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -18,7 +19,7 @@ from transformers import LlamaModel, SamModel
 from lisa_ros.lisa.model import llama as language_model
 from lisa_ros.lisa.model.cache import PrefixCache
 from lisa_ros.lisa.model.clip import VisionTower
-from lisa_ros.lisa.model.mask_decoder import decode_prompts
+from lisa_ros.lisa.model.mask_decoder import Window, decode_prompts, decode_windows
 from lisa_ros.lisa.model.sam import embedding_side, image_positions, prompt_config
 from lisa_ros.lisa.tokenizer import IMAGE_ID
 
@@ -141,6 +142,18 @@ class Lisa(nn.Module):
             return decode_prompts(self.sam, image_embedding, positions, prompts[None]).transpose(0, 1)
         dense = self.sam.prompt_encoder.mask_embed(coarse.to(dtype))  # (S, C, h, w)
         return decode_prompts(self.sam, image_embedding, positions, prompts[:, None], dense)
+
+    def decode_windows(
+        self, seg_embeddings: Tensor, image_embedding: Tensor, windows: Sequence[Window]
+    ) -> list[Tensor]:
+        """Mask logits in parts of one image: (S, C) and (1, C, h, w) to S times (4 rows, 4 columns) of the window.
+
+        ``image_embedding`` may be cut on the right and below: what is left out is not looked at.
+        """
+        dtype = self.sam.mask_decoder.iou_token.weight.dtype
+        height, width = image_embedding.shape[-2:]
+        positions = self._image_positions()[..., :height, :width]
+        return decode_windows(self.sam, image_embedding.to(dtype), positions, seg_embeddings.to(dtype)[None], windows)
 
     def _image_positions(self) -> Tensor:
         """(1, C, h, w): a constant, so computed once for each device."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,6 +39,7 @@ class Spec:
         presence: Whether the model has a module for the presence of objects.
         smallest_part: Parts of a mask below this share of the largest part are removed; 0: none.
         questions: Sentences that the model was trained on.
+        classes: Names of the classes that the shared tower recognises, in their order; empty: it has no names.
         family: What the checkpoint shares with others of its system.
         projector: Kind of the image projector: ``linear``, ``identity`` or ``mlp{N}x_gelu``.
         strips_blanks: Whether the tokenizer removes white space beside added tokens.
@@ -58,6 +60,7 @@ class Spec:
     presence: bool = False
     smallest_part: float = 0.0
     questions: QuestionForms = field(default_factory=QuestionForms)
+    classes: tuple[str, ...] = ()
     family: Family = FAMILIES["lisa"]
     projector: str = "linear"
     strips_blanks: bool = True
@@ -96,6 +99,7 @@ def read_spec(folder: Path, family: Family | None = None) -> Spec:
             shared_tower=own.get("vision_tower"),
             presence=bool(own.get("presence", False)),
             smallest_part=float(own.get("smallest_part", 0.0)),
+            classes=_classes(folder),
             questions=replace(family.questions, **own.get("questions", {})),
             family=family,
             projector=_projector(config),
@@ -108,6 +112,17 @@ def read_spec(folder: Path, family: Family | None = None) -> Spec:
         raise CheckpointError(f"config.json in {folder} has a missing or invalid value: {error}") from error
     except StrictDataclassError as error:  # transformers 5 raises it for sizes that do not fit together
         raise CheckpointError(f"config.json in {folder} is inconsistent: {' '.join(str(error).split())}") from error
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    """The names in classes.json; none without such a file. Raises ValueError for a file with anything else."""
+    file = folder / "classes.json"
+    if not file.is_file():
+        return ()
+    names = json.loads(file.read_text("utf-8"))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("classes.json must be a list of names")
+    return tuple(names)
 
 
 def _projector(config: dict[str, Any]) -> str:
