@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from lisa_ros import errors
+from lisa_ros.errors import Busy, NotReady, TimedOut
 
 
 class Status(IntEnum):
@@ -29,18 +30,6 @@ NOTHING_FOUND = "there is nothing like that in the image; the answer may say mor
 
 class NoImage(errors.LisaError):
     """No frame has arrived yet, or the newest one is too old."""
-
-
-class NotReady(errors.LisaError):
-    """The model is loading, or could not be loaded, or the node is not active."""
-
-
-class Busy(errors.LisaError):
-    """The queue is full."""
-
-
-class TimedOut(errors.LisaError):
-    """The time given to a command ran out."""
 
 
 STATUS_OF: dict[type[BaseException], Status] = {
