@@ -36,6 +36,7 @@ DEFAULT = "lisa"
 BUILT_IN = {
     "lisa": "lisa_ros.lisa.engine:load",
     "lisa_small": "lisa_small.engine:load",
+    "grounded": "lisa_ros.grounded.engine:load",
 }
 """Name -> ``module:callable`` of the factory. Imported only when a model needs it."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ from lisa_ros.engine.api import (
     crop_mask,
 )
 from lisa_ros.engine.contract import check_rgb
-from lisa_ros.errors import Cancelled, CheckpointError, CommandError, NumericalError, OutOfMemory
+from lisa_ros.errors import Cancelled, CheckpointError, CommandError, NumericalError
 from lisa_ros.lisa.answer_text import AnswerText
 from lisa_ros.lisa.draft import DraftBook
 from lisa_ros.lisa.grounding import Features, Grounding, SegGrounding
@@ -49,6 +48,7 @@ from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.mask_decoder import upsample_logits
 from lisa_ros.lisa.model.quantize import Precision, pick_device
 from lisa_ros.lisa.model.sam import embedding_side
+from lisa_ros.lisa.out_of_memory import out_of_memory
 from lisa_ros.lisa.preprocess import Size, for_clip, for_sam
 from lisa_ros.lisa.prompt import Prompt, build_prompt, check_words, phrase_command, template
 from lisa_ros.lisa.threads import one_thread, wants_one_thread
@@ -191,7 +191,7 @@ class Segmenter:
         tower = resolve_tower(vision_tower, spec, folder)
         clip = read_clip(tower) if tower is not None else None
         tokenizer = Tokenizer.from_folder(folder)
-        with _out_of_memory(f"loading {folder.name} as {numbers.name} on {on}"), torch.inference_mode():
+        with out_of_memory(f"loading {folder.name} as {numbers.name} on {on}"), torch.inference_mode():
             lisa, spec = load_lisa(folder, clip, numbers, on, progress)
             if len(tokenizer) > lisa.llama.config.vocab_size:
                 raise CheckpointError(
@@ -225,7 +225,7 @@ class Segmenter:
         """
         check_rgb(rgb)
         begun = time.perf_counter()
-        with _out_of_memory("encoding an image"):
+        with out_of_memory("encoding an image"):
             embedding = self.embed(rgb) if self._clip is None else None
             tokens = self.lisa.image_tokens(self._clip_pixels(rgb) if embedding is None else embedding)
         self._synchronize()
@@ -265,7 +265,7 @@ class Segmenter:
         question = self._question(ask, follow_up=ask.history is not None and bool(ask.history.turns))
         answer = _Draft(on_event or _ignore, begun, details, ask.mask_limit, AnswerText(self.tokenizer))
         stop = should_stop or _never
-        with _out_of_memory("answering a command"), torch.inference_mode():
+        with out_of_memory("answering a command"), torch.inference_mode():
             ids, first_turn = self._prompt_ids(question, ask.history, ask.token_limit)
             answer.on_event(Stage("reading"))
             for steps in self._generate(encoded, ids, ask.token_limit, draft, stop):
@@ -295,7 +295,7 @@ class Segmenter:
         # The texts are those of a data set, not of a user: their [SEG] are tokens, so no span is literal.
         begin, ids = (len(self._expand(Prompt(unanswered.text))), self._expand(Prompt(self._prompt(turns).text)))
         whole = torch.tensor([ids], device=self.device)  # (1, L)
-        with _out_of_memory("scoring an answer"):
+        with out_of_memory("scoring an answer"):
             hidden = self.lisa.read(self.grounding.embed(whole, encoded.features.tokens))  # (1, L, H)
             predicts = self.grounding.predicts_mask(whole)[0]  # (L,)
             predicts[: begin - 1] = False  # masks of earlier turns
@@ -520,21 +520,3 @@ def _ignore(event: Event) -> None:
 
 def _never() -> bool:
     return False
-
-
-@contextmanager
-def _out_of_memory(doing: str) -> Iterator[None]:
-    """Turn every error about too little memory into OutOfMemory, with advice."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(_memory_advice(doing, error)) from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
-            raise
-        raise OutOfMemory(_memory_advice(doing, error)) from error
-
-
-def _memory_advice(doing: str, error: BaseException) -> str:
-    reason = str(error).splitlines()[0] if str(error) else "no memory left"
-    return f"out of memory while {doing}: {reason}; use precision nf4 or int8, a smaller model or a smaller image"

@@ -55,12 +55,15 @@ LAYERS = {
     "perception": Layer((BASE, "engine")),
     "data": Layer((BASE, "engine", "perception")),
     "lisa": Layer((BASE, "engine", "perception"), torch=True),
+    "grounded": Layer((BASE, "engine", "perception", "lisa"), torch=True),
     "runtime": Layer((BASE, "engine", "perception")),
     "bag": Layer((BASE, "engine", "perception", "runtime")),
     "evaluation": Layer((BASE, "engine", "perception", "data")),
     "training": Layer((BASE, "engine", "perception", "data", "lisa", "evaluation"), torch=True),
     "ros": Layer((BASE, "engine", "perception", "runtime"), ros=True),
-    "cli": Layer((BASE, "engine", "perception", "data", "lisa", "runtime", "bag", "evaluation", "training")),
+    "cli": Layer(
+        (BASE, "engine", "perception", "data", "lisa", "grounded", "runtime", "bag", "evaluation", "training")
+    ),
     "lisa_small": Layer((BASE, "engine", "perception", "data", "lisa", "evaluation", "training"), torch=True),
 }
 BASE_MODULES = {file.stem for file in (ROOT / "lisa_ros").glob("*.py")} - {"__init__"}

@@ -1,0 +1,289 @@
+"""Tiny models of the classes that the engine ``grounded`` loads, with random weights; made in seconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+SPECIALS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] in ('image', 'image_url') %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def save(model: Any, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    return folder
+
+
+def decoder_config(width: int = 32) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "mlp_dim": 64,
+        "num_attention_heads": 4,
+        "iou_head_hidden_dim": width,
+    }
+
+
+def sam2(folder: Path, kind: str = "sam2", multimask_bias: float = 0.0) -> Path:
+    """A Sam2Model of 256 x 256 pixels."""
+    torch.manual_seed(0)
+    config = transformers.Sam2Config(
+        vision_config={
+            "backbone_config": {
+                "model_type": "sam2_hiera_det_model",
+                "hidden_size": 16,
+                "image_size": [256, 256],
+                "blocks_per_stage": [1, 1, 2, 1],
+                "embed_dim_per_stage": [16, 32, 64, 128],
+                "num_attention_heads_per_stage": [1, 1, 2, 4],
+                "window_size_per_stage": [8, 4, 8, 4],
+                "global_attention_blocks": [3],
+                "window_positional_embedding_background_size": [8, 8],
+            },
+            "backbone_channel_list": [128, 64, 32, 16],
+            "backbone_feature_sizes": [[64, 64], [32, 32], [16, 16]],
+            "fpn_hidden_size": 32,
+        },
+        prompt_encoder_config={"hidden_size": 32, "image_size": 256},
+        mask_decoder_config=decoder_config(),
+    )
+    model = transformers.Sam2Model(config)
+    with torch.no_grad():  # random weights must not say that there is no object
+        last = model.mask_decoder.pred_obj_score_head.proj_out
+        last.weight.zero_()
+        last.bias.fill_(4.0)
+    save(model, folder)
+    if kind != "sam2":
+        edit_config(folder, model_type=kind)
+    return folder
+
+
+def sam1(folder: Path) -> Path:
+    """A SamModel of 256 x 256 pixels."""
+    torch.manual_seed(0)
+    config = transformers.SamConfig(
+        vision_config={
+            "hidden_size": 32,
+            "output_channels": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 256,
+            "patch_size": 16,
+            "window_size": 8,
+            "global_attn_indexes": [1],
+            "mlp_dim": 64,
+            "num_pos_feats": 16,
+        },
+        prompt_encoder_config={"hidden_size": 32, "image_size": 256, "patch_size": 16},
+        mask_decoder_config=decoder_config(),
+    )
+    return save(transformers.SamModel(config), folder)
+
+
+SAM3_VIT = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 224,
+    "patch_size": 14,
+    "window_size": 8,
+    "global_attn_indexes": [1],
+    "pretrain_image_size": 112,
+}
+SAM3_SIZES = [[64, 64], [32, 32], [16, 16]]
+
+
+def sam3_tracker(folder: Path) -> Path:
+    """A Sam3TrackerModel of 224 x 224 pixels."""
+    torch.manual_seed(0)
+    config = transformers.Sam3TrackerConfig(
+        vision_config={
+            "model_type": "sam3_vision_model",
+            "backbone_config": {"model_type": "sam3_vit_model", **SAM3_VIT},
+            "fpn_hidden_size": 32,
+            "backbone_feature_sizes": SAM3_SIZES,
+        },
+        prompt_encoder_config={"hidden_size": 32, "image_size": 224},
+        mask_decoder_config=decoder_config(),
+    )
+    model = transformers.Sam3TrackerModel(config)
+    with torch.no_grad():
+        last = model.mask_decoder.pred_obj_score_head.proj_out
+        last.weight.zero_()
+        last.bias.fill_(4.0)
+    return save(model, folder)
+
+
+# --- vision-language models
+
+
+def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with single digits, as Qwen's."""
+    lines = [f'{{"bbox_2d": [{n}, {n + 1}], "label": "red cup", "present": true}} yes no' for n in range(0, 1100, 7)]
+    made = Tokenizer(models.BPE())
+    made.normalizer = normalizers.NFC()
+    # Qwen2's own pattern, which llama.cpp implements as the pre-tokenizer "qwen2".
+    pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    pattern += r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=350,
+        special_tokens=SPECIALS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(lines, trainer)
+    whole = PreTrainedTokenizerFast(
+        tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    whole.save_pretrained(folder)
+    return whole
+
+
+def _token_ids(tokens: PreTrainedTokenizerFast) -> dict[str, int]:
+    return {
+        "image_token_id": tokens.convert_tokens_to_ids("<|image_pad|>"),
+        "video_token_id": tokens.convert_tokens_to_ids("<|video_pad|>"),
+        "vision_start_token_id": tokens.convert_tokens_to_ids("<|vision_start|>"),
+        "vision_end_token_id": tokens.convert_tokens_to_ids("<|vision_end|>"),
+    }
+
+
+def qwen3_vl(folder: Path, seed: int = 0) -> Path:
+    """A Qwen3VLForConditionalGeneration with tokenizer and image processor."""
+    tokens = tokenizer(folder)
+    torch.manual_seed(seed)
+    end = tokens.convert_tokens_to_ids("<|im_end|>")
+    config = transformers.Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(tokens),
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "max_position_embeddings": 8192,
+            "initializer_range": 0.2,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [4, 2, 2],
+                "mrope_interleaved": True,
+            },
+            "bos_token_id": None,
+            "eos_token_id": end,
+            "pad_token_id": tokens.pad_token_id,
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "patch_size": 16,
+            "out_hidden_size": 64,
+            "num_position_embeddings": 256,
+            "deepstack_visual_indexes": [0, 1],
+            "initializer_range": 0.1,
+        },
+        tie_word_embeddings=True,
+        **_token_ids(tokens),
+    )
+    model = transformers.Qwen3VLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = end
+    save(model, folder)
+    image_processor(folder, patch=16, mean=[0.5] * 3, std=[0.5] * 3)
+    return folder
+
+
+def qwen2_5_vl(folder: Path) -> Path:
+    """A Qwen2_5_VLForConditionalGeneration with tokenizer and image processor."""
+    tokens = tokenizer(folder)
+    torch.manual_seed(0)
+    config = transformers.Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokens),
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 8192,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]},
+            "bos_token_id": None,
+            "eos_token_id": tokens.convert_tokens_to_ids("<|im_end|>"),
+            "pad_token_id": tokens.pad_token_id,
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "fullatt_block_indexes": [1],
+        },
+        tie_word_embeddings=True,
+        **_token_ids(tokens),
+    )
+    save(transformers.Qwen2_5_VLForConditionalGeneration(config), folder)
+    image_processor(
+        folder, patch=14, mean=[0.48145466, 0.4578275, 0.40821073], std=[0.26862954, 0.26130258, 0.27577711]
+    )
+    return folder
+
+
+def image_processor(folder: Path, patch: int, mean: list[float], std: list[float]) -> None:
+    content = {
+        "image_processor_type": "Qwen2VLImageProcessorFast",
+        "patch_size": patch,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": mean,
+        "image_std": std,
+        "size": {"shortest_edge": 3136, "longest_edge": 12845056},
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(content))
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def recipe(folder: Path, locator: dict[str, str] | None, cutter: dict[str, str] | None) -> Path:
+    """engine.json."""
+    content: dict[str, Any] = {"engine": "grounded"}
+    content |= {"locator": locator} if locator is not None else {}
+    content |= {"cutter": cutter} if cutter is not None else {}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "engine.json").write_text(json.dumps(content))
+    return folder
