@@ -131,7 +131,7 @@ class Options:
         points: Give the model's points to the cutter.
         max_objects: Most objects of one answer.
         max_side: Longest side of the picture as the model sees it, pixels.
-        jpeg_quality: Of pictures that are sent, 1 to 100.
+        jpeg_quality: Of pictures that are sent, 1 to 100; 100 sends PNG.
         timeout_s: Longest time of one answer of a server, seconds.
         box_threshold: Least score of a box, of noun phrases and concepts.
         text_threshold: Least score of a word, of noun phrases.

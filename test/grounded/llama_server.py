@@ -16,6 +16,9 @@ def main() -> None:
     parameters.n_parallel = 2
     parameters.n_ctx = 16384
     parameters.use_jinja = True
+    # 32 bits, and no fused attention: the answers are compared with those of transformers.
+    parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     parameters.cpuparams.n_threads = 1
     server = xllamacpp.Server(parameters)
     print("ready", server.listening_address, flush=True)

@@ -45,6 +45,9 @@ CONNECT_S = 2.0
 POLL_S = 0.02
 """How often a waiting command looks whether it was cancelled."""
 
+LOSSLESS = 100
+"""This quality stands for PNG."""
+
 MOST_BYTES = 4_000_000
 """Of one answer; with log probabilities, a token takes some hundred bytes of it."""
 
@@ -67,7 +70,7 @@ class EndpointChat:
         url: Base URL that ends in ``/v1``.
         model: Name of the model; empty takes the first that the server lists.
         timeout_s: Longest time of one answer, seconds.
-        jpeg_quality: Of the pictures that are sent, from 1 to 100.
+        jpeg_quality: Of the pictures that are sent, from 1 to 100; 100 sends PNG.
         structured: ``auto`` sends a JSON schema until the server refuses it; ``on`` and ``off``.
 
     Raises:
@@ -130,10 +133,13 @@ class EndpointChat:
         return self._model
 
     def picture(self, rgb: NDArray[np.uint8]) -> str:
-        """The picture as a data URL: the server fetches nothing. rgb: uint8 (h, w, 3)."""
+        """The picture as a data URL, so that the server fetches nothing. rgb: uint8 (h, w, 3)."""
         bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-        jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, self._jpeg_quality])[1]
-        return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode("ascii")
+        kind, settings = "jpeg", [cv2.IMWRITE_JPEG_QUALITY, self._jpeg_quality]
+        if self._jpeg_quality == LOSSLESS:
+            kind, settings = "png", [cv2.IMWRITE_PNG_COMPRESSION, 1]
+        data = cv2.imencode(f".{kind}", bgr, settings)[1].tobytes()
+        return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
     def stream(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from lisa_ros.grounded.locators.chat import Chat, Message, Piece
 
 logger = logging.getLogger(__name__)
 
+_SPECIAL = re.compile(r"<(\||/?(?:image|img|video|s|think|start_of_turn|end_of_turn)\b)", re.IGNORECASE)
 CHECK_SIDE = 448
 """Longest side of the crop for the yes/no question, pixels."""
 
@@ -92,7 +94,7 @@ class MllmLocator:
     def locate(self, view: View, ask: Ask, on_find: OnFind, on_words: OnWords, should_stop: ShouldStop) -> Located:
         """See :meth:`Locator.locate`."""
         reason = ask.explain or self._think
-        question = ask.text if ask.verbatim else self.dialect.question(ask.text, view.sent, reason)
+        question = plain(ask.text if ask.verbatim else self.dialect.question(ask.text, view.sent, reason))
         messages = [*_earlier(ask), Message("user", question, view.picture)]
         form = None
         if self.dialect.schema and self._structured:
@@ -145,7 +147,7 @@ class MllmLocator:
     ) -> float | None:
         """See :meth:`Locator.confirm`: the model is shown the outlined object and answers yes or no."""
         picture = self.chat.picture(self._for_model(outlined_crop(rgb, mask)))
-        query = " ".join(ask.text.split())
+        query = plain(" ".join(ask.text.split()))
         text = (
             f'Somebody asked for this: "{query}"\nIs the outlined object in the picture what they mean? Answer yes or '
             "no, one word."
@@ -186,9 +188,14 @@ def outlined_crop(rgb: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np
     return crop
 
 
+def plain(text: str) -> str:
+    """Text whose words never become special tokens of a chat template, such as ``<|im_end|>`` or ``<image>``."""
+    return _SPECIAL.sub(r"< \1", text)
+
+
 def _earlier(ask: Ask) -> list[Message]:
     """Earlier turns, with the answers as the model wrote them, so that coordinates stay in its own frame."""
     messages = []
     for turn in ask.history.turns if ask.history is not None else ():
-        messages += [Message("user", turn.question), Message("assistant", turn.answer or "")]
+        messages += [Message("user", plain(turn.question)), Message("assistant", plain(turn.answer or ""))]
     return messages
