@@ -47,7 +47,20 @@ def decoder_config(width: int = 32) -> dict[str, Any]:
     }
 
 
-def sam2(folder: Path, kind: str = "sam2", multimask_bias: float = 0.0) -> Path:
+def _lively(sam: Any) -> Any:
+    """Weights large enough that the prompt changes the mask; and there is always an object."""
+    with torch.no_grad():
+        for name, parameter in sam.mask_decoder.named_parameters():
+            if parameter.ndim > 1 and "embedding" not in name:
+                parameter.mul_(6.0)
+        if hasattr(sam.mask_decoder, "pred_obj_score_head"):
+            last = sam.mask_decoder.pred_obj_score_head.proj_out
+            last.weight.zero_()
+            last.bias.fill_(4.0)
+    return sam
+
+
+def sam2(folder: Path) -> Path:
     """A Sam2Model of 256 x 256 pixels."""
     torch.manual_seed(0)
     config = transformers.Sam2Config(
@@ -71,13 +84,7 @@ def sam2(folder: Path, kind: str = "sam2", multimask_bias: float = 0.0) -> Path:
         mask_decoder_config=decoder_config(),
     )
     model = transformers.Sam2Model(config)
-    with torch.no_grad():  # random weights must not say that there is no object
-        last = model.mask_decoder.pred_obj_score_head.proj_out
-        last.weight.zero_()
-        last.bias.fill_(4.0)
-    save(model, folder)
-    if kind != "sam2":
-        edit_config(folder, model_type=kind)
+    save(_lively(model), folder)
     return folder
 
 
@@ -100,7 +107,7 @@ def sam1(folder: Path) -> Path:
         prompt_encoder_config={"hidden_size": 32, "image_size": 256, "patch_size": 16},
         mask_decoder_config=decoder_config(),
     )
-    return save(transformers.SamModel(config), folder)
+    return save(_lively(transformers.SamModel(config)), folder)
 
 
 SAM3_VIT = {
@@ -130,12 +137,7 @@ def sam3_tracker(folder: Path) -> Path:
         prompt_encoder_config={"hidden_size": 32, "image_size": 224},
         mask_decoder_config=decoder_config(),
     )
-    model = transformers.Sam3TrackerModel(config)
-    with torch.no_grad():
-        last = model.mask_decoder.pred_obj_score_head.proj_out
-        last.weight.zero_()
-        last.bias.fill_(4.0)
-    return save(model, folder)
+    return save(_lively(transformers.Sam3TrackerModel(config)), folder)
 
 
 # --- vision-language models
@@ -364,3 +366,141 @@ def fitted_qwen3_vl(folder: Path) -> Path:
     assert worst < 0.5, f"the least probable of the true tokens has a loss of {worst:.2f}"
     model.save_pretrained(folder)
     return folder
+
+
+# --- noun phrases and concepts
+
+
+def word_tokenizer(folder: Path, kind: str = "bert") -> int:
+    """A tokenizer of whole words. Returns its size."""
+    words = ["red", "cup", "fork", "screwdriver", "a", "the", "blue", "green", "thing", "person", "cat", ".", "?"]
+    folder.mkdir(parents=True, exist_ok=True)
+    if kind == "bert":
+        vocabulary = {
+            word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
+        }
+        made = transformers.BertTokenizer(vocab=vocabulary, do_lower_case=True)
+    else:
+        vocabulary = {word: number for number, word in enumerate(["<|startoftext|>", "<|endoftext|>", *words])}
+        backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<|endoftext|>"))
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
+        made = PreTrainedTokenizerFast(
+            tokenizer_object=backend, unk_token="<|endoftext|>", eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+        )
+    made.save_pretrained(folder)
+    return len(made)
+
+
+def _grounding_dino(folder: Path, name: str) -> Path:
+    size = word_tokenizer(folder)
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(
+        backbone_config={
+            "model_type": "swin",
+            "embed_dim": 16,
+            "depths": [1, 1, 1, 1],
+            "num_heads": [1, 2, 4, 8],
+            "window_size": 4,
+            "out_features": ["stage2", "stage3", "stage4"],
+        },
+        text_config={
+            "model_type": "bert",
+            "vocab_size": size,
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "max_position_embeddings": 64,
+        },
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        num_queries=20,
+        encoder_n_points=2,
+        decoder_n_points=2,
+        max_text_len=64,
+    )
+    model = getattr(transformers, f"{name}ForObjectDetection")(config)
+    with torch.no_grad():  # scores below 1
+        model.model.decoder.layer_norm.weight.mul_(0.1)
+    save(model, folder)
+    content = {
+        "image_processor_type": "GroundingDinoImageProcessor",
+        "size": {"shortest_edge": 128, "longest_edge": 256},
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(content))
+    return folder
+
+
+def grounding_dino(folder: Path) -> Path:
+    return _grounding_dino(folder, "GroundingDino")
+
+
+def mm_grounding_dino(folder: Path) -> Path:
+    return _grounding_dino(folder, "MMGroundingDino")
+
+
+def clipseg(folder: Path) -> Path:
+    size = word_tokenizer(folder, "clip")
+    torch.manual_seed(0)
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    config = transformers.CLIPSegConfig(
+        text_config={
+            **tower,
+            "num_hidden_layers": 2,
+            "vocab_size": size,
+            "eos_token_id": 1,
+            "pad_token_id": 1,
+            "bos_token_id": 0,
+        },
+        vision_config={**tower, "num_hidden_layers": 3, "image_size": 64, "patch_size": 16},
+        extract_layers=[0, 1, 2],
+        reduce_dim=16,
+        projection_dim=32,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=64,
+    )
+    model = transformers.CLIPSegForImageSegmentation(config)
+    with torch.no_grad():  # probabilities below 1
+        for parameter in model.decoder.transposed_convolution.parameters():
+            parameter.mul_(0.1)
+    save(model, folder)
+    content = {"image_processor_type": "ViTImageProcessor", "size": {"height": 64, "width": 64}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(content))
+    return folder
+
+
+def sam3(folder: Path) -> Path:
+    size = word_tokenizer(folder, "clip")
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    config = transformers.Sam3Config(
+        vision_config={
+            "model_type": "sam3_vision_model",
+            "backbone_config": {"model_type": "sam3_vit_model", **SAM3_VIT},
+            "fpn_hidden_size": 32,
+            "backbone_feature_sizes": SAM3_SIZES,
+        },
+        text_config={
+            "model_type": "clip_text_model",
+            "vocab_size": size,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_attention_heads": 2,
+            "num_hidden_layers": 2,
+            "projection_dim": 32,
+            "max_position_embeddings": 32,
+            "eos_token_id": 1,
+            "bos_token_id": 0,
+            "pad_token_id": 1,
+        },
+        geometry_encoder_config={**small, "num_layers": 1},
+        detr_encoder_config={**small, "num_layers": 1},
+        detr_decoder_config={**small, "num_layers": 1, "num_queries": 10},
+        mask_decoder_config={"hidden_size": 32, "num_attention_heads": 4},
+    )
+    return save(transformers.Sam3Model(config), folder)

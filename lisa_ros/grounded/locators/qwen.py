@@ -21,7 +21,7 @@ from lisa_ros.engine.api import ShouldStop
 from lisa_ros.errors import Cancelled, CheckpointError, CommandError, ConfigError
 from lisa_ros.grounded.locators.chat import Message, OnPiece, Piece, probability_of_yes
 from lisa_ros.grounded.recipe import Part
-from lisa_ros.grounded.weights.load import Place, load_model
+from lisa_ros.grounded.weights.load import Place, load_model, load_tokenizer_and_image_processor
 
 CLASSES = {"qwen3_vl": "Qwen3VLForConditionalGeneration", "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration"}
 IMAGE_TOKEN = "<|image_pad|>"
@@ -77,14 +77,7 @@ class QwenChat:
         if kind is None:
             version = transformers.__version__
             raise ConfigError(f"transformers {version} has no {CLASSES[part.kind]}; pip install -U transformers")
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(part.folder, local_files_only=True)
-            processor = transformers.AutoImageProcessor.from_pretrained(part.folder, local_files_only=True)
-        except Exception as error:  # what transformers raises for a damaged folder has no common type
-            reason = " ".join(str(error).split())[:300]
-            raise CheckpointError(
-                f"{part.folder}: tokenizer or image processor cannot be loaded: {reason}; fetch the model again"
-            ) from error
+        tokenizer, processor = load_tokenizer_and_image_processor(part)
         if not tokenizer.chat_template:
             raise CheckpointError(f"{part.folder} has no chat template; fetch the model again")
         return cls(load_model(kind, part, place), tokenizer, processor, part.folder.resolve().parent.name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from transformers.utils import logging as transformers_logging
 
 from lisa_ros.errors import CheckpointError, ConfigError, OutOfMemory
@@ -72,6 +73,24 @@ def load_model(kind: Any, part: Part, place: Place) -> Any:
             f"says, such as {', '.join(lacking[:4])}; fetch the model again"
         )
     return model.eval().requires_grad_(False)
+
+
+def load_tokenizer(part: Part) -> Any:
+    """The tokenizer of a part. Raises CheckpointError."""
+    return _loaded(transformers.AutoTokenizer, part, "tokenizer")
+
+
+def load_tokenizer_and_image_processor(part: Part) -> tuple[Any, Any]:
+    """Tokenizer and image processor of a part; AutoProcessor needs torchvision for some. Raises CheckpointError."""
+    return load_tokenizer(part), _loaded(transformers.AutoImageProcessor, part, "image processor")
+
+
+def _loaded(kind: Any, part: Part, what: str) -> Any:
+    try:
+        return kind.from_pretrained(part.folder, local_files_only=True)
+    except Exception as error:  # what transformers raises for a damaged folder has no common type
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{part.folder}: its {what} cannot be loaded: {reason}; fetch the model again") from error
 
 
 @contextmanager
