@@ -28,6 +28,7 @@ COMMANDS = {
     "scenes": ("lisa_small.scenes.cli", "render pictures of tables with exact masks and commands"),
     "train": ("lisa_ros.cli.train", "fine-tune a model"),
     "merge": ("lisa_ros.cli.merge", "merge LoRA weights into their model"),
+    "check": ("lisa_ros.cli.check", "test in a minute whether a model is usable on this machine"),
     "evaluate": ("lisa_ros.cli.evaluate", "measure gIoU and cIoU on a data set"),
 }
 """Name -> module with add_arguments(parser) and main(arguments) -> exit code, and a summary."""

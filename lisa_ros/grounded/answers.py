@@ -88,6 +88,11 @@ class AnswerReader:
         return len(self.finds) >= self.max_objects or self.dropped.total() >= 2 * self.max_objects
 
     @property
+    def has_logprobs(self) -> bool:
+        """Whether the model gave log probabilities."""
+        return bool(self._logprobs)
+
+    @property
     def loops(self) -> bool:
         """Whether the model writes nothing but blank characters."""
         return len(self.text) - len(self.text.rstrip()) >= BLANKS

@@ -115,6 +115,11 @@ class GroundedSegmenter:
         name = f"{self.locator.name} + {self.cutter.name}" if self.cutter is not None else self.locator.name
         return EngineInfo(name, self._device, self._precision, self._capabilities)
 
+    def remarks(self) -> list[str]:
+        """What the locator has noticed while it answered, for ``lisa check``."""
+        own = getattr(self.locator, "remarks", None)
+        return own() if own is not None else []
+
     def encode(self, rgb: NDArray[np.uint8]) -> EncodedFrame:
         """See :meth:`Engine.encode`. The cutter's embedding is kept: a second command on the frame encodes nothing."""
         with self._guard("encoding an image"):

@@ -106,6 +106,11 @@ class EndpointChat:
         logger.warning("camera frames are sent to %s: they leave this machine", self.url)
 
     @property
+    def refuses_schema(self) -> bool:
+        """Whether the server has refused a JSON schema."""
+        return self._may_drop_schema and not self._sends_schema
+
+    @property
     def name(self) -> str:
         return self._model or self.url
 

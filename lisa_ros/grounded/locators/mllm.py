@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,9 @@ class MllmLocator:
         self._max_objects = max_objects
         self._structured = structured
         self._think = think
+        self._schema = ""  # what became of the JSON schema: followed, ignored or refused
+        self._logprobs = False
+        self._dropped: Counter[str] = Counter()
 
     @property
     def name(self) -> str:
@@ -84,6 +88,20 @@ class MllmLocator:
     @property
     def multimask(self) -> bool:
         return self.dialect.multimask
+
+    def remarks(self) -> list[str]:
+        """What is worth knowing of the answers so far."""
+        remarks = [f"dialect {self.dialect.name}"]
+        if self.dialect.schema and self._structured:
+            remarks += {
+                "refused": ["the server refuses JSON schemas: answers may break their form more often"],
+                "ignored": ["the JSON schema was not followed: answers may break their form more often"],
+            }.get(self._schema, [])
+        if not self._logprobs:
+            remarks.append("there are no log probabilities: scores tell less")
+        if self._dropped:
+            remarks.append(f"objects of answers that could not be used: {dict(self._dropped)}")
+        return remarks
 
     def view(self, rgb: NDArray[np.uint8]) -> View:
         """Resize a frame to the size that the model shall see, and have the chat process it."""
@@ -107,8 +125,7 @@ class MllmLocator:
                 self.name,
             )
             reader = self._read(view, messages, None, ask, (on_find, on_words, should_stop))
-        if reader.dropped:
-            logger.info("%s: objects left out: %s", self.name, dict(reader.dropped))
+        self._notice(reader, form is not None)
         return Located(reader.text, reader.words, question, reader.dropped.total())
 
     def _read(
@@ -141,6 +158,16 @@ class MllmLocator:
             for find in reader.finish():
                 on_find(find)
         return reader
+
+    def _notice(self, reader: AnswerReader, with_schema: bool) -> None:
+        """Keep what :meth:`remarks` tells."""
+        self._dropped += reader.dropped
+        self._logprobs = self._logprobs or reader.has_logprobs
+        if with_schema and getattr(self.chat, "refuses_schema", False):
+            self._schema = "refused"
+        elif with_schema and reader.text:
+            followed = reader.text.lstrip().startswith("{") and self._schema in ("", "followed")
+            self._schema = "followed" if followed else "ignored"
 
     def confirm(
         self, rgb: NDArray[np.uint8], find: Find, ask: Ask, mask: NDArray[np.bool_], should_stop: ShouldStop
