@@ -504,3 +504,46 @@ def sam3(folder: Path) -> Path:
         mask_decoder_config={"hidden_size": 32, "num_attention_heads": 4},
     )
     return save(transformers.Sam3Model(config), folder)
+
+
+def llava(folder: Path) -> Path:
+    """A LlavaForConditionalGeneration, which ``transformers serve`` serves without torchvision."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    tokens = tokenizer(folder)
+    tokens.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokens.chat_template = (
+        "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}"
+        "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}<image>\n{% endif %}{% endfor %}\n{% endfor %}"
+        "assistant: "
+    )
+    image = tokens.convert_tokens_to_ids("<image>")
+    torch.manual_seed(0)
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.LlavaConfig(
+        vision_config={"model_type": "clip_vision_model", **tower, "image_size": 64, "patch_size": 16},
+        text_config={
+            "model_type": "llama",
+            "vocab_size": len(tokens),
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 4096,
+            "eos_token_id": tokens.eos_token_id,
+            "bos_token_id": None,
+        },
+        image_token_index=image,
+    )
+    save(transformers.LlavaForConditionalGeneration(config), folder)
+    images = CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
+    transformers.LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokens,
+        patch_size=16,
+        vision_feature_select_strategy="default",
+        image_token="<image>",
+        num_additional_image_tokens=1,
+        chat_template=tokens.chat_template,
+    ).save_pretrained(folder)
+    return folder
