@@ -117,7 +117,13 @@ class Annotator:
         if self._settings.track:
             self._tracker.start(rgb, [region.mask for region in regions], frame.time_ns / 1e9)
         result = messages.segmentation(
-            header, self._request_id, self._settings.words, answer, regions, self._engine.info
+            header,
+            self._request_id,
+            self._settings.words,
+            self._settings.targets,
+            answer,
+            regions,
+            self._engine.info,
         )
         return [
             self._message("result", frame, result),

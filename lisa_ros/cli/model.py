@@ -42,7 +42,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, positional: bool = Fals
     model.add_argument(
         "--conversation",
         metavar="NAME",
-        help="conversation template: llava_v1, v1, llava_llama_2 or compact (default: the checkpoint's)",
+        help="conversation template: llava_v1, v1, llava_llama_2, cores_v1, cores_llama_2 or compact (default: the "
+        "checkpoint's)",
     )
 
 
@@ -89,10 +90,10 @@ def warn_of_demo_model(arguments: argparse.Namespace) -> None:
 
 
 def warn_of_ignored_command(engine: SupportedEngine, asks: Sequence[Ask]) -> None:
-    """If the engine answers each target alone, print on standard error that it ignores the command beside them."""
-    if any(ask.text and ask.targets for ask in asks) and TARGETS not in engine.info.capabilities:
+    """If there are targets and a command, print on standard error that the command may be ignored."""
+    if any(ask.text and ask.targets for ask in asks):
+        how = "may ignore" if TARGETS in engine.info.capabilities else "ignores"
         print(
-            f"lisa: {escaped(engine.info.name)} answers each --target alone and ignores the command; leave out one of "
-            "the two",
+            f"lisa: {escaped(engine.info.name)} {how} the command beside --target; leave out one of the two",
             file=sys.stderr,
         )

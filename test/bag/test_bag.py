@@ -164,7 +164,7 @@ def test_targets_that_are_not_there_are_listed(recording, tmp_path, bright, caps
     assert (result.command, result.absent) == ("box, nothing", ["nothing"])
     assert "without the command" not in capsys.readouterr().err
     assert annotate(recording, tmp_path / "both.mcap", "--target", "box", "--every", 0) == 0
-    assert "bright answers each --target alone and ignores the command" in capsys.readouterr().err
+    assert "bright ignores the command beside --target" in capsys.readouterr().err
     assert (result.status, len(result.masks)) == (result.SUCCESS, 1)
 
 
