@@ -31,6 +31,9 @@ GOOD_IOU = 0.5
 GOOD_CANCEL_S = 2.0
 """Longest time from a cancel to its end, seconds."""
 
+SEEN_SIDE = 1024
+"""Longest side of a picture as most models see it, pixels."""
+
 CANCEL_AFTER_S = 0.02
 """When the cancel comes, seconds after its command."""
 
@@ -170,18 +173,18 @@ def self_check(engine: SupportedEngine, on_line: OnLine | None = None) -> SelfCh
         All results. An error of the engine is a result, too.
     """
     check = SelfCheck()
-    centres: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
-    for line in _lines(engine, centres):
+    places: list[Place] = []
+    for line in _lines(engine, places):
         check.lines.append(line)
         if on_line is not None:
             on_line(line)
-    check.remarks += coordinate_faults(centres)
+    check.remarks += coordinate_faults(places)
     own = getattr(engine.engine, "remarks", None)
     check.remarks += [str(remark) for remark in own()] if callable(own) else []
     return check
 
 
-def _lines(engine: SupportedEngine, centres: list[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> Iterator[Line]:
+def _lines(engine: SupportedEngine, places: list[Place]) -> Iterator[Line]:
     for photograph in PHOTOGRAPHS:
         frame = _Frame(engine, photograph.rgb())
         for command, value in photograph.targets.items():
@@ -195,7 +198,7 @@ def _lines(engine: SupportedEngine, centres: list[tuple[NDArray[np.float64], NDA
         line, mask = _found(_Frame(engine, square.rgb()), "square", name, "the red square", truth)
         if mask is not None and mask.any():
             size = np.array(square.size[::-1], np.float64)
-            centres.append((_centre(truth) / size, _centre(mask) / size))
+            places.append(Place(size, _centre(truth) / size, _centre(mask) / size))
         yield line
     yield _cancel(engine)
 
@@ -295,20 +298,31 @@ def _centre(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.array([columns.mean() + 0.5, rows.mean() + 0.5])
 
 
-def coordinate_faults(centres: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> list[str]:
-    """What the places of the squares say about an engine's coordinates.
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a square is, and where it was found. size: (width, height) of the picture. Centres (2,): shares of it."""
 
-    Args:
-        centres: True and found centre (2,) of each square, as shares of the picture's width and height.
+    size: NDArray[np.float64]
+    true: NDArray[np.float64]
+    found: NDArray[np.float64]
+
+
+def coordinate_faults(places: Sequence[Place]) -> list[str]:
+    """What the places of the squares say about an engine's coordinates.
 
     Returns:
         Faults in words; empty if there are none, or too few squares to tell.
     """
-    if len(centres) < 3:
+    if len(places) < 3:
         return []
-    true, found = (np.array(column) for column in zip(*centres, strict=True))  # (N, 2)
+    true, found = np.array([place.true for place in places]), np.array([place.found for place in places])  # (N, 2)
     if np.abs(found - true).max() <= SKEW / 2:
         return []
+    if _grows_with_size(places):
+        return [
+            "coordinates are scaled by the size of the picture: pixels read as shares, or shares as pixels; set the "
+            "option dialect"
+        ]
     faults = []
     for axis, name in enumerate(("x", "y")):
         scale, shift = np.polyfit(true[:, axis], found[:, axis], 1)
@@ -323,6 +337,13 @@ def coordinate_faults(centres: Sequence[tuple[NDArray[np.float64], NDArray[np.fl
         elif abs(shift) > SKEW / 2:
             faults.append(f"{name} is shifted by {shift:+.0%} of the picture: the server crops or pads pictures")
     return faults
+
+
+def _grows_with_size(places: Sequence[Place]) -> bool:
+    """Whether found over true places is the size of the picture, as models see it, times a constant; or its inverse."""
+    ratios = np.array([place.found / place.true for place in places])
+    sizes = np.array([place.size * min(1.0, SEEN_SIDE / place.size.max()) for place in places])
+    return any(np.ptp(constants) < 2 * SKEW * constants.mean() for constants in (ratios / sizes, ratios * sizes))
 
 
 def table(check: SelfCheck) -> str:

@@ -17,6 +17,7 @@ from lisa_ros.evaluation.self_check import (
     PHOTOGRAPHS,
     PICTURES,
     SQUARES,
+    Place,
     SelfCheck,
     Verdict,
     coordinate_faults,
@@ -115,12 +116,30 @@ def test_coordinates_of_another_frame_are_named() -> None:
     assert "set the option dialect" in table(result)
 
 
+SIZES = [(640, 480), (1280, 720), (360, 640), (512, 512)]
+TRUE = [(0.2, 0.3), (0.8, 0.6), (0.5, 0.5), (0.3, 0.9)]
+
+
+def places(moved) -> list[Place]:
+    """Squares at ``TRUE``, found where ``moved(size, true)`` says."""
+    pairs = [(np.array(size, float), np.array(true)) for size, true in zip(SIZES, TRUE, strict=True)]
+    return [Place(size, true, moved(size, true)) for size, true in pairs]
+
+
 def test_a_shift_is_named_and_scattered_places_are_not() -> None:
-    true = [np.array([x, y]) for x, y in [(0.2, 0.3), (0.8, 0.6), (0.5, 0.5), (0.3, 0.9)]]
-    assert "y is shifted by +20%" in coordinate_faults([(place, place + np.array([0, 0.2])) for place in true])[0]
-    assert coordinate_faults([(place, place + 0.01) for place in true]) == []
-    assert coordinate_faults(list(zip(true, true[1:] + true[:1], strict=True))) == []
-    assert coordinate_faults([(true[0], true[1])]) == []
+    assert "y is shifted by +20%" in coordinate_faults(places(lambda size, true: true + np.array([0, 0.2])))[0]
+    assert coordinate_faults(places(lambda size, true: true + 0.01)) == []
+    assert coordinate_faults(places(lambda size, true: 1 - true[::-1])) == []
+    assert coordinate_faults(places(lambda size, true: true / 2)[:2]) == []
+
+
+def test_pixels_read_as_shares_and_the_other_way_round_are_named() -> None:
+    def seen(size):
+        return size * min(1.0, 1024 / size.max())  # a model sees no larger picture
+
+    for moved in (lambda size, true: true * seen(size) / 1000, lambda size, true: true * 1000 / seen(size)):
+        (fault,) = coordinate_faults(places(moved))
+        assert "scaled by the size of the picture" in fault
 
 
 def test_masks_of_what_is_not_there_are_poor() -> None:

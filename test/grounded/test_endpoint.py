@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import ssl
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import servers
@@ -18,9 +21,12 @@ from numpy.typing import NDArray
 from servers import Handler, Stub, answering, endless, refusing, silent
 
 from lisa_ros import load_engine
+from lisa_ros.cli import main
 from lisa_ros.engine.api import Answer, Ask, Conversation, Event, Regions, Token
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import Busy, Cancelled, CommandError, ConfigError, ImageError, LisaError, NotReady, TimedOut
+from lisa_ros.evaluation.self_check import SQUARES, Verdict, self_check
+from lisa_ros.grounded.finds import Cut, Find
 from lisa_ros.grounded.locators.endpoint import KEY_VARIABLE, MOST_BYTES
 
 pytest.importorskip("openai", reason="needs the extra endpoint")
@@ -48,7 +54,7 @@ def _again_and_again(engine: SupportedEngine, encoded: Any, ask_: Ask) -> None:
 
 
 def test_llama_answers_by_the_schema_and_the_finds_are_cut(llama, endpoint_engine: Path, rgb: RGB) -> None:
-    engine = load(endpoint_engine, llama.url, dialect="qwen3-vl")
+    engine = load(endpoint_engine, llama.url, dialect="qwen3-vl", max_objects=2)
     events: list[Event] = []
     encoded = engine.encode(rgb)
     answers = [
@@ -64,8 +70,16 @@ def test_llama_answers_by_the_schema_and_the_finds_are_cut(llama, endpoint_engin
     assert any(isinstance(event, Regions) for event in events)
 
 
-def test_a_closed_stream_frees_llama_for_the_next_command(llama, endpoint_engine: Path, rgb: RGB) -> None:
-    engine = load(endpoint_engine, llama.url, dialect="qwen3-vl")
+@pytest.fixture(scope="module")
+def random_llama(tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Process]:
+    """llama.cpp with random weights: it does not end by itself."""
+    pytest.importorskip("xllamacpp", reason="needs llama.cpp: pip install -r requirements/test.txt")
+    with servers.llama_server(tiny("qwen3_vl"), tmp_path_factory.mktemp("random")) as server:
+        yield server
+
+
+def test_a_closed_stream_frees_llama_for_the_next_command(random_llama, endpoint_engine: Path, rgb: RGB) -> None:
+    engine = load(endpoint_engine, random_llama.url, dialect="qwen3-vl", max_objects=2)
     encoded = engine.encode(rgb)
     begun = time.monotonic()
 
@@ -80,22 +94,20 @@ def test_a_closed_stream_frees_llama_for_the_next_command(llama, endpoint_engine
     assert time.monotonic() - begun < limit(5)
 
 
-def test_a_killed_server_costs_its_command_and_is_found_again(tiny, endpoint_engine: Path, rgb: RGB, tmp_path) -> None:
-    pytest.importorskip("xllamacpp")
-    with servers.llama_server(tiny("qwen3_vl"), tmp_path) as server:
-        engine = load(endpoint_engine, server.url, dialect="qwen3-vl")
-        encoded = engine.encode(rgb)
-        ask_ = Ask("the red cup", max_new_tokens=40)
+def test_a_killed_server_costs_its_command_and_is_found_again(random_llama, endpoint_engine: Path, rgb: RGB) -> None:
+    engine = load(endpoint_engine, random_llama.url, dialect="qwen3-vl", max_objects=1)
+    encoded = engine.encode(rgb)
+    ask_ = Ask("the red cup", max_new_tokens=40)
+    engine.ask(encoded, ask_)
+    killed = threading.Timer(0.3, random_llama.kill)
+    killed.start()
+    with pytest.raises(LisaError, match=r"broke off|cannot be reached"):
+        _again_and_again(engine, encoded, ask_)
+    killed.join()
+    with pytest.raises(NotReady, match="cannot be reached"):
         engine.ask(encoded, ask_)
-        killed = threading.Timer(0.3, server.kill)
-        killed.start()
-        with pytest.raises(LisaError, match=r"broke off|cannot be reached"):
-            _again_and_again(engine, encoded, ask_)
-        killed.join()
-        with pytest.raises(NotReady, match="cannot be reached"):
-            engine.ask(encoded, ask_)
-        server.start()
-        engine.ask(encoded, ask_)
+    random_llama.start()
+    engine.ask(encoded, ask_)
 
 
 def test_a_model_that_llama_does_not_have_is_an_error(llama, endpoint_engine: Path, rgb: RGB) -> None:
@@ -109,7 +121,7 @@ def test_robots_share_llama_and_every_command_is_answered_once(llama, endpoint_e
     outcomes: dict[tuple[int, int], list[str]] = {(r, c): [] for r in range(robots) for c in range(commands)}
 
     def robot(number: int) -> None:
-        engine = load(endpoint_engine, llama.url, dialect="qwen3-vl")
+        engine = load(endpoint_engine, llama.url, dialect="qwen3-vl", max_objects=2)
         encoded = engine.encode(rgb)
         for command in range(commands):
             begun = time.monotonic()
@@ -526,3 +538,62 @@ def test_a_server_that_lists_no_model_needs_its_name(listed, endpoint_engine: Pa
 def test_a_bad_option_is_named_with_the_remedy(option: str, value: Any, endpoint_engine: Path) -> None:
     with pytest.raises(ConfigError, match=rf"{option} is .*; (give|choose)"):
         load_engine(endpoint_engine, device="cpu", options={option: value})
+
+
+# --- lisa check over an endpoint
+
+
+def test_check_says_what_a_server_lacks(endpoint_engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Stub(refusing(400, "response_format is not supported", then=answering("There is none."))) as stub:
+        assert main(["check", str(endpoint_engine), "--device", "cpu", "--option", f"endpoint={stub.url}"]) == 3
+    printed = capsys.readouterr().out
+    assert "dialect qwen3-vl" in printed
+    assert "the server refuses JSON schemas" in printed
+    assert "there are no log probabilities" in printed
+    assert "absent      good" in printed
+
+
+def test_check_names_a_wrong_dialect(endpoint_engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A server that answers in pixels, while the dialect expects 0 to 1000."""
+    squares = {tuple(square.size): square for square in SQUARES}
+
+    def chat(handler: Handler, body: dict[str, Any]) -> None:
+        url = body["messages"][-1]["content"][0]["image_url"]["url"]
+        picture = cv2.imdecode(np.frombuffer(base64.b64decode(url.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
+        height, width = picture.shape[:2]
+        square = min(squares.values(), key=lambda one: abs(one.size[1] / one.size[0] - width / height))
+        x, y = square.x * width / square.size[1], square.y * height / square.size[0]
+        side = square.side * width / square.size[1]
+        box = [round(n) for n in (x, y, x + side, y + side)]
+        answering(f'{{"present": true, "objects": [{{"label": "square", "bbox_2d": {box}}}]}}')(handler, body)
+
+    with Stub(chat) as stub:
+        engine = load(endpoint_engine, stub.url)
+        engine.engine.cutter = BoxCutter()
+        result = self_check(engine)
+    assert any("pixels read as shares" in remark for remark in result.remarks)
+    assert result.whole == Verdict.POOR
+
+
+class BoxCutter:
+    """Cuts the box itself, so that what is measured is where boxes land."""
+
+    name = "boxes"
+
+    def embed(self, rgb: RGB) -> tuple[int, int]:
+        return rgb.shape[:2]
+
+    def cut(self, embedding: tuple[int, int], finds: list[Find], multimask: bool = False) -> list[Cut]:
+        cuts = []
+        for find in finds:
+            logits = np.full(embedding, -5.0, np.float32)
+            x1, y1, x2, y2 = (round(number) for number in find.box)
+            logits[y1:y2, x1:x2] = 5.0
+            cuts.append(Cut(logits, logits))
+        return cuts
+
+
+def test_check_of_a_server_that_is_off_is_broken(endpoint_engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"http://127.0.0.1:{servers.free_port()}/v1"
+    assert main(["check", str(endpoint_engine), "--device", "cpu", "--option", f"endpoint={url}"]) == 1
+    assert "is the server on?" in capsys.readouterr().out

@@ -43,7 +43,8 @@ def text_of(chat, messages: list[Message], tokens: int = 40) -> tuple[str, list[
 
 @pytest.mark.parametrize("kind", ["qwen3_vl", "qwen2_5_vl"])
 def test_a_folder_answers_in_process(kind: str, tiny, rgb: RGB, tmp_path: Path) -> None:
-    engine = load_engine(engine_folder(tmp_path / "engine", tiny(kind), tiny("sam2")), device="cpu")
+    folder = engine_folder(tmp_path / "engine", tiny(kind), tiny("sam2"))
+    engine = load_engine(folder, device="cpu", options={"max_objects": 1})
     history, events = Conversation(), list[Event]()
     for _ in range(2):
         answer = engine.ask(engine.encode(rgb), Ask("the cup", max_new_tokens=20, history=history), events.append)
@@ -187,7 +188,7 @@ def test_no_command_adds_a_special_token(chat: QwenChat) -> None:
 
 def test_the_text_streams_token_by_token(tiny, rgb: RGB, tmp_path: Path) -> None:
     folder = engine_folder(tmp_path / "engine", tiny("qwen3_vl"), tiny("sam2"))
-    engine = load_engine(folder, device="cpu", options={"dialect": "seg-zero", "check": "off"})
+    engine = load_engine(folder, device="cpu", options={"check": "off", "max_objects": 1})
     events: list[Event] = []
     engine.ask(engine.encode(rgb), Ask("the cup", max_new_tokens=20, explain=True), events.append)
     assert not any(isinstance(event, Token) and event.text != event.text.strip() for event in events)

@@ -33,7 +33,13 @@ def server(tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ser
 
 def test_its_habits_are_put_up_with(server, endpoint_engine: Path, rgb: NDArray[np.uint8]) -> None:
     process, model = server
-    options = {"endpoint": process.url, "endpoint_model": model, "dialect": "qwen3-vl", "check": "off"}
+    options = {
+        "endpoint": process.url,
+        "endpoint_model": model,
+        "dialect": "qwen3-vl",
+        "check": "off",
+        "max_objects": 1,
+    }
     engine = load_engine(endpoint_engine, device="cpu", options=options)
     encoded = engine.encode(rgb)
     for _ in range(2):

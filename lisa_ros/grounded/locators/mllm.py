@@ -24,6 +24,10 @@ from lisa_ros.grounded.locators.chat import Chat, Message, Piece
 logger = logging.getLogger(__name__)
 
 _SPECIAL = re.compile(r"<(\||/?(?:image|img|video|s|think|start_of_turn|end_of_turn)\b)", re.IGNORECASE)
+OBJECT_TOKENS, THOUGHT_TOKENS = 48, 1024
+"""Tokens for one object, and for the thoughts of a model that thinks: on top of a command's limit, which is for words
+that a person reads."""
+
 CHECK_SIDE = 448
 """Longest side of the crop for the yes/no question, pixels."""
 
@@ -138,7 +142,8 @@ class MllmLocator:
     ) -> AnswerReader:
         on_find, on_words, should_stop = calls
         reader = AnswerReader(self.dialect, view.sent, view.size, min(self._max_objects, ask.mask_limit))
-        longest = 4096 + 16 * ask.token_limit  # characters: a server may not heed max_tokens
+        tokens = ask.token_limit + OBJECT_TOKENS * reader.max_objects + THOUGHT_TOKENS * self.dialect.thinks
+        longest = 4096 + 16 * tokens  # characters: a server may not heed max_tokens
         words = ""
 
         def take(piece: Piece) -> bool:
@@ -153,7 +158,7 @@ class MllmLocator:
             enough = reader.complete and not ask.explain
             return enough or reader.loops or len(reader.text) > longest
 
-        self.chat.stream(messages, form, ask.token_limit, take, should_stop)
+        self.chat.stream(messages, form, tokens, take, should_stop)
         if not reader.absent:
             for find in reader.finish():
                 on_find(find)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from lisa_ros.errors import CheckpointError, ConfigError, OutOfMemory
 from lisa_ros.grounded.recipe import Part
 from lisa_ros.lisa.model.quantize import Precision, pick_device
 from lisa_ros.lisa.weights.tensors import find_files
+
+_LOADING = threading.Lock()
+"""transformers replaces a method of all its models while it loads one: two at once would leave tied weights unset."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def load_model(kind: Any, part: Part, place: Place) -> Any:
     if pickles:
         raise CheckpointError(f"{folder} holds pickles ({pickles[0]}); convert them with 'lisa fetch {folder}'")
     try:
-        with _no_progress_bars():
+        with _LOADING, _no_progress_bars():
             model, info = kind.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype=place.dtype, output_loading_info=True
             )
