@@ -22,15 +22,14 @@ SHORTHANDS = ("vision_tower", "conversation")
 """Options of the engine LISA that have an argument of their own."""
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that :func:`load` reads."""
+def add_model_arguments(parser: argparse.ArgumentParser, positional: bool = False) -> None:
+    """Add the arguments that :func:`load` reads. positional: the model is given without ``--model``."""
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model",
-        default="",
-        metavar="MODEL",
-        help="folder, URL, or package.module:callable (default: the bundled demo model)",
-    )
+    help_ = "folder, URL, or package.module:callable (default: the bundled demo model)"
+    if positional:
+        model.add_argument("model", nargs="?", default="", metavar="MODEL", help=help_)
+    else:
+        model.add_argument("--model", default="", metavar="MODEL", help=help_)
     model.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     model.add_argument("--precision", default="auto", help=", ".join(PRECISIONS))
     model.add_argument(
