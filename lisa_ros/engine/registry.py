@@ -38,6 +38,7 @@ DEFAULT = "lisa"
 BUILT_IN = {
     "lisa": "lisa_ros.lisa.engine:load",
     "lisa_small": "lisa_small.engine:load",
+    "grounded": "lisa_ros.grounded.engine:load",
     "elisa": "lisa_ros.extractive.engine:load",
     "elisa_small": "lisa_small.extractor:load",
     "http": "lisa_ros.remote.engine:load",
