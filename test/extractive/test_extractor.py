@@ -492,7 +492,7 @@ def test_a_broken_folder_names_what_is_missing(tmp_path: Path) -> None:
     tensors = torch.load(cut / "models/tiny.pth", weights_only=True)
     del tensors["adapter.mlp.3.bias"]
     torch.save(tensors, cut / "models/tiny.pth")
-    with pytest.raises(CheckpointError, match=r"1 missing: adapter\.body\.mlp\.3\.bias"):
+    with pytest.raises(CheckpointError, match=r"1 missing: adapter\.mlp\.3\.bias"):
         load_engine(cut, "cpu")
 
 
