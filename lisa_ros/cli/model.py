@@ -12,6 +12,7 @@ from tqdm import tqdm
 import lisa_ros
 from lisa_ros.engine.api import TARGETS, Ask
 from lisa_ros.engine.options import PRECISIONS, parse_options
+from lisa_ros.engine.registry import is_url
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import ConfigError
 from lisa_ros.plain_text import escaped
@@ -77,6 +78,14 @@ def load(arguments: argparse.Namespace) -> SupportedEngine:
         )
     keep_freed_buffers()
     return engine
+
+
+def check_workers(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError where ``--workers`` asks an engine of this process for several things at once."""
+    if arguments.workers > 1 and not is_url(arguments.model):
+        raise ConfigError(
+            f"--workers {arguments.workers} is for a server with replicas; give its URL with --model (lisa serve --ray)"
+        )
 
 
 def warn_of_demo_model(arguments: argparse.Namespace) -> None:
