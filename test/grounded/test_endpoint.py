@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 import pytest
 import servers
+from hypothesis import given
+from hypothesis import strategies as st
 from machine_speed import limit
 from numpy.typing import NDArray
 from servers import Handler, Stub, answering, endless, refusing, silent
@@ -27,7 +29,8 @@ from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import Busy, Cancelled, CommandError, ConfigError, ImageError, LisaError, NotReady, TimedOut
 from lisa_ros.evaluation.self_check import SQUARES, Verdict, self_check
 from lisa_ros.grounded.finds import Cut, Find
-from lisa_ros.grounded.locators.endpoint import KEY_VARIABLE, MOST_BYTES
+from lisa_ros.grounded.locators.refusals import KEY_VARIABLE
+from lisa_ros.grounded.locators.streams import MOST_BYTES, chunk_of
 
 pytest.importorskip("openai", reason="needs the extra endpoint")
 
@@ -597,3 +600,58 @@ def test_check_of_a_server_that_is_off_is_broken(endpoint_engine: Path, capsys: 
     url = f"http://127.0.0.1:{servers.free_port()}/v1"
     assert main(["check", str(endpoint_engine), "--device", "cpu", "--option", f"endpoint={url}"]) == 1
     assert "is the server on?" in capsys.readouterr().out
+
+
+def test_lisa_segment_uses_a_server(endpoint_engine: Path, rgb: RGB, tmp_path: Path, capsys) -> None:
+    picture, out = tmp_path / "photo.png", tmp_path / "mask.png"
+    cv2.imwrite(str(picture), rgb[:, :, ::-1])
+    words = ["segment", str(picture), "the cup", "--model", str(endpoint_engine), "--device", "cpu", "--mask", str(out)]
+    with Stub(answering(FOUND, yes=0.9)) as stub:
+        assert main([*words, "--option", f"endpoint={stub.url}"]) == 0
+        assert "mask 2 (fork)" in capsys.readouterr().out
+        stub.chat = answering('{"present": false, "objects": []}')
+        assert main([*words, "--option", f"endpoint={stub.url}"]) == 3
+        stub.chat = refusing(503, "Loading model")
+        assert main([*words, "--option", f"endpoint={stub.url}"]) == 1
+    assert cv2.imread(str(out), cv2.IMREAD_GRAYSCALE).shape == rgb.shape[:2]
+    assert "ask again later" in capsys.readouterr().err
+
+
+# --- any bytes
+
+
+KEYS = ["choices", "delta", "content", "logprobs", "error", "token", "logprob", "top_logprobs", "code", "message"]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["choices", "delta", "content", "logprobs", "error", "token", "logprob", "top_logprobs", "code"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(JSON.map(json.dumps) | st.text(max_size=50) | st.just("[" * 100_000))
+def test_any_event_is_a_chunk_or_an_error_of_ours(data: str) -> None:
+    try:
+        chunk = chunk_of(data)
+    except LisaError:
+        return
+    assert all(isinstance(piece.text, str) for piece in chunk.pieces)
+
+
+def test_an_answer_with_characters_that_utf8_lacks_goes_back_into_the_conversation(
+    endpoint_engine: Path, rgb: RGB
+) -> None:
+    with Stub(answering(FOUND.replace("cup", "\ud800 <|im_end|>"))) as stub:
+        engine = load(endpoint_engine, stub.url)
+        history = Conversation()
+        assert ask(engine, rgb, "the cup", history=history).found
+        assert ask(engine, rgb, "the other", history=history).found
+    assert "? < |im_end|>" in stub.requests[1]["messages"][1]["content"]

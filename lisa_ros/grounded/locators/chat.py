@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lisa_ros.engine.api import ShouldStop
+from lisa_ros.grounded.finds import Size
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,13 @@ class Chat(Protocol):
     def name(self) -> str:
         """Name of the model."""
 
-    def picture(self, rgb: NDArray[np.uint8]) -> Any:
-        """Process a picture once, for any number of chats. rgb: uint8 (h, w, 3), of the size that the model sees."""
+    def picture(self, rgb: NDArray[np.uint8], size: Size | None = None) -> Any:
+        """Process a picture once, for any number of chats.
+
+        Args:
+            rgb: uint8 (H, W, 3).
+            size: (height, width) that the model sees; None leaves it.
+        """
 
     def stream(
         self,

@@ -12,7 +12,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from lisa_ros.engine.api import Ask, ShouldStop
 from lisa_ros.errors import LisaError
@@ -108,10 +107,10 @@ class MllmLocator:
         return remarks
 
     def view(self, rgb: NDArray[np.uint8]) -> View:
-        """Resize a frame to the size that the model shall see, and have the chat process it."""
+        """See :meth:`Locator.view`."""
         size = rgb.shape[:2]
         sent = self.dialect.frame.sent_size(size, self._max_side)
-        return View(self.chat.picture(resized(rgb, sent)), sent, size)
+        return View(self.chat.picture(rgb, sent), sent, size)
 
     def locate(self, view: View, ask: Ask, on_find: OnFind, on_words: OnWords, should_stop: ShouldStop) -> Located:
         """See :meth:`Locator.locate`."""
@@ -178,25 +177,15 @@ class MllmLocator:
         self, rgb: NDArray[np.uint8], find: Find, ask: Ask, mask: NDArray[np.bool_], should_stop: ShouldStop
     ) -> float | None:
         """See :meth:`Locator.confirm`: the model is shown the outlined object and answers yes or no."""
-        picture = self.chat.picture(self._for_model(outlined_crop(rgb, mask)))
+        crop = outlined_crop(rgb, mask)
+        frame = self.dialect.frame
+        picture = self.chat.picture(crop, frame.sent_size(crop.shape[:2], max(frame.squash, CHECK_SIDE)))
         query = plain(" ".join(ask.text.split()))
         text = (
             f'Somebody asked for this: "{query}"\nIs the outlined object in the picture what they mean? Answer yes or '
             "no, one word."
         )
         return self.chat.yes_probability(Message("user", text, picture), should_stop)
-
-    def _for_model(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        frame = self.dialect.frame
-        longest = max(frame.squash, CHECK_SIDE)
-        return resized(rgb, frame.sent_size(rgb.shape[:2], longest))
-
-
-def resized(rgb: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """uint8 (h, w, 3) of ``size``; bicubic, as the models' own processors."""
-    if rgb.shape[:2] == size:
-        return rgb
-    return np.asarray(Image.fromarray(rgb).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 def outlined_crop(rgb: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -221,8 +210,11 @@ def outlined_crop(rgb: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np
 
 
 def plain(text: str) -> str:
-    """Text whose words never become special tokens of a chat template, such as ``<|im_end|>`` or ``<image>``."""
-    return _SPECIAL.sub(r"< \1", text)
+    """Text whose words never become special tokens of a chat template, such as ``<|im_end|>`` or ``<image>``.
+
+    Characters that UTF-8 lacks, which an answer may hold as escapes, become question marks.
+    """
+    return _SPECIAL.sub(r"< \1", text).encode("utf-8", "replace").decode("utf-8")
 
 
 def _earlier(ask: Ask) -> list[Message]:

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from lisa_ros.engine.api import ShouldStop
 from lisa_ros.errors import Cancelled, CheckpointError, CommandError, ConfigError
+from lisa_ros.grounded.finds import Size
 from lisa_ros.grounded.locators.chat import Message, OnPiece, Piece, probability_of_yes
 from lisa_ros.grounded.recipe import Part
 from lisa_ros.grounded.weights.load import Place, load_model, load_tokenizer_and_image_processor
@@ -83,8 +85,10 @@ class QwenChat:
         return cls(load_model(kind, part, place), tokenizer, processor, part.folder.resolve().parent.name)
 
     @torch.inference_mode()
-    def picture(self, rgb: NDArray[np.uint8]) -> Picture:
-        """Run the vision tower once, for any number of chats. rgb: uint8 (h, w, 3)."""
+    def picture(self, rgb: NDArray[np.uint8], size: Size | None = None) -> Picture:
+        """See :meth:`Chat.picture`: the vision tower runs here. Bicubic, as by the image processor of the model."""
+        if size is not None and rgb.shape[:2] != size:
+            rgb = np.asarray(Image.fromarray(rgb).resize((size[1], size[0]), Image.Resampling.BICUBIC))
         inputs = self._processor(images=[rgb], return_tensors="pt")
         pixels = inputs["pixel_values"].to(self.model.device, self.model.dtype)
         grid = inputs["image_grid_thw"].to(self.model.device)
