@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import cv2
@@ -16,7 +15,7 @@ import rclpy
 from machine_speed import limit
 from PIL import Image
 from rclpy.executors import SingleThreadedExecutor
-from robot import LIMIT_S, REPOSITORY, NodeProcess
+from robot import LIMIT_S, REPOSITORY, NodeProcess, wait_for
 from std_srvs.srv import Trigger
 
 pytest.importorskip("mujoco", reason="the cell is simulated by MuJoCo: pip install mujoco")
@@ -85,30 +84,23 @@ def pick(robot: Robot, lisa: NodeProcess):
 
 
 @pytest.fixture(scope="module")
-def ask(ros_node):
+def ask(context, robot: Robot):
     """ask(service) -> the answer of one of the cell's services of the type Trigger."""
-    node, executor = ros_node
-
-    def call(service: str) -> Trigger.Response:
-        client = node.create_client(Trigger, f"/robot_cell/{service}")
-        end = time.monotonic() + limit(LIMIT_S)
-        while not client.service_is_ready() and time.monotonic() < end:
-            executor.spin_once(timeout_sec=0.05)
-        future = client.call_async(Trigger.Request())
-        executor.spin_until_future_complete(future, limit(LIMIT_S))
-        node.destroy_client(client)
-        return future.result()
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def ros_node(context):
     node = rclpy.create_node("pick_test", context=context)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
-    yield node, executor
-    executor.shutdown()
+    clients = {name: node.create_client(Trigger, f"/robot_cell/{name}") for name in ("next_scene", "in_tray")}
+
+    def call(service: str) -> Trigger.Response:
+        client = clients[service]
+        wait_for(client.service_is_ready, service, step=lambda: executor.spin_once(0.05))
+        future = client.call_async(Trigger.Request())
+        wait_for(future.done, f"answer of {service}", step=lambda: executor.spin_once(0.05))
+        assert robot.process.poll() is None, robot.log.read_text()
+        return future.result()
+
+    yield call
+    executor.remove_node(node)
     node.destroy_node()
 
 
