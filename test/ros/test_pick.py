@@ -18,6 +18,8 @@ from rclpy.executors import SingleThreadedExecutor
 from robot import LIMIT_S, REPOSITORY, NodeProcess, wait_for
 from std_srvs.srv import Trigger
 
+from lisa_small import model_folder
+
 pytest.importorskip("mujoco", reason="the cell is simulated by MuJoCo: pip install mujoco")
 pytestmark = pytest.mark.weights
 
@@ -63,7 +65,7 @@ def robot(opengl, tmp_path_factory) -> Iterator[Robot]:
 @pytest.fixture(scope="module")
 def lisa(tmp_path_factory) -> Iterator[NodeProcess]:
     topics = {"image": "/camera/image_raw", "camera_info": "/camera/camera_info", "depth": "/camera/depth/image_raw"}
-    lisa = NodeProcess(tmp_path_factory.mktemp("lisa"), model="", remap=topics)
+    lisa = NodeProcess(tmp_path_factory.mktemp("lisa"), model=model_folder(), remap=topics)
     yield lisa
     lisa.stop()
 
