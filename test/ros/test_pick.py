@@ -12,12 +12,14 @@ from collections.abc import Iterator
 import cv2
 import pytest
 import rclpy
+from geometry_msgs.msg import Point, PoseStamped, Quaternion
 from machine_speed import limit
 from PIL import Image
 from rclpy.executors import SingleThreadedExecutor
 from robot import LIMIT_S, REPOSITORY, NodeProcess, wait_for
 from std_srvs.srv import Trigger
 
+from lisa_ros.srv import MoveTo
 from lisa_small import model_folder
 
 pytest.importorskip("mujoco", reason="the cell is simulated by MuJoCo: pip install mujoco")
@@ -87,16 +89,17 @@ def pick(robot: Robot, lisa: NodeProcess):
 
 @pytest.fixture(scope="module")
 def ask(context, robot: Robot):
-    """ask(service) -> the answer of one of the cell's services of the type Trigger."""
+    """ask(service, request) -> the answer of one of the cell's services; most take no request."""
     node = rclpy.create_node("pick_test", context=context)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
     clients = {name: node.create_client(Trigger, f"/robot_cell/{name}") for name in ("next_scene", "in_tray")}
+    clients["move_to"] = node.create_client(MoveTo, "/robot_cell/move_to")
 
-    def call(service: str) -> Trigger.Response:
+    def call(service: str, request: object = None):
         client = clients[service]
         wait_for(client.service_is_ready, service, step=lambda: executor.spin_once(0.05))
-        future = client.call_async(Trigger.Request())
+        future = client.call_async(request or Trigger.Request())
         wait_for(future.done, f"answer of {service}", step=lambda: executor.spin_once(0.05))
         assert robot.process.poll() is None, robot.log.read_text()
         return future.result()
@@ -139,6 +142,25 @@ def test_what_is_not_there_is_said_and_nothing_moves(pick, ask) -> None:
     assert done.returncode == NOT_FOUND, done.stdout + done.stderr
     assert "there is nothing like that on the table" in done.stdout
     assert json.loads(ask("in_tray").message)["in_tray"] == []
+
+
+@pytest.mark.parametrize(
+    ("frame", "x", "reason"),
+    [
+        ("world", 9.0, "does not reach (9.00, 0.00, 0.50) m"),
+        ("camera", 0.0, "target is in the frame 'camera'; give it in 'world'"),
+        ("world", float("nan"), "not finite"),
+    ],
+)
+def test_a_goal_that_the_robot_cannot_go_to_is_refused_with_the_reason(ask, frame, x, reason) -> None:
+    target = PoseStamped()
+    target.header.frame_id = frame
+    target.pose.position = Point(x=x, y=0.0, z=0.5)
+    target.pose.orientation = Quaternion(x=1.0, w=0.0)
+    answer = ask("move_to", MoveTo.Request(target=target))
+    assert not answer.success
+    assert reason in answer.message
+    assert answer.reached.position.z > 0.5  # where it rests
 
 
 def test_a_robot_that_is_not_there_is_named(pick) -> None:
