@@ -37,6 +37,8 @@ DEFAULT = "lisa"
 BUILT_IN = {
     "lisa": "lisa_ros.lisa.engine:load",
     "lisa_small": "lisa_small.engine:load",
+    "llm-seg": "lisa_ros.extractive.choosing_engine:load",
+    "nearest": "lisa_ros.extractive.choosing_engine:load_nearest",
 }
 """Name -> ``module:callable`` of the factory. Imported only when a model needs it."""
 

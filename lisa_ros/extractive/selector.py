@@ -32,8 +32,7 @@ class _Attention(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            setattr(self, name, nn.Linear(width, width))
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
         """(C, T, D) from (C, S, D): (C, T, D)."""

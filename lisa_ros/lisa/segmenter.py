@@ -105,7 +105,7 @@ class _Coarse:
 
 
 @dataclass(frozen=True, eq=False)
-class _Mark:
+class Mark:
     """A mask token of the answer.
 
     hidden: the state (H,) that predicted it. probability: of the token. confidence: the same against the reject token,
@@ -121,7 +121,7 @@ class _Mark:
 
 
 @dataclass
-class _Draft:
+class Draft:
     """An answer while it is generated.
 
     details: store what :attr:`Answer.details` needs. targets: of the command, where one answer is about all of them.
@@ -143,6 +143,7 @@ class _Draft:
     coarse_low_res: list[Tensor] = field(default_factory=list)  # each (S, 1, h, w)
     logits: list[NDArray[np.float32]] = field(default_factory=list)  # each (S, H, W)
     probabilities: list[float] = field(default_factory=list)
+    proposal_ids: list[list[int]] = field(default_factory=list)  # of each mask that is chosen among proposals
     embed_s: float = 0.0
     decode_s: float = 0.0
     first_mask_s: float = 0.0
@@ -316,7 +317,7 @@ class Segmenter:
         question = self._question(ask, follow_up=ask.history is not None and bool(ask.history.turns))
         targets = ask.targets if self.family.answers_targets else ()
         text = AnswerText(self.tokenizer)
-        answer = _Draft(on_event or _ignore, begun, details, targets, ask.mask_limit, text)
+        answer = Draft(on_event or _ignore, begun, details, targets, ask.mask_limit, text)
         stop = should_stop or _never
         with _out_of_memory("answering a command"), torch.inference_mode():
             ids, first_turn = self._prompt_ids(question, ask.history, ask.token_limit)
@@ -342,6 +343,18 @@ class Segmenter:
         Returns:
             (H, W) bool: union of the masks of the last answer, with the post-processing of :meth:`ask`.
         """
+        with _out_of_memory("scoring an answer"):
+            ids, hidden, begin = self._read_answers(encoded, asks, answers)
+            self.ensure_embedding(encoded)
+            logits = self._upsampled(self._forced(encoded, ids, hidden, begin), encoded.size)
+        for one in logits:
+            self._drop_specks(one)
+        return np.logical_or.reduce(logits > 0, axis=0)
+
+    def _read_answers(
+        self, encoded: EncodedImage, asks: Sequence[Ask], answers: Sequence[str]
+    ) -> tuple[list[int], Tensor, int]:
+        """Expanded ids (L) of answered turns, their states (L, H), and where the last answer begins."""
         turns: list[Turn] = []
         for ask, text in zip(asks, answers, strict=True):
             turns.append(replace(self._question(ask, follow_up=bool(turns)), answer=text))
@@ -349,15 +362,10 @@ class Segmenter:
         # The texts are those of a data set, not of a user: their [SEG] are tokens, so no span is literal.
         begin, ids = (len(self._expand(Prompt(unanswered.text))), self._expand(Prompt(self._prompt(turns).text)))
         whole = torch.tensor([ids], device=self.device)  # (1, L)
-        with _out_of_memory("scoring an answer"):
-            hidden = self.lisa.read(self.grounding.embed(whole, encoded.features.tokens))  # (1, L, H)
-            if self.spec.points is not None:
-                encoded.features.states = hidden[0, whole[0] == IMAGE_ID]
-            self._ensure_embedding(encoded)
-            logits = self._upsampled(self._forced(encoded, ids, hidden[0], begin), encoded.size)
-        for one in logits:
-            self._drop_specks(one)
-        return np.logical_or.reduce(logits > 0, axis=0)
+        hidden = self.lisa.read(self.grounding.embed(whole, encoded.features.tokens))  # (1, L, H)
+        if self.spec.points is not None:
+            encoded.features.states = hidden[0, whole[0] == IMAGE_ID]
+        return ids, hidden[0], begin
 
     @torch.inference_mode()
     def mask_prompts(self, image_tokens: Tensor, turn: Turn, cache: PrefixCache | None = None) -> Tensor:
@@ -493,7 +501,7 @@ class Segmenter:
         cache.tokens.extend(ids)
         return hidden
 
-    def _take(self, encoded: EncodedImage, answer: _Draft, steps: list[_Step], stop: ShouldStop) -> None:
+    def _take(self, encoded: EncodedImage, answer: Draft, steps: list[_Step], stop: ShouldStop) -> None:
         """Add the tokens of one pass to the answer, and decode the masks of its mask tokens at once."""
         if not answer.ids:
             answer.on_event(Stage("generating"))
@@ -505,7 +513,7 @@ class Segmenter:
         if stop():
             raise Cancelled("canceled before the mask was decoded")
         answer.on_event(Stage("decoding"))
-        answer.embed_s += self._ensure_embedding(encoded)
+        answer.embed_s += self._ready_masks(encoded)
         if stop():
             raise Cancelled("canceled before the mask was decoded")
         begun = time.perf_counter()
@@ -517,7 +525,7 @@ class Segmenter:
             answer.first_mask_s = answer.first_mask_s or time.perf_counter() - answer.begun
         answer.on_event(Regions([*early_regions, *regions]))
 
-    def _push(self, answer: _Draft, step: _Step) -> _Mark | None:
+    def _push(self, answer: Draft, step: _Step) -> Mark | None:
         """Add one token to the answer. Returns a mark if its mask is to be decoded."""
         answer.ids.append(step.token)
         answer.text.push(step.token)
@@ -538,7 +546,7 @@ class Segmenter:
         probability = float(probabilities[step.token])
         rejected = 0.0 if self._reject_id is None else float(probabilities[self._reject_id])
         end = len(answer.text.text)
-        return _Mark(
+        return Mark(
             step.hidden,
             probability,
             probability / (probability + rejected) if self._reject_id is not None else probability,
@@ -547,7 +555,7 @@ class Segmenter:
             answer.coarse.pop() if answer.coarse else None,
         )
 
-    def _decode(self, encoded: EncodedImage, answer: _Draft, marks: list[_Mark]) -> list[Region]:
+    def _decode(self, encoded: EncodedImage, answer: Draft, marks: list[Mark]) -> list[Region]:
         coarse = [mark.coarse for mark in marks]
         self._decode_coarse(encoded, [one for one in coarse if one is not None])
         hidden = torch.stack([mark.hidden for mark in marks])
@@ -594,7 +602,7 @@ class Segmenter:
         if self.spec.smallest_part:
             drop_specks(logits, self.spec.smallest_part)
 
-    def _answer(self, encoded: EncodedImage, answer: _Draft) -> Answer:
+    def _answer(self, encoded: EncodedImage, answer: Draft) -> Answer:
         total = time.perf_counter() - answer.begun
         timings = Timings(
             encode_s=answer.embed_s,
@@ -607,7 +615,7 @@ class Segmenter:
         result = found(answer.mentions, answer.targets, self.family)
         return Answer(answer.text.text, result.regions, result.absent, timings, details)
 
-    def _details(self, encoded: EncodedImage, answer: _Draft) -> dict[str, Any]:
+    def _details(self, encoded: EncodedImage, answer: Draft) -> dict[str, Any]:
         side = 4 * embedding_side(self.lisa.sam)
         low_res = torch.cat(answer.low_res).cpu() if answer.low_res else torch.zeros(0, 1, side, side)
         coarse = torch.cat(answer.coarse_low_res).cpu() if answer.coarse_low_res else torch.zeros(0, 1, side, side)
@@ -639,7 +647,11 @@ class Segmenter:
         """Image embedding (1, C, h, w) of a frame uint8 (H, W, 3), for the mask decoder."""
         return self.lisa.embed_image(self._to_device(for_sam(rgb, self.lisa.input_size)))
 
-    def _ensure_embedding(self, encoded: EncodedImage) -> float:
+    def _ready_masks(self, encoded: EncodedImage) -> float:
+        """Compute what masks of the frame need and is missing. Returns the seconds that it took."""
+        return self.ensure_embedding(encoded)
+
+    def ensure_embedding(self, encoded: EncodedImage) -> float:
         """Compute the image embedding if it is missing. Returns the seconds that it took."""
         if encoded.features.embedding is not None:
             return 0.0

@@ -37,7 +37,7 @@ def load_proposer(name: str, segmenter: Segmenter, options: Mapping[str, Any] | 
     Raises:
         ConfigError: There is no such proposer, it cannot be imported, or it cannot be used with this model or options.
     """
-    factory = _factory(name)
+    factory = find_proposer(name)
     try:
         inspect.signature(factory).bind(segmenter=segmenter, options={})
     except TypeError as error:
@@ -47,7 +47,8 @@ def load_proposer(name: str, segmenter: Segmenter, options: Mapping[str, Any] | 
     return factory(segmenter=segmenter, options=dict(options or {}))
 
 
-def _factory(name: str) -> ProposerFactory:
+def find_proposer(name: str) -> ProposerFactory:
+    """The factory of a proposer. Raises ConfigError where there is none, or it cannot be imported."""
     if name in BUILT_IN:
         return cast(ProposerFactory, import_callable(BUILT_IN[name], "proposer"))
     for entry in entry_points(group=GROUP):
