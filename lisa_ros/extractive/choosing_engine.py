@@ -153,11 +153,10 @@ def _arrangement(options: Mapping[str, Any]) -> Arrangement:
 
 
 def _proposer(segmenter: ChoosingSegmenter, options: Mapping[str, Any]) -> Proposer:
-    from lisa_ros.extractive.proposers.drawn import ClassMap
-    from lisa_ros.extractive.proposers.registry import load_proposer
+    from lisa_ros.extractive.proposers.registry import default_proposer, load_proposer
 
-    default = "drawn" if isinstance(segmenter.lisa.vision_tower, ClassMap) else "sam"
-    return load_proposer(options.get("proposer", default), segmenter, options.get("proposer_options"))
+    name = options.get("proposer") or default_proposer(segmenter)
+    return load_proposer(name, segmenter, options.get("proposer_options"))
 
 
 def _vision(dino: str | None, model: Path, selector: Selector, segmenter: Segmenter) -> Vision:

@@ -17,6 +17,8 @@ GROUP = "lisa_ros.proposers"
 
 BUILT_IN = {
     "drawn": "lisa_ros.extractive.proposers.drawn:load",
+    "sam": "lisa_ros.extractive.proposers.sam:load",
+    "given": "lisa_ros.extractive.proposers.given:load",
 }
 """Name -> ``module:callable`` of the factory. Imported only when it is named."""
 
@@ -24,6 +26,13 @@ BUILT_IN = {
 def known() -> list[str]:
     """Names of all proposers, the built-in ones first."""
     return list(dict.fromkeys([*BUILT_IN, *(entry.name for entry in entry_points(group=GROUP))]))
+
+
+def default_proposer(segmenter: Segmenter) -> str:
+    """``drawn`` for a model that has a map of classes, else ``sam``."""
+    from lisa_ros.extractive.proposers.drawn import ClassMap  # here: not every proposer needs OpenCV
+
+    return "drawn" if isinstance(segmenter.lisa.vision_tower, ClassMap) else "sam"
 
 
 def load_proposer(name: str, segmenter: Segmenter, options: Mapping[str, Any] | None = None) -> Proposer:
