@@ -14,6 +14,7 @@ from lisa_ros.data.coco import mask_of, read_coco
 from lisa_ros.data.picture import BadExample
 from lisa_ros.engine.api import Proposals, crop_mask
 from lisa_ros.errors import ConfigError
+from lisa_ros.perception.labels import crops_of
 from lisa_ros.perception.packed_crops import PackedCrops
 
 Size = tuple[int, int]
@@ -49,8 +50,7 @@ def of_labels(labels: NDArray[Any], size: Size) -> Proposals:
         ValueError: The image has another size or another number of dimensions.
     """
     _check(labels.shape, size)
-    values = np.unique(labels)
-    return Proposals(crops=PackedCrops(crop_mask(labels == value, int(value), 1.0) for value in values[values > 0]))
+    return Proposals(crops=PackedCrops(crops_of(labels)))
 
 
 def _check(shape: tuple[int, ...], size: Size) -> None:

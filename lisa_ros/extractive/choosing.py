@@ -27,10 +27,17 @@ MOST_TOGETHER = 3
 
 @dataclass(frozen=True)
 class Chosen:
-    """indices: Of proposals, the best first; maybe none. score: In [0, 1], how sure it is that they are meant."""
+    """What one ``[SEG]`` means.
+
+    Args:
+        indices: Of proposals, the best first; maybe none.
+        score: In [0, 1], how sure it is that they are meant.
+        phrase: A name for them, if the chooser knows one.
+    """
 
     indices: list[int]
     score: float
+    phrase: str = ""
 
 
 class Chooser(Protocol):
@@ -87,10 +94,11 @@ class Selecting:
 
 @dataclass(frozen=True, eq=False)
 class _Candidates:
-    """rows: (R, C) mask prompts. members: The proposals that each row stands for."""
+    """rows: (R, C) mask prompts. members: The proposals that each row stands for. labels: Class of each proposal."""
 
     rows: Tensor
     members: list[list[int]]
+    labels: list[int]
 
 
 class NearestPrompt:
@@ -122,14 +130,16 @@ class NearestPrompt:
                 rows.append(self._drawn.class_prompts[list(classes)].sum(dim=0))
                 members.append([index for label in classes for index in of_class[label]])
         stacked = torch.stack(rows) if rows else prompts[:0]
-        return _Candidates(stacked, members)
+        return _Candidates(stacked, members, labels)
 
     def choose(self, prompt: Tensor, confidence: float, proposals: Proposals, prepared: _Candidates) -> Chosen:
         if not prepared.members:
             return Chosen([], 0.0)
         distances = (prepared.rows - prompt.float()).square().sum(dim=1)
         chosen = prepared.members[int(distances.argmin())]
-        return Chosen(chosen, confidence * _mean_score(proposals.scores, chosen))
+        classes = {prepared.labels[index] for index in chosen}
+        phrase = self._drawn.classes[classes.pop()] if len(classes) == 1 else ""
+        return Chosen(chosen, confidence * _mean_score(proposals.scores, chosen), phrase)
 
 
 def _mean_score(scores: NDArray[np.floating] | None, chosen: Sequence[int]) -> float:

@@ -143,7 +143,9 @@ class ChoosingSegmenter(Segmenter):
             answer.probabilities.append(mark.probability)
             answer.proposal_ids.append(one.indices)
             if one.indices:
-                region = Region(_united(proposals, one), one.score, _phrase(proposals, one), span=mark.span)
+                region = Region(
+                    _united(proposals, one), one.score, _phrase(proposals, one) or one.phrase, span=mark.span
+                )
                 answer.mentions[mark.mention] = replace(answer.mentions[mark.mention], region=region)
                 regions.append(region)
         return regions
