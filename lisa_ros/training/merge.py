@@ -22,7 +22,8 @@ from lisa_ros.training.snapshot import TRAINED, newest_snapshot, read_trained
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """Number formats that a merged checkpoint can be stored in."""
 
-_LORA = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
+LORA = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
+"""Name of a matrix of LoRA: the layer, and A or B."""
 
 
 def merge_run(
@@ -68,12 +69,12 @@ def merge_checkpoint(source: Path, out: Path, *, alpha: float, dtype: torch.dtyp
         CheckpointError: It has no LoRA, or several ranks, or is damaged.
     """
     files = find_files(source)
-    if not any(_LORA.fullmatch(name) for name in read_shapes(files)):
+    if not any(LORA.fullmatch(name) for name in read_shapes(files)):
         raise CheckpointError(f"{source} has no LoRA weights; there is nothing to merge")
     lora = {
         name.removeprefix(PEFT_PREFIX): tensor.clone()
         for name, tensor in iterate_tensors(files)
-        if _LORA.fullmatch(name)
+        if LORA.fullmatch(name)
     }
     ranks = {tensor.shape[0] for name, tensor in lora.items() if ".lora_A." in name}
     if len(ranks) != 1:
@@ -108,7 +109,7 @@ def _fold(
     pairs: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
     for name, tensor in trained.items():
-        if match := _LORA.fullmatch(name):
+        if match := LORA.fullmatch(name):
             pairs.setdefault(f"{match[1]}.weight", {})[match[2]] = tensor
         else:
             whole[name] = tensor
@@ -119,7 +120,7 @@ def _fold(
         shard = {}
         for theirs, tensor in iterate_tensors([file]):
             name = theirs.removeprefix(PEFT_PREFIX).replace(".base_layer.", ".")
-            if _LORA.fullmatch(name) or _is_clip(name) or name.endswith("rotary_emb.inv_freq"):
+            if LORA.fullmatch(name) or _is_clip(name) or name.endswith("rotary_emb.inv_freq"):
                 continue
             result = tensor
             if name in pairs:
