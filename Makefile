@@ -10,7 +10,9 @@ endif
 # What the demo shall do reaches it through the environment, letter by letter: neither make nor the shell reads it.
 override IMAGE := $(value IMAGE)
 override MODEL := $(value MODEL)
-export IMAGE MODEL
+override SEED := $(value SEED)
+override ROBOT := $(value ROBOT)
+export IMAGE MODEL SEED ROBOT
 ifneq ($(origin COMMAND),undefined)  # an empty command is an error, none is the default
 override COMMAND := $(value COMMAND)
 export COMMAND
@@ -34,18 +36,18 @@ export PATH := $(BIN):$(PATH)
 export AMENT_PREFIX_PATH := $(VENV)
 export CMAKE_PREFIX_PATH := $(VENV)
 
-SCRIPTS    := scripts/lisa scripts/lisa_node
+SCRIPTS    := scripts/lisa scripts/lisa_node scripts/robot_cell
 INTERFACES := $(wildcard msg/*.msg srv/*.srv action/*.action)
 # Names, not times: with --symlink-install an edited module needs no build, a new one does.
-FILES := $(shell find lisa_ros lisa_small launch config examples LICENSES -type f -not -path '*/__pycache__/*' 2>/dev/null | LC_ALL=C sort | cksum | cut -d' ' -f1)
+FILES := $(shell find lisa_ros lisa_small lisa_sim launch config examples LICENSES -type f -not -path '*/__pycache__/*' 2>/dev/null | LC_ALL=C sort | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint format types clean distclean
+.PHONY: help setup build demo pick test test-cluster lint format types clean distclean
 
 help: ## this list
 	@echo "lisa_ros: say what you mean, get a mask"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
-	@echo '  variables: ROS=jazzy|kilted, PYTHON=python3.12; for demo IMAGE=photo.jpg COMMAND="the red mug" MODEL=folder'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo '  variables: ROS=jazzy|kilted, PYTHON=python3.12; for demo IMAGE=photo.jpg COMMAND="the red mug" MODEL=folder; for pick COMMAND, SEED=8, ROBOT=gantry|ur5e'
 
 setup: $(ROS_STAMP) $(PYTHON_STAMP) ## virtual environment with ROS 2, torch and the tools (no build)
 
@@ -96,17 +98,24 @@ test: $(BUILD_STAMP) ## everything CI runs: lint, types, tests over real DDS
 	$(MAKE) --no-print-directory lint || failed="$$failed lint"; \
 	$(MAKE) --no-print-directory types || failed="$$failed types"; \
 	export LISA_TESTS_NEED="$$(python scripts/system_packages.py)"; \
-	python -m pytest -n 2 --dist loadfile --ignore=test/ros || failed="$$failed pytest"; \
+	python -m pytest -n 2 --dist loadfile --ignore=test/ros --ignore=test/cluster || failed="$$failed pytest"; \
 	python -m pytest test/ros || failed="$$failed test/ros"; \
 	[ -z "$$failed" ] || { echo "test: FAILED:$$failed" >&2; exit 1; }; \
 	echo "test: passed"
 
+test-cluster: $(BUILD_STAMP) ## two replicas of `lisa serve --ray` on this machine (installs Ray, some minutes)
+	@$(PIP) -r requirements/cluster.txt
+	@python -m pytest test/cluster
+
 demo: $(BUILD_STAMP) ## camera, node and command over DDS; writes demo/overlay.png
 	@python demo/run.py $${IMAGE:+"--image=$$IMAGE"} $${COMMAND+"--command=$$COMMAND"} $${MODEL:+"--model=$$MODEL"}
 
+pick: $(BUILD_STAMP) ## a simulated robot picks what a command means; writes demo/pick.png and demo/pick.mp4
+	@python demo/pick.py $${COMMAND+"--command=$$COMMAND"} $${SEED:+"--seed=$$SEED"} $${ROBOT:+"--robot=$$ROBOT"} $${MODEL:+"--model=$$MODEL"}
+
 clean: ## build products and caches (the virtual environments stay)
 	@rm -rf .ros-jazzy .ros-kilted build dist lisa_ros.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find lisa_ros lisa_small demo launch test benchmarks scripts -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	@find lisa_ros lisa_small lisa_sim demo launch test benchmarks scripts -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	@echo "clean: done"
 
 distclean: clean ## the virtual environments too

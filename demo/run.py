@@ -42,10 +42,10 @@ class DemoError(Exception):
     """The demo cannot go on; the message is the last line."""
 
 
-def node_executable() -> Path:
-    """The installed node, where ``ros2 run`` would find it."""
+def executable(name: str) -> Path:
+    """An installed program, where ``ros2 run`` would find it."""
     try:
-        path = Path(get_package_prefix("lisa_ros"), "lib", "lisa_ros", "lisa_node")
+        path = Path(get_package_prefix("lisa_ros"), "lib", "lisa_ros", name)
     except PackageNotFoundError:
         raise DemoError("lisa_ros is not built: make build, or source the workspace's setup file") from None
     if not path.exists():
@@ -55,7 +55,7 @@ def node_executable() -> Path:
 
 def node_command(arguments: argparse.Namespace) -> list[str]:
     """What a robot's operator would type after ``ros2 run lisa_ros lisa_node``."""
-    command = [str(node_executable()), "--ros-args"]
+    command = [str(executable("lisa_node")), "--ros-args"]
     command += ["-r", "image:=/camera/image_raw", "-r", "camera_info:=/camera/camera_info"]
     for name in ("model", "device", "precision"):
         if getattr(arguments, name):
@@ -94,6 +94,11 @@ def end(child: subprocess.Popen[bytes]) -> None:
 def last_lines(log: Path, count: int = 15) -> str:
     lines = log.read_text(errors="replace").splitlines()[-count:]
     return "\n".join(f"  | {line}" for line in lines) or "  | (it printed nothing)"
+
+
+def last_line(log: Path) -> str:
+    """The reason of a program that ended, where it printed one."""
+    return next(iter(reversed(log.read_text(errors="replace").split("\n")[:-1])), "")
 
 
 def watch(asker: subprocess.Popen[bytes], others: dict[str, tuple[subprocess.Popen[bytes], Path]]) -> None:

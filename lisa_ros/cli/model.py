@@ -43,7 +43,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--conversation",
         metavar="NAME",
-        help="conversation template: llava_v1, v1, llava_llama_2 or compact (default: the checkpoint's)",
+        help="conversation template: llava_v1, v1, llava_llama_2, cores_v1, cores_llama_2 or compact (default: the "
+        "checkpoint's)",
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ from PIL import Image
 from lisa_ros.atomic import check_outputs, replacing
 from lisa_ros.cli import model
 from lisa_ros.cli.model import load
-from lisa_ros.engine.api import Answer, Ask, Conversation, EngineInfo, Event, MaskCrop, Token
+from lisa_ros.engine.api import Answer, Ask, Conversation, EngineInfo, Event, MaskCrop, Regions, Token
 from lisa_ros.engine.support import Encoded, SupportedEngine, numbered_answer, unanswered
 from lisa_ros.errors import CommandError, ConfigError
 from lisa_ros.perception.masks import union_image
@@ -206,27 +208,43 @@ def _ask(engine: SupportedEngine, encoded: Encoded, ask: Ask, quiet: bool, detai
 
 
 class _Stream:
-    """Shows an answer while it grows."""
+    """Shows an answer while it grows. Numbers of masks have the colours of the overlay."""
 
     def __init__(self, write: Callable[[str], object] | None = None):
         self._write = write or (lambda text: print(escaped(text), end="", flush=True))
+        self._paint = write is None and not os.environ.get("NO_COLOR")
         self._shown = ""
+        self._regions = 0
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Regions):
+            self._regions += len(event.regions)
         if isinstance(event, Token):
             # A character of several tokens reads as U+FFFD until its last token is there; the end may be trimmed later.
-            self._show(event.text.rstrip("\N{REPLACEMENT CHARACTER}").rstrip())
+            text = event.text.rstrip("\N{REPLACEMENT CHARACTER}").rstrip()
+            # Whether a number is that of a mask is known with the mask, which follows the text.
+            self._show(_NUMBER_AT_END.sub("", text).rstrip())
 
     def finish(self, answer: str) -> None:
         self._show(answer)
         self._write("\n")
 
     def _show(self, text: str) -> None:
-        if text.startswith(self._shown):
-            self._write(text[len(self._shown) :])
-        else:
-            self._write(f"\n{text}")
+        new = text[len(self._shown) :] if text.startswith(self._shown) else f"\n{text}"
         self._shown = text
+        for part in _NUMBER.split(new):
+            number = int(part[1:-1]) if _NUMBER.fullmatch(part) else 0
+            if self._paint and 1 <= number <= self._regions:
+                from lisa_ros.perception.overlay import colour_of  # here: it imports OpenCV
+
+                red, green, blue = colour_of(number)
+                print(f"\x1b[1;38;2;{red};{green};{blue}m{part}\x1b[0m", end="", flush=True)
+            elif part:
+                self._write(part)
+
+
+_NUMBER = re.compile(r"(\[[1-9]\d{0,2}\])")
+_NUMBER_AT_END = re.compile(r"\[\d{0,3}\]?$")
 
 
 # --- results ---

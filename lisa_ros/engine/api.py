@@ -105,7 +105,8 @@ class Region:
 
     Args:
         mask: Tight crop; may be empty (area 0).
-        score: Confidence in [0, 1]; comparable within one engine only.
+        score: Confidence in [0, 1]. After ``lisa calibrate``, the probability that the mask is on the right object;
+            else comparable within one model only.
         phrase: A name of the object, if the engine gives one; else empty.
         spans: Positions in ``Answer.text`` that mention the object. For LISA the position of ``[SEG]``.
         span: The first of ``spans``. The constructor needs only one of the two. To replace the spans of a region, pass

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lisa_ros.engine.api import Factory
+from lisa_ros.engine.calibration import read_calibration
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import CheckpointError, ConfigError
 from lisa_ros.json_file import read_json_object
@@ -39,8 +40,15 @@ BUILT_IN = {
     "lisa_small": "lisa_small.engine:load",
     "llm-seg": "lisa_ros.extractive.choosing_engine:load",
     "nearest": "lisa_ros.extractive.choosing_engine:load_nearest",
+    "elisa": "lisa_ros.extractive.engine:load",
+    "elisa_small": "lisa_small.extractor:load",
+    "http": "lisa_ros.remote.engine:load",
+    "https": "lisa_ros.remote.engine:load",
 }
 """Name -> ``module:callable`` of the factory. Imported only when a model needs it."""
+
+SCHEMES = ("http", "https")
+"""Built-in engines that serve URLs and no folders."""
 
 _CALLABLE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -63,7 +71,7 @@ def load_engine(
         progress: Called with the loaded share, in [0, 1].
 
     Returns:
-        The engine, wrapped in the checks that hold for all engines.
+        The engine, wrapped in the checks that hold for all engines, with the folder's calibration of its scores.
 
     Raises:
         ConfigError: There is no such engine, or an option or the precision cannot be used.
@@ -75,10 +83,12 @@ def load_engine(
     limit_spinning()  # before the factory's module imports torch
     factory = find_factory(model, (options or {}).get("family"))
     _check_signature(factory, model)
-    if not is_callable_name(model) and not _URL.match(model):
-        model = str(Path(model).expanduser() if model else bundled_model())
+    calibration = None
+    if not is_callable_name(model) and not is_url(model):
+        folder = Path(model).expanduser() if model else bundled_model()
+        model, calibration = str(folder), read_calibration(folder)
     chosen = {"model": model, "device": device, "precision": precision}
-    return SupportedEngine(factory(**chosen, options=dict(options or {}), progress=progress))
+    return SupportedEngine(factory(**chosen, options=dict(options or {}), progress=progress), calibration)
 
 
 def find_factory(model: str, family: object = None) -> Factory:
@@ -138,7 +148,7 @@ def engine_name(folder: Path) -> str:
             return name
     config = _read(folder / "config.json")
     for name in known():
-        if name != DEFAULT and _recognises(name, folder, config):
+        if name not in (DEFAULT, *SCHEMES) and _recognises(name, folder, config):
             return name
     return DEFAULT
 
@@ -146,6 +156,11 @@ def engine_name(folder: Path) -> str:
 def is_callable_name(model: str) -> bool:
     """Whether ``model`` has the form ``package.module:callable`` and no file or folder has this name."""
     return _CALLABLE.fullmatch(model) is not None and not Path(model).exists()
+
+
+def is_url(value: str) -> bool:
+    """Whether ``value`` begins like a URL, with a scheme."""
+    return _URL.match(value) is not None
 
 
 def bundled_model() -> Path:

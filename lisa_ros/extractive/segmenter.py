@@ -26,7 +26,8 @@ from lisa_ros.engine.api import (
 from lisa_ros.errors import CommandError
 from lisa_ros.extractive.choosing import Chooser, Chosen
 from lisa_ros.extractive.proposers.proposer import Arrangement, Proposer, proposals_of
-from lisa_ros.lisa.segmenter import Draft, EncodedImage, Mark, Segmenter
+from lisa_ros.lisa.partial_answer import Mark, PartialAnswer
+from lisa_ros.lisa.segmenter import EncodedImage, Segmenter
 from lisa_ros.perception.masks import union_image, united_crop
 from lisa_ros.perception.packed_crops import packed
 
@@ -133,26 +134,22 @@ class ChoosingSegmenter(Segmenter):
         self._candidates(encoded)
         return time.perf_counter() - begun
 
-    def _decode(self, encoded: EncodedImage, answer: Draft, marks: list[Mark]) -> list[Region]:
-        chosen = self._choose(
-            encoded, torch.stack([mark.hidden for mark in marks]), [mark.confidence for mark in marks]
-        )
+    def _decode(self, encoded: EncodedImage, answer: PartialAnswer, marks: list[Mark]) -> list[Region]:
+        hidden = torch.stack([mark.hidden for mark in marks])
+        chosen = self._choose(encoded, hidden, [mark.confidence for mark in marks])
         proposals, _ = self._candidates(encoded)
         regions = []
         for mark, one in zip(marks, chosen, strict=True):
-            answer.probabilities.append(mark.probability)
-            answer.proposal_ids.append(one.indices)
+            answer.choose(mark, one.indices)
             if one.indices:
-                region = Region(
-                    _united(proposals, one), one.score, _phrase(proposals, one) or one.phrase, span=mark.span
-                )
-                answer.mentions[mark.mention] = replace(answer.mentions[mark.mention], region=region)
+                phrase = _phrase(proposals, one) or one.phrase or answer.phrase_of(mark)
+                region = Region(_united(proposals, one), one.score, phrase, span=mark.span)
+                answer.place(mark, region)
                 regions.append(region)
         return regions
 
-    def _details(self, encoded: EncodedImage, answer: Draft) -> dict[str, Any]:
-        probabilities = np.array(answer.probabilities, np.float32)
-        return {"answer_ids": answer.ids, "seg_probabilities": probabilities, "proposal_ids": answer.proposal_ids}
+    def _details(self, encoded: EncodedImage, answer: PartialAnswer) -> dict[str, Any] | None:
+        return answer.choices()
 
 
 def check_masks(proposals: Proposals, size: tuple[int, int]) -> None:

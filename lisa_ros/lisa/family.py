@@ -92,6 +92,7 @@ class Family:
         named_answers: Sentences that name each target.
         separator: Between two items of a named answer.
         closing: After the last item.
+        bare_answer: What the references' teacher-forced scores give as the true answer.
         ordered: Whether the k-th item of an answer is about the k-th target.
         points: Similarity points by the width of the language model, the default first; empty for none.
     """
@@ -109,6 +110,7 @@ class Family:
     named_answers: tuple[AnswerForm, ...] = ()
     separator: str = ", "
     closing: str = "."
+    bare_answer: str = "[SEG]."
     ordered: bool = False
     points: Mapping[int, PointSettings] = field(default_factory=dict)
 
@@ -126,6 +128,14 @@ class Family:
         """The sentence that gives a mask for each name."""
         items = self.separator.join(form.item.format(name) for name in names)
         return f"{form.opening} {items}{self.closing}".strip()
+
+    def true_answer(self, text: str) -> str:
+        """The answer of a data set, in which ``[SEG]`` stands for a mask, with the tokens of the family."""
+        if text == "[SEG].":
+            return self.bare_answer
+        if any(token in text for token in self.answer_tokens if token != "[SEG]"):
+            return text
+        return text.replace("[SEG]", f"{self.coarse_token} {self.mask_token}".strip())
 
     @property
     def answers_targets(self) -> bool:
@@ -166,6 +176,7 @@ FAMILIES: dict[str, Family] = {
             "read",
             "READForCausalLM",
             conversation="v1",
+            bare_answer="Sure, the segmentation result is [SEG].",
             answers=("Sure, the segmentation result is [SEG].", *_SEG),
             # From the reference's source: config.json has none. 4096 is the 7B, 5120 the 13B for ReasonSeg's test set.
             points={4096: PointSettings(), 5120: PointSettings(60, 0.6, 0.2, 1)},
@@ -177,6 +188,7 @@ FAMILIES: dict[str, Family] = {
             reject_token="<no_ins>",
             list_tokens=("<semantic>", "<cat_start>", "<cat_end>"),
             questions=QuestionForms(several="<semantic>Segment this image.<cat_start> {} <cat_end>", lower=True),
+            bare_answer="<ins>.",
             answers=(
                 *("It is <ins>.", "Sure, it is <ins>.", "Sure, <ins>.", "<ins>.", "The result is <ins>."),
                 *("The segmentation result is <ins>.", "Sure, the segmentation result is <ins>."),
@@ -195,6 +207,7 @@ FAMILIES: dict[str, Family] = {
                 several="What are {} in this image? Please output segmentation masks.",
                 lower=True,
             ),
+            bare_answer="[SEG]",
             answers=_SEG,
             named_answers=(
                 AnswerForm("The segmentation results are", "{} [SEG]"),
@@ -210,6 +223,7 @@ FAMILIES: dict[str, Family] = {
             "CORESForCausalLM",
             coarse_token="[SEG_SEMA]",
             conversation="cores_v1",
+            bare_answer="It usually appears on [SEG_SEMA]. It is [SEG].",
             answers=(
                 *(f"{opening} [SEG_SEMA]. It is [SEG]." for opening in _COARSE_OPENINGS),
                 *(

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ from lisa_ros.engine.api import (
     Region,
     Regions,
     ShouldStop,
-    Span,
     Stage,
     Timings,
     Token,
@@ -42,17 +40,17 @@ from lisa_ros.engine.api import (
     crop_mask,
 )
 from lisa_ros.engine.contract import check_rgb
-from lisa_ros.errors import Cancelled, CheckpointError, CommandError, NumericalError, OutOfMemory
-from lisa_ros.lisa.answer_text import AnswerText
+from lisa_ros.errors import Cancelled, CheckpointError, CommandError, NumericalError
 from lisa_ros.lisa.draft import DraftBook
 from lisa_ros.lisa.family import Family, PointSettings
 from lisa_ros.lisa.grounding import Features, Grounding, SegGrounding
-from lisa_ros.lisa.mentions import Mention, closest, found, name_before
 from lisa_ros.lisa.model.cache import PrefixCache
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.mask_decoder import upsample_logits
 from lisa_ros.lisa.model.quantize import Precision, pick_device
 from lisa_ros.lisa.model.sam import embedding_side
+from lisa_ros.lisa.out_of_memory import out_of_memory
+from lisa_ros.lisa.partial_answer import Coarse, Mark, PartialAnswer, Step
 from lisa_ros.lisa.preprocess import Size, for_clip, for_sam
 from lisa_ros.lisa.prompt import Prompt, build_prompt, check_words, phrase_command, question_about, template
 from lisa_ros.lisa.threads import one_thread, wants_one_thread
@@ -87,63 +85,11 @@ class EncodedImage:
         return self.rgb.shape[0], self.rgb.shape[1]
 
 
-@dataclass(frozen=True, eq=False)
-class _Step:
-    """One new token: its id, the state (H,) that predicted it and the logits (V,)."""
-
-    token: int
-    hidden: Tensor
-    logits: Tensor
-
-
-@dataclass(eq=False)
-class _Coarse:
-    """A coarse token of the answer: the state (H,) that predicted it, and its mask (1, h, w) once it is decoded."""
-
-    hidden: Tensor
-    logits: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Mark:
-    """A mask token of the answer.
-
-    hidden: the state (H,) that predicted it. probability: of the token. confidence: the same against the reject token,
-    where the family has one. mention: its index among the answer's mentions.
-    """
-
-    hidden: Tensor
-    probability: float
-    confidence: float
-    span: Span
-    mention: int
-    coarse: _Coarse | None
-
-
 @dataclass
-class Draft:
-    """An answer while it is generated.
+class _Clock:
+    """Times of one answer. begun: by ``time.perf_counter``; the others are durations in seconds."""
 
-    details: store what :attr:`Answer.details` needs. targets: of the command, where one answer is about all of them.
-    """
-
-    on_event: OnEvent
     begun: float
-    details: bool
-    targets: Sequence[str]
-    max_masks: int
-    text: AnswerText
-    ids: list[int] = field(default_factory=list)
-    masks: int = 0
-    mentions: list[Mention] = field(default_factory=list)
-    name_ids: list[int] = field(default_factory=list)  # since the last mask or reject token
-    coarse: list[_Coarse] = field(default_factory=list)  # without a mask token yet
-    early: list[_Coarse] = field(default_factory=list)  # to be shown
-    low_res: list[Tensor] = field(default_factory=list)  # each (S, 1, h, w)
-    coarse_low_res: list[Tensor] = field(default_factory=list)  # each (S, 1, h, w)
-    logits: list[NDArray[np.float32]] = field(default_factory=list)  # each (S, H, W)
-    probabilities: list[float] = field(default_factory=list)
-    proposal_ids: list[list[int]] = field(default_factory=list)  # of each mask that is chosen among proposals
     embed_s: float = 0.0
     decode_s: float = 0.0
     first_mask_s: float = 0.0
@@ -192,7 +138,6 @@ class Segmenter:
             self._check_token(token)
         mask_id = tokenizer.id_of(self.family.mask_token)
         assert mask_id is not None
-        self._reject_id = tokenizer.id_of(self.family.reject_token)
         coarse_id = tokenizer.id_of(self.family.coarse_token)
         self.grounding: Grounding = SegGrounding(lisa, mask_id, coarse_id, spec.points)
         self._drafts = DraftBook(tokenizer, self.template, self.family)
@@ -239,7 +184,7 @@ class Segmenter:
         tower = resolve_tower(vision_tower, spec, folder)
         clip = read_clip(tower) if tower is not None else None
         tokenizer = Tokenizer.from_folder(folder, strips_blanks=spec.strips_blanks)
-        with _out_of_memory(f"loading {folder.name} as {numbers.name} on {on}"), torch.inference_mode():
+        with out_of_memory(f"loading {folder.name} as {numbers.name} on {on}"), torch.inference_mode():
             lisa, spec = load_lisa(folder, clip, numbers, on, progress, family)
             if points is not None:
                 spec = replace(spec, points=points)
@@ -276,7 +221,7 @@ class Segmenter:
         """
         check_rgb(rgb)
         begun = time.perf_counter()
-        with _out_of_memory("encoding an image"):
+        with out_of_memory("encoding an image"):
             embedding = self.embed(rgb) if self._clip is None else None
             tokens = self.lisa.image_tokens(self._clip_pixels(rgb) if embedding is None else embedding)
         self._synchronize()
@@ -316,16 +261,16 @@ class Segmenter:
         begun = time.perf_counter()
         question = self._question(ask, follow_up=ask.history is not None and bool(ask.history.turns))
         targets = ask.targets if self.family.answers_targets else ()
-        text = AnswerText(self.tokenizer)
-        answer = Draft(on_event or _ignore, begun, details, targets, ask.mask_limit, text)
+        answer = PartialAnswer(self.tokenizer, self.family, self.grounding, targets, ask.mask_limit, details)
+        clock, send = _Clock(begun), on_event or _ignore
         stop = should_stop or _never
-        with _out_of_memory("answering a command"), torch.inference_mode():
+        with out_of_memory("answering a command"), torch.inference_mode():
             ids, first_turn = self._prompt_ids(question, ask.history, ask.token_limit)
-            answer.on_event(Stage("reading"))
+            send(Stage("reading"))
             about = self._drafts.about(targets)
             for steps in self._generate(encoded, ids, ask.token_limit, about if draft else None, stop):
-                self._take(encoded, answer, steps, stop)
-            result = self._answer(encoded, answer)
+                self._take(encoded, answer, steps, clock, send, stop)
+            result = self._answer(encoded, answer, clock)
         if ask.history is not None:
             del ask.history.turns[:first_turn]
             ask.history.append(replace(question, answer=result.text))
@@ -343,7 +288,7 @@ class Segmenter:
         Returns:
             (H, W) bool: union of the masks of the last answer, with the post-processing of :meth:`ask`.
         """
-        with _out_of_memory("scoring an answer"):
+        with out_of_memory("scoring an answer"):
             ids, hidden, begin = self._read_answers(encoded, asks, answers)
             self.ensure_embedding(encoded)
             logits = self._upsampled(self._forced(encoded, ids, hidden, begin), encoded.size)
@@ -357,10 +302,10 @@ class Segmenter:
         """Expanded ids (L) of answered turns, their states (L, H), and where the last answer begins."""
         turns: list[Turn] = []
         for ask, text in zip(asks, answers, strict=True):
-            turns.append(replace(self._question(ask, follow_up=bool(turns)), answer=text))
+            turns.append(replace(self._question(ask, follow_up=bool(turns)), answer=self.family.true_answer(text)))
         unanswered = self._prompt([*turns[:-1], replace(turns[-1], answer=None)])
         # The texts are those of a data set, not of a user: their [SEG] are tokens, so no span is literal.
-        begin, ids = (len(self._expand(Prompt(unanswered.text))), self._expand(Prompt(self._prompt(turns).text)))
+        begin, ids = (len(self.expand(Prompt(unanswered.text))), self.expand(Prompt(self._prompt(turns).text)))
         whole = torch.tensor([ids], device=self.device)  # (1, L)
         hidden = self.lisa.read(self.grounding.embed(whole, encoded.features.tokens))  # (1, L, H)
         if self.spec.points is not None:
@@ -380,7 +325,7 @@ class Segmenter:
             (S, C): one for each ``[SEG]`` of the answer.
         """
         cache = self.empty_cache() if cache is None else cache
-        ids = self._expand(Prompt(self._prompt([turn]).text))
+        ids = self.expand(Prompt(self._prompt([turn]).text))
         cache.truncate(min(cache.common_prefix(ids), len(ids) - 1))
         known = len(cache.tokens)
         hidden = self._read(ids[known:], Features(image_tokens), cache)
@@ -390,13 +335,16 @@ class Segmenter:
         """A cache for prompts about a new frame: it holds the text before the image."""
         return self._prefix.copy(len(self._prefix.tokens))
 
+    def mask_logits(self, encoded: EncodedImage, hidden: Tensor) -> NDArray[np.float32]:
+        """Mask logits (S, H, W) of states (S, H) that predict mask tokens, at the size of the frame."""
+        self.ensure_embedding(encoded)
+        return self._upsampled(self.grounding.masks(hidden, encoded.features), encoded.size)
+
     def _forced(self, encoded: EncodedImage, ids: list[int], hidden: Tensor, begin: int) -> Tensor:
         """Mask logits (S, 1, h, w) of the mask tokens of ids from ``begin`` on, with their states (L, H)."""
         fine = [at - 1 for at, token in enumerate(ids) if self.grounding.is_mask(token)]
         pairs = [(at, whose) for at, whose in zip(fine, self.grounding.coarse_of(ids), strict=True) if at + 1 >= begin]
-        ones = [None if whose is None else _Coarse(hidden[whose]) for _, whose in pairs]
-        self._decode_coarse(encoded, [one for one in ones if one is not None])
-        coarse = [None if one is None else one.logits for one in ones]
+        coarse = self._coarse_logits(encoded, [None if whose is None else Coarse(hidden[whose]) for _, whose in pairs])
         return self.grounding.masks(hidden[[at for at, _ in pairs]], encoded.features, coarse)
 
     # --- the prompt ---
@@ -420,14 +368,14 @@ class Segmenter:
         limit = self.lisa.llama.config.max_position_embeddings
         room = limit - min(max_new_tokens, limit // 4)
         for dropped in range(len(past) + 1):
-            ids = self._expand(self._prompt([*past[dropped:], question]))
+            ids = self.expand(self._prompt([*past[dropped:], question]))
             if len(ids) <= room:
                 return ids, dropped
         raise CommandError(
             f"with this command the prompt has {len(ids)} tokens; {self.name} reads at most {room}: send a shorter one"
         )
 
-    def _expand(self, prompt: Prompt) -> list[int]:
+    def expand(self, prompt: Prompt) -> list[int]:
         """Ids of the prompt, with IMAGE_ID repeated for each image token."""
         ids = self.tokenizer.encode_prompt(prompt.text, prompt.literal)
         at = ids.index(IMAGE_ID)
@@ -435,7 +383,7 @@ class Segmenter:
 
     def _read_system_text(self) -> PrefixCache:
         """Keys and values of the text before the image. It is the same for every frame, so they are computed once."""
-        ids = self._expand(self._prompt([Turn("x")]))
+        ids = self.expand(self._prompt([Turn("x")]))
         cache = self.lisa.new_cache()
         with torch.inference_mode():
             self._read(ids[: ids.index(IMAGE_ID)], None, cache)
@@ -450,7 +398,7 @@ class Segmenter:
         max_new_tokens: int,
         about: Sequence[tuple[int, ...]] | None,
         stop: ShouldStop,
-    ) -> Iterator[list[_Step]]:
+    ) -> Iterator[list[Step]]:
         """Greedy decoding with a draft. Yields the new tokens of each pass of the model.
 
         about: answers of this command to try as drafts first; None: no drafts.
@@ -475,7 +423,7 @@ class Segmenter:
             self._check_finite(bool(highest.isfinite().all()), "logits")
             for position, token in enumerate(tokens.tolist()):
                 answer.append(token)
-                steps.append(_Step(token, hidden[position], logits[position]))
+                steps.append(Step(token, hidden[position], logits[position]))
                 if token == self.tokenizer.eos_id or position == len(proposed) or token != proposed[position]:
                     break
             cache.truncate(len(prompt) + len(answer) - 1)
@@ -501,96 +449,66 @@ class Segmenter:
         cache.tokens.extend(ids)
         return hidden
 
-    def _take(self, encoded: EncodedImage, answer: Draft, steps: list[_Step], stop: ShouldStop) -> None:
+    def _take(
+        self,
+        encoded: EncodedImage,
+        answer: PartialAnswer,
+        steps: list[Step],
+        clock: _Clock,
+        send: OnEvent,
+        stop: ShouldStop,
+    ) -> None:
         """Add the tokens of one pass to the answer, and decode the masks of its mask tokens at once."""
         if not answer.ids:
-            answer.on_event(Stage("generating"))
-        marks = [mark for step in steps if (mark := self._push(answer, step)) is not None]
-        answer.on_event(Token(answer.text.text))
-        early, answer.early = answer.early, []
+            send(Stage("generating"))
+        marks = answer.add(steps)
+        send(Token(answer.text))
+        early = answer.new_coarse if self._coarse_regions else []
         if not marks and not early:
             return
         if stop():
             raise Cancelled("canceled before the mask was decoded")
-        answer.on_event(Stage("decoding"))
-        answer.embed_s += self._ready_masks(encoded)
+        send(Stage("decoding"))
+        clock.embed_s += self._ready_masks(encoded)
         if stop():
             raise Cancelled("canceled before the mask was decoded")
         begun = time.perf_counter()
         with one_thread(self._one_thread):
-            early_regions = self._decode_early(encoded, early) if early else []
-            regions = self._decode(encoded, answer, marks) if marks else []
-        answer.decode_s += time.perf_counter() - begun
+            regions = self._decode_early(encoded, early) if early else []
+            regions += self._decode(encoded, answer, marks) if marks else []
+        clock.decode_s += time.perf_counter() - begun
         if marks:
-            answer.first_mask_s = answer.first_mask_s or time.perf_counter() - answer.begun
-        answer.on_event(Regions([*early_regions, *regions]))
+            clock.first_mask_s = clock.first_mask_s or time.perf_counter() - clock.begun
+        send(Regions(regions))
 
-    def _push(self, answer: Draft, step: _Step) -> Mark | None:
-        """Add one token to the answer. Returns a mark if its mask is to be decoded."""
-        answer.ids.append(step.token)
-        answer.text.push(step.token)
-        is_mask = self.grounding.is_mask(step.token)
-        if self.grounding.is_coarse(step.token):
-            answer.coarse.append(_Coarse(step.hidden))
-            answer.early += answer.coarse[-1:] if self._coarse_regions else []
-        if not is_mask and step.token != self._reject_id:
-            answer.name_ids.append(step.token)
-            return None
-        name = name_before(self.tokenizer.answer_text(answer.name_ids), self.family)
-        answer.name_ids.clear()
-        answer.mentions.append(Mention(name, rejected=not is_mask))
-        if not is_mask or answer.masks >= answer.max_masks:
-            return None
-        answer.masks += 1
-        probabilities = step.logits.float().softmax(-1)
-        probability = float(probabilities[step.token])
-        rejected = 0.0 if self._reject_id is None else float(probabilities[self._reject_id])
-        end = len(answer.text.text)
-        return Mark(
-            step.hidden,
-            probability,
-            probability / (probability + rejected) if self._reject_id is not None else probability,
-            (end - len(self.tokenizer.decode([step.token])), end),
-            len(answer.mentions) - 1,
-            answer.coarse.pop() if answer.coarse else None,
-        )
-
-    def _decode(self, encoded: EncodedImage, answer: Draft, marks: list[Mark]) -> list[Region]:
-        coarse = [mark.coarse for mark in marks]
-        self._decode_coarse(encoded, [one for one in coarse if one is not None])
+    def _decode(self, encoded: EncodedImage, answer: PartialAnswer, marks: list[Mark]) -> list[Region]:
+        coarse = self._coarse_logits(encoded, [mark.coarse for mark in marks])
         hidden = torch.stack([mark.hidden for mark in marks])
-        prompts = [None if one is None else one.logits for one in coarse]
-        low_res = self.grounding.masks(hidden, encoded.features, prompts)  # (S, 1, h, w)
+        low_res = self.grounding.masks(hidden, encoded.features, coarse)  # (S, 1, h, w)
         self._check_finite(bool(low_res.isfinite().all()), "masks")
         full = self._upsampled(low_res, encoded.size)
-        if answer.details:
-            answer.low_res.append(low_res)
-            answer.coarse_low_res += [prompt[None].float() for prompt in prompts if prompt is not None]
-            answer.logits.append(full.copy())
-            answer.probabilities += [mark.probability for mark in marks]
+        answer.store(marks, low_res, full)
         regions = []
         for logits, mark in zip(full, marks, strict=True):
             self._drop_specks(logits)
             score = mask_score(mark.confidence, logits)
-            mention = answer.mentions[mark.mention]
-            phrase = closest(mention.name, answer.targets) or mention.name
-            region = Region(crop_mask(logits > 0, score=score), score, phrase, span=mark.span)
-            answer.mentions[mark.mention] = replace(mention, region=region)
+            region = Region(crop_mask(logits > 0, score=score), score, answer.phrase_of(mark), span=mark.span)
+            answer.place(mark, region)
             regions.append(region)
         return regions
 
-    def _decode_coarse(self, encoded: EncodedImage, ones: list[_Coarse]) -> None:
-        """Fill in the masks that are missing."""
-        new = [one for one in ones if one.logits is None]
+    def _coarse_logits(self, encoded: EncodedImage, ones: Sequence[Coarse | None]) -> list[Tensor | None]:
+        """Coarse masks, each (1, h, w); those that are not decoded yet are decoded together."""
+        new = [one for one in ones if one is not None and one.logits is None]
         if new:
             masks = self.grounding.coarse_masks(torch.stack([one.hidden for one in new]), encoded.features)
             for one, logits in zip(new, masks, strict=True):
                 one.logits = logits
+        return [None if one is None else one.logits for one in ones]
 
-    def _decode_early(self, encoded: EncodedImage, ones: list[_Coarse]) -> list[Region]:
+    def _decode_early(self, encoded: EncodedImage, ones: list[Coarse]) -> list[Region]:
         """Regions of coarse masks, to be shown before the masks that they prompt."""
-        self._decode_coarse(encoded, ones)
-        logits = torch.stack([one.logits for one in ones if one.logits is not None]).float()
+        logits = torch.stack([one for one in self._coarse_logits(encoded, ones) if one is not None]).float()
         return [Region(crop_mask(mask > 0), phrase="coarse") for mask in self._upsampled(logits, encoded.size)]
 
     def _upsampled(self, low_res: Tensor, size: Size) -> NDArray[np.float32]:
@@ -602,31 +520,20 @@ class Segmenter:
         if self.spec.smallest_part:
             drop_specks(logits, self.spec.smallest_part)
 
-    def _answer(self, encoded: EncodedImage, answer: Draft) -> Answer:
-        total = time.perf_counter() - answer.begun
+    def _answer(self, encoded: EncodedImage, answer: PartialAnswer, clock: _Clock) -> Answer:
+        total = time.perf_counter() - clock.begun
         timings = Timings(
-            encode_s=answer.embed_s,
-            generate_s=total - answer.embed_s - answer.decode_s,
-            decode_s=answer.decode_s,
-            first_mask_s=answer.first_mask_s,
+            encode_s=clock.embed_s,
+            generate_s=total - clock.embed_s - clock.decode_s,
+            decode_s=clock.decode_s,
+            first_mask_s=clock.first_mask_s,
             total_s=total,
         )
-        details = self._details(encoded, answer) if answer.details else None
-        result = found(answer.mentions, answer.targets, self.family)
-        return Answer(answer.text.text, result.regions, result.absent, timings, details)
+        result = answer.found()
+        return Answer(answer.text, result.regions, result.absent, timings, self._details(encoded, answer))
 
-    def _details(self, encoded: EncodedImage, answer: Draft) -> dict[str, Any]:
-        side = 4 * embedding_side(self.lisa.sam)
-        low_res = torch.cat(answer.low_res).cpu() if answer.low_res else torch.zeros(0, 1, side, side)
-        coarse = torch.cat(answer.coarse_low_res).cpu() if answer.coarse_low_res else torch.zeros(0, 1, side, side)
-        logits = np.concatenate(answer.logits) if answer.logits else np.zeros((0, *encoded.size), np.float32)
-        return {
-            "answer_ids": answer.ids,
-            "mask_logits": logits,
-            "low_res_logits": low_res.numpy(),
-            "seg_probabilities": np.array(answer.probabilities, np.float32),
-            **({"coarse_low_res_logits": coarse.numpy()} if self.family.coarse_token else {}),
-        }
+    def _details(self, encoded: EncodedImage, answer: PartialAnswer) -> dict[str, Any] | None:
+        return answer.details(encoded.size, 4 * embedding_side(self.lisa.sam))
 
     def _check_finite(self, finite: bool, what: str) -> None:
         """Raise NumericalError unless ``finite``: with NaN, an answer would have no mask and look like NOT_FOUND."""
@@ -681,21 +588,3 @@ def _ignore(event: Event) -> None:
 
 def _never() -> bool:
     return False
-
-
-@contextmanager
-def _out_of_memory(doing: str) -> Iterator[None]:
-    """Turn every error about too little memory into OutOfMemory, with advice."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(_memory_advice(doing, error)) from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
-            raise
-        raise OutOfMemory(_memory_advice(doing, error)) from error
-
-
-def _memory_advice(doing: str, error: BaseException) -> str:
-    reason = str(error).splitlines()[0] if str(error) else "no memory left"
-    return f"out of memory while {doing}: {reason}; use precision nf4 or int8, a smaller model or a smaller image"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -32,6 +32,17 @@ FITTED = 800  # most points that the orientation of a box is fitted to; its side
 RING_PX = 12  # width of the ring around a mask in which the supporting plane is searched
 MISFIT_WEIGHT = 4.0  # weight of the points' mean distance to the faces, relative to the sum of the sides
 TAIL = 0.002  # share of the points that may lie outside each side of a box
+FINGER_M = 0.022  # width of a gripper's fingers
+CLOSING_STEP_DEG = 6  # between the closing directions that are tried
+PARALLEL = 0.7  # least ratio of the widths at the two edges of a finger
+REACH_M = 0.066  # distance from the middle of an object within which it is gripped
+FAR_M = 0.06  # gripped so far from its middle, a score is 0.6 of what it would be there
+CUP_M = 0.015  # radius of a surface that any common cup seals on
+PATCH_M = 0.016  # side of the surface that a normal is fitted to
+LEVEL = math.radians(32)  # steepest surface of the flat rule
+ROUGH_M = 0.003  # roughest surface of the flat rule, depth noise included
+PIECE_SHARE = 0.1  # of the largest piece of an object; smaller ones are noise
+APART_M = 0.015  # least distance of two suction points
 MOST_PX = 1e6  # largest accepted focal length and principal point
 
 
@@ -105,6 +116,7 @@ class Object3D:
         centroid: (3,) m, median of the points along each axis. It lies on the visible surface. NaN without points.
         box: None with fewer than 12 points.
         valid_share: Share of the mask's pixels that have depth, in [0, 1]. With a low share the result is unreliable.
+        support: The plane around the object, such as its table; None where there is none.
     """
 
     label: int
@@ -113,6 +125,7 @@ class Object3D:
     centroid: NDArray[np.float64]
     box: OrientedBox | None
     valid_share: float
+    support: Plane | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,16 +133,35 @@ class Grasp:
     """A candidate for a grasp with a parallel gripper, in the optical frame.
 
     Args:
-        centroid: (3,) m, target of the gripper.
+        centroid: (3,) m, on the surface of the object, between the fingers.
         approach: (3,) unit vector along which the gripper approaches.
         closing: (3,) unit vector from one finger to the other.
         width: Distance between the fingers, m.
+        score: In [0, 1]; lower where the object is wide, or is held far from its middle.
     """
 
     centroid: NDArray[np.float64]
     approach: NDArray[np.float64]
     closing: NDArray[np.float64]
     width: float
+    score: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Suction:
+    """A candidate for a suction cup, in the optical frame.
+
+    Args:
+        point: (3,) m, on the surface.
+        normal: (3,) unit vector out of the surface.
+        radius: Of the flat surface around the point that is seen, m. A cup with a smaller radius seals.
+        score: In [0, 1]; lower where the surface is small, rough or steep, or far from the middle of the object.
+    """
+
+    point: NDArray[np.float64]
+    normal: NDArray[np.float64]
+    radius: float
+    score: float
 
 
 def depth_image(
@@ -253,7 +285,7 @@ def locate(crop: MaskCrop, depth: NDArray, camera: Camera, *, edge_px: int = 3, 
     view = Camera(right - left, bottom - top, camera.fx, camera.fy, camera.cx - left, camera.cy - top)
     known = int(np.count_nonzero(mask.view(bool) & np.isfinite(z)))
     inner = without_rim(mask, edge_px).view(bool)
-    support = support_plane(mask, z, view)
+    around = support = support_plane(mask, z, view)
     if support is not None and stands_on(support, inner, z, view):
         # Closed, so that no speck of noise remains of a strip of the table.
         table = (np.abs(support.heights(z, view)) < support.thickness).view(np.uint8)
@@ -272,6 +304,7 @@ def locate(crop: MaskCrop, depth: NDArray, camera: Camera, *, edge_px: int = 3, 
         centroid=np.median(points, axis=0).astype(np.float64) if len(points) else np.full(3, np.nan),
         box=fit_box(points if support is None else with_feet(points, support)),
         valid_share=known / crop.area if crop.area else 0.0,
+        support=around,
     )
 
 
@@ -597,23 +630,227 @@ def quaternion(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     return -q if q[3] < 0 else q
 
 
-def grasp_candidate(thing: Object3D) -> Grasp | None:
-    """A grasp from geometry alone, for a planner that checks reach, collisions and the gripper's opening.
-
-    The gripper approaches along the axis of the box that is closest to the viewing direction. It closes along the
-    shorter of the two other axes.
+def pieces_of(thing: Object3D) -> list[Object3D]:
+    """The pieces of an object that do not touch in the image, the largest first: a mask may cover several things.
 
     Args:
         thing: An object in metres.
 
     Returns:
-        The grasp in the optical frame; None if the object has no box.
+        ``thing`` itself where it has one piece. Each piece has a box of its own; pieces under a tenth of the largest
+        are left out. An object that something hides in its middle has two pieces.
     """
-    if thing.box is None:
+    if not len(thing.pixels):
+        return [thing]
+    low = thing.pixels.min(axis=0)
+    column, row = (thing.pixels - low).T
+    window = np.zeros(np.ptp(thing.pixels, axis=0)[::-1] + 1, np.uint8)
+    window[row, column] = 1
+    # Closed, so that a scratch in the mask is no gap.
+    closed = cv2.morphologyEx(window, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    _, labels = cv2.connectedComponents(closed, connectivity=8)
+    own = labels[row, column]
+    areas = np.bincount(own)
+    numbers = [int(n) for n in np.argsort(-areas, kind="stable") if areas[n] >= max(PIECE_SHARE * areas.max(), FEWEST)]
+    if len(numbers) <= 1:
+        return [thing]
+    return [_piece(thing, own == number) for number in numbers]
+
+
+def _piece(thing: Object3D, own: NDArray[np.bool_]) -> Object3D:
+    points = thing.points[own]
+    plane = thing.support
+    return replace(
+        thing,
+        points=points,
+        pixels=thing.pixels[own],
+        centroid=np.median(points, axis=0).astype(np.float64),
+        box=fit_box(points if plane is None else with_feet(points, plane)),
+    )
+
+
+def up_of(thing: Object3D, up: NDArray[np.floating] | None = None) -> NDArray[np.float64]:
+    """(3,) unit vector, optical frame: ``up`` where it is known, else away from the support, else to the camera."""
+    if up is None:
+        up = thing.support.normal if thing.support is not None else -thing.centroid
+    return np.asarray(up, float) / np.linalg.norm(up)
+
+
+def grasp_candidate(thing: Object3D, up: NDArray[np.floating] | None = None, opening: float = math.inf) -> Grasp | None:
+    """A grasp from geometry alone, for a planner that checks reach and collisions.
+
+    The gripper comes straight down and closes across the narrowest place, as near to the middle as possible. Widths are
+    those of what is seen.
+
+    Args:
+        thing: An object in metres.
+        up: (3,) away from gravity, in the optical frame; None: away from the object's support, or to the camera.
+        opening: Largest distance between the fingers, m.
+
+    Returns:
+        The grasp in the optical frame; None if the object has fewer than 12 points or is too wide everywhere.
+    """
+    if len(thing.points) < FEWEST:
         return None
-    axes, size = thing.box.axes, thing.box.size
-    view = thing.centroid / np.linalg.norm(thing.centroid)
-    along = int(np.argmax(np.abs(view @ axes)))
-    approach = axes[:, along] * np.sign(view @ axes[:, along])
-    closing = min((axis for axis in range(3) if axis != along), key=lambda axis: size[axis])
-    return Grasp(thing.centroid, approach, axes[:, closing], float(size[closing]))
+    up = up_of(thing, up)
+    axes = basis_of(up)
+    inside = (thing.points[:: max(1, len(thing.points) // FITTED)] @ axes.astype(np.float32)).astype(np.float64)
+    middle = (inside.min(axis=0) + inside.max(axis=0)) / 2
+    best, least = None, math.inf
+    for angle in np.radians(np.arange(0, 180, CLOSING_STEP_DEG)):
+        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        flat = (inside[:, :2] - middle[:2]) @ turn  # (N, 2): along the closing direction, and across it
+        reach = min(REACH_M, float(np.ptp(flat[:, 1])) / 4)
+        for place in np.linspace(-reach, reach, 1 + 2 * round(2 * reach / FINGER_M)):
+            between = np.abs(flat[:, 1] - place) < FINGER_M / 2
+            width = width_between_fingers(flat[between], place)
+            cost = width + abs(place) / 2
+            if width <= opening and cost < least:
+                least = cost
+                spot = turn @ np.array([np.mean([flat[between, 0].min(), flat[between, 0].max()]), place]) + middle[:2]
+                nearest = np.argmin(np.linalg.norm(inside[:, :2] - spot, axis=1))
+                best = Grasp(
+                    axes @ np.append(spot, inside[nearest, 2]),
+                    -up,
+                    axes[:, :2] @ turn[:, 0],
+                    width,
+                    math.exp(-(cost**2) / (2 * FAR_M**2)),
+                )
+    return best
+
+
+def width_between_fingers(flat: NDArray[np.float64], place: float) -> float:
+    """Extent of the points between two fingers; infinite at a corner, where the fingers have nothing parallel to hold.
+
+    Args:
+        flat: (N, 2) m, along the closing direction and across it; of points that the fingers cover.
+        place: Middle of the fingers across the closing direction, m.
+    """
+    halves = [flat[(flat[:, 1] - place) * side >= 0, 0] for side in (-1, 1)]
+    if min(map(len, halves)) < 2:
+        return math.inf
+    widths = [float(np.ptp(half)) for half in halves]
+    return float(np.ptp(flat[:, 0])) if min(widths) >= PARALLEL * max(widths) else math.inf
+
+
+def suction_candidate(thing: Object3D, up: NDArray[np.floating] | None = None) -> Suction | None:
+    """The best of :func:`suction_candidates`; None if there is none."""
+    return next(iter(suction_candidates(thing, up, 1)), None)
+
+
+def suction_candidates(thing: Object3D, up: NDArray[np.floating] | None = None, count: int = 6) -> list[Suction]:
+    """Points for a suction cup that comes from above, in the order in which to try them.
+
+    Three rules take turns: *flat* looks for the largest surface that is level and smooth, near the middle and high up;
+    *interior* for the pixel that is farthest from the border of the object, whatever its slope; *top* for the highest
+    place. They fail on different objects.
+
+    Args:
+        thing: An object in metres.
+        up: (3,) away from gravity, in the optical frame; None: away from the object's support, or to the camera.
+        count: Most points. No two are nearer to each other than 15 mm.
+
+    Returns:
+        Points on pixels of ``thing``, with the normals of the surface; empty with fewer than 12 points.
+    """
+    if len(thing.points) < FEWEST:
+        return []
+    up = up_of(thing, up)
+    patches = surface_patches(thing, up)
+    mask = patches.mask
+    radius_px = distance_inside(mask)
+    flat_px = distance_inside(mask & (patches.slope <= LEVEL) & (patches.roughness <= ROUGH_M))
+    across = patches.points @ basis_of(up)
+    inside = across[mask]
+    middle = (inside.min(axis=0) + inside.max(axis=0)) / 2
+    off = np.linalg.norm(across[..., :2] - middle[:2], axis=-1)
+    height = (across[..., 2] - inside[:, 2].min()) / max(float(np.ptp(inside[:, 2])), 1e-6)
+    central = np.exp(-(off**2) / (2 * FAR_M**2))
+    flat = np.clip(flat_px * patches.pitch_m / CUP_M, 0, 1) * central * (0.7 + 0.3 * height)
+    interior = radius_px * np.where(mask, central, 0)
+    top = np.where(radius_px > 1, central + 4 * height, 0)
+    result: list[Suction] = []
+    free = mask.copy()
+    while free.any() and len(result) < count:
+        rule = (flat, interior, top)[len(result) % 3]
+        rule = np.where(free, rule, -1)
+        if rule.max() <= 0:
+            rule = np.where(free, interior, -1)
+        spot = np.unravel_index(int(np.argmax(rule)), rule.shape)
+        if rule[spot] <= 0:
+            break
+        normal = patches.normals[spot]
+        radius = float(max(flat_px[spot], 0.5) * patches.pitch_m)
+        score = float(np.clip(radius / CUP_M, 0, 1) * central[spot] * max(normal @ up, 0))
+        result.append(Suction(patches.points[spot], normal, radius, score))
+        free &= np.linalg.norm(patches.points - patches.points[spot], axis=-1) > APART_M
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """A plane through the surface around each pixel of an object's window.
+
+    Args:
+        mask: (h, w) bool, pixels of the object.
+        points: (h, w, 3) m, 0 outside the mask.
+        normals: (h, w, 3) unit vectors that point up.
+        slope: (h, w) radians between the normal and up, in [0, pi / 2).
+        roughness: (h, w) standard deviation of the surface from its plane, m.
+        pitch_m: Distance of neighbouring pixels on a surface that faces the camera, m.
+    """
+
+    mask: NDArray[np.bool_]
+    points: NDArray[np.float64]
+    normals: NDArray[np.float64]
+    slope: NDArray[np.float64]
+    roughness: NDArray[np.float64]
+    pitch_m: float
+
+
+def surface_patches(thing: Object3D, up: NDArray[np.float64]) -> Patches:
+    """Fit the plane height = a x + b y + c to the square of PATCH_M around each pixel.
+
+    x and y are level, height is along ``up``. With the sums that a box filter gives, all fits take milliseconds.
+
+    Args:
+        thing: With at least one point.
+        up: (3,) unit vector.
+    """
+    low = thing.pixels.min(axis=0) - 1
+    width, height = np.ptp(thing.pixels, axis=0) + 3
+    column, row = (thing.pixels - low).T
+    mask, points = np.zeros((height, width), bool), np.zeros((height, width, 3))
+    mask[row, column], points[row, column] = True, thing.points
+    pitch = pixel_pitch(thing)
+    side = 2 * max(1, round(PATCH_M / pitch / 2)) + 1
+    axes = basis_of(up)
+    # Relative to their middle: sums of squares of metres lose little then.
+    x, y, h = np.moveaxis(np.where(mask[..., None], (points - thing.centroid) @ axes, 0), -1, 0)
+    terms = np.stack([mask.astype(float), x, y, h, x * x, x * y, y * y, x * h, y * h, h * h], axis=-1)
+    sums = [
+        cv2.boxFilter(np.ascontiguousarray(part), -1, (side, side), normalize=False) for part in np.split(terms, 10, -1)
+    ]
+    n, sx, sy, sh, sxx, sxy, syy, sxh, syh, shh = sums
+    n = np.maximum(n, 1)
+    cxx, cxy, cyy = sxx / n - (sx / n) ** 2, sxy / n - sx * sy / n**2, syy / n - (sy / n) ** 2
+    cxh, cyh, chh = sxh / n - sx * sh / n**2, syh / n - sy * sh / n**2, shh / n - (sh / n) ** 2
+    determinant = cxx * cyy - cxy**2 + 1e-14
+    a, b = (cyy * cxh - cxy * cyh) / determinant, (cxx * cyh - cxy * cxh) / determinant
+    normals = np.stack([-a, -b, np.ones_like(a)], axis=-1) @ axes.T
+    normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+    roughness = np.sqrt(np.maximum(chh - a * cxh - b * cyh, 0))
+    return Patches(mask, points, normals, np.arctan(np.hypot(a, b)), roughness, pitch)
+
+
+def pixel_pitch(thing: Object3D) -> float:
+    """Metres between neighbouring pixels on a surface that faces the camera, at the object's distance."""
+    rays = thing.points[:, :2] / thing.points[:, 2:]
+    spread = np.ptp(thing.pixels, axis=0)
+    axis = int(np.argmax(spread))
+    return float(np.ptp(rays[:, axis]) / max(int(spread[axis]), 1) * np.median(thing.points[:, 2]))
+
+
+def distance_inside(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """(h, w) pixels from each pixel of a mask to the nearest one outside; 0 outside. Its border is outside."""
+    return np.asarray(cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5), np.float32)

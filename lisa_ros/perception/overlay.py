@@ -79,8 +79,13 @@ def _on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
     return _BLACK if 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 128 else _WHITE
 
 
+def colour_of(label: int) -> tuple[int, int, int]:
+    """Red, green and blue of a mask's label, from 1."""
+    return COLOURS[(label - 1) % len(COLOURS)]
+
+
 def _colour(crop: MaskCrop) -> tuple[int, int, int]:
-    return COLOURS[(crop.label - 1) % len(COLOURS)]
+    return colour_of(crop.label)
 
 
 def _fill(image: NDArray[np.uint8], crop: MaskCrop, opacity: float) -> None:

@@ -16,11 +16,13 @@ from std_msgs.msg import String
 from visualization_msgs.msg import MarkerArray
 
 from lisa_ros.engine.api import Region
-from lisa_ros.msg import Segmentation, TrackedMasks
+from lisa_ros.msg import Grasps, Segmentation, TrackedMasks
 from lisa_ros.msg import Status as StatusMessage
 from lisa_ros.perception.masks import labels_image, union_image
 from lisa_ros.ros.detections import Detections
 from lisa_ros.ros.diagnostics import Mismatches
+from lisa_ros.ros.frames import Frames
+from lisa_ros.ros.grasps import GraspCandidates
 from lisa_ros.ros.markers import Markers
 from lisa_ros.ros.messages import ResultMessages, image_message, status_message
 from lisa_ros.ros.parameters import Parameters
@@ -80,7 +82,14 @@ class Publishers:
         self.tracked = self._publisher(TrackedMasks, "~/tracked")
         self.markers = Markers(self._publisher(MarkerArray, "~/markers"), parameters)
         # Last: nobody computes with what they publish.
-        self.listeners: list[Callable[[Result], None]] = [pictures.take_result, self.markers.take_result]
+        frames = Frames(node, parameters)
+        grasps = GraspCandidates(self._publisher(Grasps, "~/grasps"), parameters, frames, aside)
+        self.listeners: list[Callable[[Result], None]] = [
+            grasps.take_result,
+            frames.take_result,
+            pictures.take_result,
+            self.markers.take_result,
+        ]
         if (vision := vision_msgs()) is not None:
             self.listeners.append(Detections(self._publisher, LATCHED, vision).take_result)
 

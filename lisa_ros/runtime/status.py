@@ -8,6 +8,7 @@ from enum import IntEnum
 from lisa_ros import errors
 from lisa_ros.engine.api import Region
 from lisa_ros.engine.support import unanswered
+from lisa_ros.errors import Busy, NotReady, TimedOut
 
 
 class Status(IntEnum):
@@ -48,18 +49,6 @@ def message_of(regions: Sequence[Region], absent: Sequence[str], targets: Sequen
 
 class NoImage(errors.LisaError):
     """No frame has arrived yet, or the newest one is too old."""
-
-
-class NotReady(errors.LisaError):
-    """The model is loading, or could not be loaded, or the node is not active."""
-
-
-class Busy(errors.LisaError):
-    """The queue is full."""
-
-
-class TimedOut(errors.LisaError):
-    """The time given to a command ran out."""
 
 
 STATUS_OF: dict[type[BaseException], Status] = {

@@ -18,9 +18,9 @@ from lisa_ros.errors import CheckpointError
 from lisa_ros.extractive.choosing_engine import SELECTOR
 from lisa_ros.extractive.selector import Selector, selector_tensors
 from lisa_ros.json_file import read_json_object
+from lisa_ros.lisa.weights.lora import LORA, fold
 from lisa_ros.lisa.weights.names import PEFT_PREFIX
 from lisa_ros.lisa.weights.spec import read_spec
-from lisa_ros.training.merge import LORA, fold
 from lisa_ros.training.sharded import ShardWriter
 
 WORDS = ("[SEG]", "<im_start>", "<im_end>")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lisa_small.scenes import SPLITS
 from lisa_small.scenes.assets import Model, load_models
+from lisa_small.scenes.bodies import add_collision, add_hull
 from lisa_small.scenes.world import WORLD
 
 # Numbers of textures.surface: those of training are never seen in a test.
@@ -214,7 +215,6 @@ def settle(placements: list[Placement], half: tuple[float, float]) -> list[Place
     Returns:
         The placements at rest, without those that fell off the table.
     """
-    models = load_models()
     spec = mujoco.MjSpec()
     spec.option.timestep = TIME_STEP_S
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
@@ -222,16 +222,9 @@ def settle(placements: list[Placement], half: tuple[float, float]) -> list[Place
     table = spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=[*half, 0.02], pos=[0, 0, -0.02])
     table.friction = [0.9, 0.02, 0.003]
     for index in {placement.model for placement in placements}:
-        mesh = spec.add_mesh(name=str(index))
-        mesh.uservert = models[index].hull.flatten()
-        mesh.maxhullvert = 40
-        mesh.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_CONVEX
+        add_hull(spec, index)
     for placement in placements:
-        body = spec.worldbody.add_body(pos=placement.position, quat=placement.quat)
-        body.add_freejoint()
-        geom = body.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname=str(placement.model), density=500)
-        geom.condim = 6  # rolling friction, or balls and bottles never stop
-        geom.friction = [0.8, 0.02, 0.004]
+        add_collision(spec.worldbody.add_body(pos=placement.position, quat=placement.quat), placement.model)
     world = spec.compile()
     world.dof_damping[:] = 1e-4
     data = mujoco.MjData(world)

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "docs" / "architecture.md"
-PACKAGES = ("lisa_ros", "lisa_small")
+PACKAGES = ("lisa_ros", "lisa_small", "lisa_sim")
 FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 
 TORCH = {
@@ -57,16 +57,30 @@ LAYERS = {
     "lisa": Layer((BASE, "engine", "perception"), torch=True),
     "extractive": Layer((BASE, "engine", "perception", "data", "lisa"), torch=True),
     "runtime": Layer((BASE, "engine", "perception")),
+    "remote": Layer((BASE, "engine", "perception", "runtime")),
     "bag": Layer((BASE, "engine", "perception", "runtime")),
     "evaluation": Layer((BASE, "engine", "perception", "data")),
     "training": Layer((BASE, "engine", "perception", "data", "lisa", "extractive", "evaluation"), torch=True),
     "ros": Layer((BASE, "engine", "perception", "runtime"), ros=True),
     "cli": Layer(
-        (BASE, "engine", "perception", "data", "lisa", "extractive", "runtime", "bag", "evaluation", "training")
+        (
+            BASE,
+            "engine",
+            "perception",
+            "data",
+            "lisa",
+            "extractive",
+            "runtime",
+            "remote",
+            "bag",
+            "evaluation",
+            "training",
+        )
     ),
     "lisa_small": Layer(
         (BASE, "engine", "perception", "data", "lisa", "extractive", "evaluation", "training"), torch=True
     ),
+    "lisa_sim": Layer((BASE, "engine", "perception", "data", "ros", "lisa_small"), ros=True),
 }
 NETWORKS = ("lisa_ros.lisa.model.", "lisa_ros.extractive.", "lisa_ros.training.", "lisa_small.")
 BASE_MODULES = {file.stem for file in (ROOT / "lisa_ros").glob("*.py")} - {"__init__"}
@@ -75,8 +89,8 @@ BASE_MODULES = {file.stem for file in (ROOT / "lisa_ros").glob("*.py")} - {"__in
 def layer_of(dotted: str) -> str:
     """Layer of a module: ``lisa_ros.ros.node`` -> ``ros``; ``lisa_ros`` itself has none and gives an empty text."""
     parts = dotted.split(".")
-    if parts[0] == "lisa_small":
-        return "lisa_small"
+    if parts[0] in ("lisa_small", "lisa_sim"):
+        return parts[0]
     if len(parts) == 1:
         return ""
     return BASE if parts[1] in BASE_MODULES else parts[1]
@@ -138,7 +152,7 @@ modules = pytest.mark.parametrize("file", [file for file in FILES if layer_of(na
 
 def test_every_folder_of_the_tree_is_a_layer() -> None:
     folders = {file.relative_to(ROOT / "lisa_ros").parts[0] for file in FILES if file.is_relative_to(ROOT / "lisa_ros")}
-    assert {name for name in folders if not name.endswith(".py")} | {BASE, "lisa_small"} == set(LAYERS)
+    assert {name for name in folders if not name.endswith(".py")} | {BASE, "lisa_small", "lisa_sim"} == set(LAYERS)
 
 
 def test_layers_import_lower_ones_only() -> None:
@@ -267,6 +281,8 @@ print(*sorted({{"torch", "transformers", "rclpy", "cv2", "lisa_small"}} & set(sy
         ("import lisa_ros; lisa_ros.load_engine", ""),
         ("import lisa_ros.cli", ""),
         ("import lisa_ros.runtime.worker", ""),
+        ("import lisa_ros.cli.serve, lisa_ros.cli.evaluate", "cv2"),
+        ("import lisa_ros.remote.engine, lisa_ros.remote.server", "cv2"),
         ("import lisa_ros.ros.node", "cv2 rclpy"),
     ],
 )

@@ -36,6 +36,7 @@ EXISTING = (
     "docs",
     "lisa_ros",
     "lisa_small",
+    "lisa_sim",
     "test",
     "demo",
     "launch",

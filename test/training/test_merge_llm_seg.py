@@ -65,7 +65,7 @@ def deepspeed(tmp_path_factory, tensors, selector) -> Path:
 
 def test_the_merged_folder_answers(deepspeed, start, tensors, selector, tmp_path) -> None:
     out = tmp_path / "llm-seg"
-    assert cli.main(["merge", str(deepspeed), "--start", str(start), "--out", str(out)]) == 0
+    assert cli.main(["merge", str(deepspeed), "--base", str(start), "--out", str(out)]) == 0
     assert engine_name(out) == "llm-seg"
     merged = {name: t for file in out.glob("model*.safetensors") for name, t in load_file(file).items()}
     module = torch.load(deepspeed, weights_only=True)["module"]
@@ -91,14 +91,14 @@ def test_the_merged_folder_answers(deepspeed, start, tensors, selector, tmp_path
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        (lambda file: file.write_bytes(b"no file of torch"), ["--start", "START"], "cannot be read"),
+        (lambda file: file.write_bytes(b"no file of torch"), ["--base", "START"], "cannot be read"),
         (
             lambda file: torch.save({"module": {"a": torch.zeros(1)}}, file),
-            ["--start", "START"],
+            ["--base", "START"],
             "no selector of LLM-Seg",
         ),
-        (lambda file: torch.save({"module": {"a": 3}}, file), ["--start", "START"], "is not a DeepSpeed file"),
-        (lambda file: torch.save({}, file), [], "say with --start"),
+        (lambda file: torch.save({"module": {"a": 3}}, file), ["--base", "START"], "is not a DeepSpeed file"),
+        (lambda file: torch.save({}, file), [], "with --base"),
     ],
 )
 def test_what_is_not_llm_segs(start, tmp_path, capsys, make, options, message) -> None:

@@ -128,6 +128,8 @@ class Drawn:
     Args:
         segmenter: With the demo model, or one of its kind.
         options: Which things are drawn.
+        class_prompts: (classes, C) float32, without a place; None: the model is asked for them. A model whose language
+            was trained on brings those of the model before.
 
     Attributes:
         class_prompts: (classes, C) float32, without a place.
@@ -136,7 +138,9 @@ class Drawn:
         ConfigError: The model has no class map, or its classes have no names.
     """
 
-    def __init__(self, segmenter: Segmenter, options: DrawnOptions = DrawnOptions()):
+    def __init__(
+        self, segmenter: Segmenter, options: DrawnOptions = DrawnOptions(), class_prompts: Tensor | None = None
+    ):
         tower = segmenter.lisa.vision_tower
         if not isinstance(tower, ClassMap):
             raise ConfigError(
@@ -150,8 +154,10 @@ class Drawn:
         self._tower = tower
         self._options = options
         self._one_thread = wants_one_thread(self._lisa.llama.config.hidden_size, self._lisa.device)
-        with one_thread(self._one_thread):
-            self.class_prompts = ask_for_prompts(segmenter, tower)
+        if class_prompts is None:
+            with one_thread(self._one_thread):
+                class_prompts = ask_for_prompts(segmenter, tower)
+        self.class_prompts = class_prompts.to(segmenter.device, torch.float32)
 
     @property
     def classes(self) -> tuple[str, ...]:

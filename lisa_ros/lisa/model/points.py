@@ -46,7 +46,7 @@ def similarity_points(similarity: Tensor, size: Size, settings: PointSettings) -
     x = ((order % columns + 0.5) * size[1] / columns).clamp(max=size[1] - 1).trunc()
     y = ((order // columns + 0.5) * size[0] / rows).clamp(max=size[0] - 1).trunc()
     points = torch.stack([x, y], dim=-1).to(torch.float32)
-    if float(grid.max()) == float(grid.min()):
+    if bool(grid.max() == grid.min()):
         return points, torch.full_like(labels, NOT_A_POINT)
     fine = F.interpolate(_normalized(grid), (FINE_SIDE, FINE_SIDE), mode="bilinear", align_corners=False)
     return _settled(points, _padded(fine, size, 0.0), size), labels

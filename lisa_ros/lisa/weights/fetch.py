@@ -25,9 +25,11 @@ from lisa_ros.json_file import read_json_object
 from lisa_ros.lisa.weights.convert import convert
 from lisa_ros.lisa.weights.inspect import gigabytes, inspect
 from lisa_ros.lisa.weights.origin import RECORD, HubRepository, LocalFolder, Origin, find_origin, sha256
+from lisa_ros.lisa.weights.released import RELEASES
 from lisa_ros.lisa.weights.spec import Spec, read_clip, read_spec, resolve_tower
 from lisa_ros.lisa.weights.tensors import shard_names
 
+_TOWER = "openai/clip-vit-large-patch14"
 _STAGING = ".fetch"
 _PIN = "pin.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -104,6 +106,8 @@ def fetch(source: str, out: Path | None = None, *, revision: str | None = None, 
     if _complete(out) and revision in (None, earlier.get("revision")):
         say(f"{out} is complete already: {source}{_at(earlier)}")
         return out
+    if release := RELEASES.get(source):
+        say(release.describe())
     origin = find_origin(source, revision or earlier.get("revision"))
     if earlier and origin.revision != earlier.get("revision"):
         raise CheckpointError(f"{out} holds {source}{_at(earlier)}, not {origin.revision}; choose another --out")
@@ -187,7 +191,10 @@ def is_clip(folder: Path) -> bool:
 
 
 def _tower_name(spec: Spec) -> str:
-    return spec.tower or "openai/clip-vit-large-patch14"
+    """Name of the tower's repository. Trainers may write a path of their machine, which ends in the name of a tower."""
+    name = spec.tower or _TOWER
+    last = name.rstrip("/").rpartition("/")[2]
+    return f"openai/{last}" if last.startswith("clip-vit-") else name
 
 
 def _tower_origin(origin: Origin, spec: Spec, inside: Path, say: Say) -> Origin | None:

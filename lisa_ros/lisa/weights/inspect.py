@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, SamModel
 
-from lisa_ros.errors import CheckpointError
+from lisa_ros.errors import CheckpointError, ConfigError
+from lisa_ros.lisa.family import FAMILIES, family_of
 from lisa_ros.lisa.model.clip import num_patches
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.quantize import WHOLE
@@ -28,7 +29,7 @@ from lisa_ros.lisa.weights.load import build_lisa, named_tensors, shapes_of
 from lisa_ros.lisa.weights.names import PEFT_PREFIX, SAM_NAMES, is_text_half, our_name, reference_name
 from lisa_ros.lisa.weights.networks import networks_for
 from lisa_ros.lisa.weights.origin import RECORD
-from lisa_ros.lisa.weights.spec import ClipFolder, Spec, read_clip, read_spec, resolve_tower
+from lisa_ros.lisa.weights.spec import ClipFolder, Spec, read_clip, read_json, read_spec, resolve_tower
 from lisa_ros.lisa.weights.substitute import missing_folder
 from lisa_ros.lisa.weights.tensors import Shape, find_files, iterate_tensors
 
@@ -138,6 +139,30 @@ def inspect(path: Path) -> Report:
 
 
 def _inspect_lisa(folder: Path) -> Report:
+    config = read_json(folder, "config.json")
+    family = _family(config)
+    try:
+        return _inspect_readable(folder, family)
+    except CheckpointError as error:
+        if not family:
+            raise
+        # What it is helps to find out what is wrong with it.
+        facts = {"family": family}
+        return Report(folder.resolve().name, "LISA", str(folder), 0, [], {}, facts, problems=[str(error)])
+
+
+def _family(config: dict[str, Any]) -> str:
+    """Name of the family; empty where config.json is of no family that this package knows."""
+    named = "lisa" in config or any(
+        family.architecture in (config.get("architectures") or []) for family in FAMILIES.values()
+    )
+    try:
+        return family_of(config).name if named else ""
+    except ConfigError:
+        return ""
+
+
+def _inspect_readable(folder: Path, family: str) -> Report:
     spec = read_spec(folder)
     files = find_files(folder)
     shapes, dtypes = _read_headers(files)
@@ -147,8 +172,13 @@ def _inspect_lisa(folder: Path) -> Report:
     report = Report(spec.name, "LISA", str(folder), _size(files), [f.name for f in files], dtypes, {})
     report.origin = _origin(folder)
     clip = _clip_of(spec, folder, report)
-    with torch.device("meta"):
-        lisa = build_lisa(spec, shapes, clip or _unknown_clip(spec), networks_for(folder))
+    try:
+        with torch.device("meta"):
+            lisa = build_lisa(spec, shapes, clip or unknown_clip(spec), networks_for(folder))
+    except (CheckpointError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+        report.facts = {"family": spec.family.name}
+        report.problems.append(f"config.json and the shapes of the tensors do not describe a LISA: {error}")
+        return report
     _compare_lisa(report, lisa, shapes, clip)
     report.facts = _lisa_facts(spec, lisa, clip, folder, report)
     weighed = {
@@ -240,7 +270,7 @@ def _clip_of(spec: Spec, folder: Path, report: Report) -> ClipFolder | None:
     return clip
 
 
-def _unknown_clip(spec: Spec) -> ClipFolder:
+def unknown_clip(spec: Spec) -> ClipFolder:
     """Stands for a tower that is not on this machine, so that the rest can be built and compared."""
     config = CLIPVisionConfig(hidden_size=spec.mm_hidden_size, num_attention_heads=1, num_hidden_layers=1)
     return ClipFolder(Path(), config, ClipPreprocessing())
@@ -270,6 +300,7 @@ def _lisa_facts(spec: Spec, lisa: Lisa, clip: ClipFolder | None, folder: Path, r
     llama = spec.llama
     shared_heads = f" ({llama.num_key_value_heads} for keys)" if _shares_heads(lisa) else ""
     facts = {
+        "family": spec.family.name,
         "language": f"LLaMA, {llama.num_hidden_layers} layers, {llama.hidden_size} wide, {llama.num_attention_heads} "
         f"heads{shared_heads}, vocabulary {llama.vocab_size}, reads {llama.max_position_embeddings} tokens",
         "masks": _describe_sam(lisa.sam, spec),
@@ -280,23 +311,28 @@ def _lisa_facts(spec: Spec, lisa: Lisa, clip: ClipFolder | None, folder: Path, r
         facts["vision"] = f"{_describe_clip(clip)}, in {clip.folder}"
     else:
         facts["vision"] = f"CLIP {spec.tower}, not on this machine"
-    facts["tokens"] = _describe_tokens(folder, llama.vocab_size, report)
+    facts["tokens"] = _describe_tokens(folder, spec, report)
     facts["conversation"] = f"{spec.conversation}, {'with' if spec.image_start_end else 'without'} <im_start>, <im_end>"
     return facts
 
 
-def _describe_tokens(folder: Path, rows: int, report: Report) -> str:
+def _describe_tokens(folder: Path, spec: Spec, report: Report) -> str:
     try:
         tokenizer = Tokenizer.from_folder(folder)
     except CheckpointError as error:
         report.problems.append(str(error))
         return "unknown"
+    rows = spec.llama.vocab_size
     if len(tokenizer) > rows:
         report.problems.append(f"the tokenizer has {len(tokenizer)} tokens, the embedding only {rows} rows")
-    ids = {text: tokenizer.id_of(text) for text in ("[SEG]", "<im_start>", "<im_end>")}
-    if ids["[SEG]"] is None:
-        report.problems.append("the tokenizer has no [SEG]; added_tokens.json is missing or not LISA's")
-    return ", ".join(f"{text} {i}" for text, i in ids.items() if i is not None) or "no [SEG]"
+    needed = (*spec.family.tokens, *(("<im_start>", "<im_end>") if spec.image_start_end else ()))
+    ids = {text: tokenizer.id_of(text) for text in needed}
+    if lacking := [text for text in spec.family.tokens if ids[text] is None]:
+        report.problems.append(
+            f"the tokenizer has no {lacking[0]}, a token of {spec.family.name}; added_tokens.json is missing or of "
+            "another family"
+        )
+    return ", ".join(f"{text} {i}" for text, i in ids.items() if i is not None) or f"no {spec.family.mask_token}"
 
 
 def _describe_clip(clip: ClipFolder) -> str:
@@ -420,12 +456,14 @@ def _some(names: list[str], shown: int = 8) -> str:
 def describe(report: Report) -> str:
     """The report as text for a person."""
     dtypes = ", ".join(sorted(report.dtypes, key=lambda dtype: -report.dtypes[dtype]))
-    lines = [f"{report.name}: {report.kind}, {_millions(sum(report.parameters.values()))} parameters"]
+    parameters = f", {_millions(sum(report.parameters.values()))} parameters" if report.parameters else ""
+    lines = [f"{report.name}: {report.kind}{parameters}"]
     if report.origin:
         revision = f" at {report.origin['revision']}" if report.origin.get("revision") else ""
         lines.append(f"  {'source':15} {report.origin['source']}{revision}, {report.origin['date']}")
-    files = f"{len(report.files)} files" if len(report.files) > 1 else report.files[0]
-    lines.append(f"  {'on disk':15} {gigabytes(report.size)}, {dtypes}, {files}")
+    if report.files:
+        files = f"{len(report.files)} files" if len(report.files) > 1 else report.files[0]
+        lines.append(f"  {'on disk':15} {gigabytes(report.size)}, {dtypes}, {files}")
     lines += [f"  {heading:15} {text}" for heading, text in report.facts.items()]
     lines += [f"  {part:15} {_millions(count)} parameters" for part, count in report.parameters.items()]
     if report.memory:
