@@ -424,5 +424,5 @@ def test_an_engine_in_one_file_annotates_a_recording(repository, tmp_path, monke
     assert annotate(source, tmp_path / "out.mcap", *options, command="") == 0
     found = read(tmp_path / "out.mcap")
     ((_, result),) = found["/lisa/result"]
-    assert (result.model, result.absent, result.masks[0].phrase) == ("colours", ["blue"], "red thing")
+    assert (result.model, result.absent, result.masks[0].phrase) == ("colours", ["blue"], "red")
     assert iou(pixels(found["/lisa/labels"][2][1]) == 1, truth(0)) > 0.9
