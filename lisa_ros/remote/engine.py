@@ -181,15 +181,15 @@ class RemoteEngine:
         most = MAX_DETAILS_BYTES if details else MAX_ANSWER_BYTES
         for with_picture in (not picture.sent, True):
             body = wire.pack(request | {"picture": picture.data if with_picture else None})
-            kept = True
+            has_frame = True
             with closing(self._connection.stream(f"/v{wire.PROTOCOL}/ask", body, most, should_stop)) as stream:
                 for event in stream:
-                    kept = self._check(event)
-                    if not kept:
+                    has_frame = self._check(event)
+                    if not has_frame:
                         break
                     picture.sent = True
                     yield event
-            if kept:
+            if has_frame:
                 return
 
     def _check(self, event: dict[str, Any]) -> bool:
@@ -301,7 +301,7 @@ def check_url(url: str) -> None:
 def _hello(connection: Connection, wait_s: float) -> EngineInfo:
     """Description of the server's engine. Raises NotReady, ConfigError."""
     end = time.monotonic() + wait_s
-    said = False
+    spoke = False
     while True:
         try:
             hello = connection.get("/hello")
@@ -309,9 +309,9 @@ def _hello(connection: Connection, wait_s: float) -> EngineInfo:
         except NotReady as error:
             if time.monotonic() + TRY_AGAIN_S > end:
                 raise
-            if not said:
+            if not spoke:
                 logger.warning("waiting up to %g s: %s", wait_s, error)
-            said = True
+            spoke = True
             time.sleep(TRY_AGAIN_S)
     try:
         version, protocol = wire.get(hello, "lisa_ros", str), wire.get(hello, "protocol", int)

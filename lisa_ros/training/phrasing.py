@@ -111,8 +111,8 @@ class Phrasing:
     ) -> Dialogue:
         """One question for several targets; the answer names each with its mask or its absence."""
         names = [_named(target.name) for target in targets]
-        asked = self.family.questions.several if self._plain else rng.choice(_TOGETHER)
-        question = asked.format(NAME_SEPARATOR.join(names).lower())
+        form_of_question = self.family.questions.several if self._plain else rng.choice(_TOGETHER)
+        question = form_of_question.format(NAME_SEPARATOR.join(names).lower())
         form = _PLAIN_FORM if self._plain else rng.choice(self.family.named_answers)
         items = [
             self._verdict(form.item, target.mask is not None).format(name)
