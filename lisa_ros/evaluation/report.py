@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lisa_ros.evaluation.bound import RIGHT
 from lisa_ros.evaluation.metrics import Overlap, ciou, giou
 from lisa_ros.evaluation.reliability import reliability, reliability_table
 from lisa_ros.evaluation.run import MAX_ANSWER, Outcome
@@ -93,6 +94,7 @@ def summarise(outcomes: list[Outcome]) -> dict:
         "cut": sum(o.cut for o in outcomes if o.cut) if any(o.cut is not None for o in outcomes) else None,
         "reliability": reliability([mask for o in outcomes for mask in o.masks]),
         "teacher_forced": _forced(there),
+        "proposals": _choice(there),
         "time_to_mask_s": _seconds(o.to_mask_s for o in outcomes if o.to_mask_s is not None and o.first),
         "next_command_s": _seconds(o.to_mask_s for o in outcomes if o.to_mask_s is not None and not o.first),
         "baselines": {
@@ -102,10 +104,21 @@ def summarise(outcomes: list[Outcome]) -> dict:
     }
 
 
+def _choice(outcomes: list[Outcome]) -> dict[str, float | int | None]:
+    """Scores of the best set of proposals, and the share of answers that are within ``RIGHT`` of it; null where the
+    engine proposes no masks."""
+    bounds = [(o, o.bound) for o in outcomes if o.bound is not None]
+    if not bounds:
+        return {"gIoU": None, "cIoU": None, "n": 0, "chosen_right": None}
+    right = float(np.mean([o.free.iou >= bound.iou - RIGHT for o, bound in bounds]))
+    return {**_scores([bound for _, bound in bounds]), "chosen_right": round(right, 4)}
+
+
 def table(report: dict) -> str:
     """The figures as a table for the terminal."""
     rows: list[tuple[str, dict | None]] = [("all targets in the picture", report)]
     rows += [("  teacher-forced", report["teacher_forced"])] if report["teacher_forced"]["n"] else []
+    rows += [("  bound: best set of proposals", report["proposals"])] if report["proposals"]["n"] else []
     for title in ("by_kind", "by_length", "by_size", "by_phrasing", "by_instance", "baselines"):
         rows += [(title.replace("_", " "), None)] if report[title] else []
         rows += [(f"  {name}", scores) for name, scores in report[title].items()]
@@ -113,6 +126,10 @@ def table(report: dict) -> str:
     for name, scores in rows:
         lines.append(name if scores is None else f"{name:32}{scores['gIoU']:8.3f}{scores['cIoU']:8.3f}{scores['n']:8d}")
     lines += [f"all questions, absent targets included: gIoU {report['gIoU_with_absent']:.3f}"]
+    if report["proposals"]["n"]:
+        lines += [
+            f"best set of proposals chosen: {report['proposals']['chosen_right']:.1%} of {report['proposals']['n']}"
+        ]
     refused = [("absent targets rejected", report["absent"]), ("present targets rejected", report["present"])]
     refused[1:1] = [(f"  {kind}", one) for kind, one in report["absent_by_kind"].items()]
     lines += [f"{name:25}{one['refused']:.1%} of {one['n']}" for name, one in refused]

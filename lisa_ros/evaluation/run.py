@@ -16,13 +16,15 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_ros.engine.api import TEACHER_FORCED, Answer, Ask, Conversation
+from lisa_ros.engine.api import TEACHER_FORCED, Answer, Ask, Conversation, ProposesMasks
 from lisa_ros.engine.patience import patiently
 from lisa_ros.engine.support import Encoded, SupportedEngine
+from lisa_ros.evaluation.bound import best_set
 from lisa_ros.evaluation.examples import Example, ExampleTurn, Picture, Question
 from lisa_ros.evaluation.metrics import Overlap, overlap
 from lisa_ros.evaluation.reliability import ScoredMask, score_mask
 from lisa_ros.perception.masks import union_image
+from lisa_ros.perception.packed_crops import packed
 
 MAX_ANSWER = 96
 """Tokens of one answer at most."""
@@ -47,6 +49,7 @@ class Outcome:
         first: First question about its picture: ``to_mask_s`` includes encoding.
         named: A region exists, and the text up to the first mention of it names every target's class.
         cut: The answer was cut off at ``MAX_ANSWER`` tokens; None where the engine does not say how long it was.
+        bound: Overlap of the best set of proposals; None without a target, and for an engine that proposes no masks.
         masks: Those of the answer that have pixels, each with its score and what it marks.
     """
 
@@ -63,6 +66,7 @@ class Outcome:
     named: bool = False
     cut: bool | None = None
     masks: tuple[ScoredMask, ...] = ()
+    bound: Overlap | None = None
 
 
 OnOutcome = Callable[[Outcome, Picture, Example, NDArray[np.bool_]], None]
@@ -175,8 +179,15 @@ def _ask(
         found and names_all(text_to_region(answer), question.names),
         _is_cut(answer),
         tuple(score_mask(region, example.truth, example.objects) for region in answer.regions if region.mask.area),
+        None if question.absent else _bound(engine, encoded, example),
     )
     return outcome, mask
+
+
+def _bound(engine: SupportedEngine, encoded: Encoded, example: Example) -> Overlap | None:
+    if not isinstance(engine.engine, ProposesMasks):
+        return None
+    return best_set(packed(engine.proposals(encoded)), example.truth)[1]
 
 
 def _ask_of(turn: ExampleTurn, history: Conversation | None = None) -> Ask:

@@ -18,12 +18,14 @@ from lisa_ros.errors import Cancelled, ConfigError
 RED, BLUE, GREY = (220, 30, 30), (30, 40, 220), (128, 128, 128)
 
 
+def blocks(repository: Path, language: str) -> list[str]:
+    page = (repository / "docs/extend.md").read_text("utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
 def block(repository: Path, language: str) -> str:
     """The first block of a language."""
-    page = (repository / "docs/extend.md").read_text("utf-8")
-    found = re.search(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert found, language
-    return found[1]
+    return blocks(repository, language)[0]
 
 
 @pytest.fixture
@@ -41,6 +43,24 @@ def picture(*colours: tuple[int, int, int]) -> np.ndarray:
 
 def test_the_page_shows_the_example_as_it_is(repository: Path) -> None:
     assert block(repository, "python") == (repository / "examples/colour_engine.py").read_text("utf-8")
+
+
+def test_the_page_shows_the_proposer_as_it_is(repository: Path) -> None:
+    shown = [text for text in blocks(repository, "python") if "A proposer in one file" in text]
+    assert shown == [(repository / "examples/bright_proposer.py").read_text("utf-8")]
+
+
+def test_the_pages_proposer_is_chosen_from(repository: Path, on_path: None) -> None:
+    pytest.importorskip("torch")
+    options = {"family": "nearest", "proposer": "bright_proposer:load", "proposer_options": {"level": 200}}
+    engine = load_engine(device="cpu", options=options)
+    encoded = engine.encode(picture(RED, BLUE))
+    assert not len(engine.proposals(encoded))
+    rgb = np.array(picture(RED, BLUE))
+    rgb[5:25, 5:35] = 255
+    assert [(c.x, c.y, c.width, c.height) for c in engine.proposals(engine.encode(rgb)).crops] == [(5, 5, 30, 20)]
+    with pytest.raises(ConfigError, match="option level is 300"):
+        load_engine(device="cpu", options=options | {"proposer_options": {"level": 300}})
 
 
 def test_the_packaging_of_the_page_makes_the_engine_known(
