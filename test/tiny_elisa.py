@@ -6,7 +6,9 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
+import numpy as np
 import torch
 from goldens import GOLDEN
 from safetensors.torch import save_file
@@ -79,6 +81,15 @@ def write_elisa(
     (folder / "models/tiny.json").write_text(json.dumps(settings))
     torch.save(_random((embedding,), generator), folder / "models/train_embs_mean.pt")
     return folder
+
+
+def drawn_alpha_clip(facts: dict[str, Any]) -> dict[str, Tensor]:
+    """AlphaCLIP's tensors, as the golden's ``alphaclip.json`` says."""
+    tensors = {}
+    for name, (shape, scale, about_one) in facts["weights"].items():
+        numbers = np.random.RandomState(crc32(name.encode())).standard_normal(shape).astype(np.float32)
+        tensors[name] = torch.from_numpy(numbers * np.float32(scale) + np.float32(about_one))
+    return tensors
 
 
 def _random(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

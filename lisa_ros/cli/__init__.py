@@ -30,6 +30,7 @@ COMMANDS = {
     "train": ("lisa_ros.cli.train", "fine-tune a model"),
     "merge": ("lisa_ros.cli.merge", "merge LoRA weights into their model"),
     "serve": ("lisa_ros.cli.serve", "answer the commands of robots without a model, over HTTP"),
+    "check": ("lisa_ros.cli.check", "test in a minute whether a model is usable on this machine"),
     "evaluate": ("lisa_ros.cli.evaluate", "measure gIoU and cIoU on a data set"),
     "calibrate": ("lisa_ros.cli.calibrate", "make scores the probability of the right object"),
 }

@@ -15,7 +15,6 @@ from lisa_ros.atomic import check_outputs, replacing
 from lisa_ros.cli import model
 from lisa_ros.cli.data_set import FORMATS, Pictures, add_data_arguments, positive_count
 from lisa_ros.cli.model import load
-from lisa_ros.engine.registry import is_url
 from lisa_ros.engine.support import Encoded, SupportedEngine
 from lisa_ros.errors import ConfigError
 from lisa_ros.evaluation.examples import Example, Picture
@@ -54,10 +53,7 @@ def main(args: argparse.Namespace) -> int:
     model.options(args)
     if args.workers > 1 and args.protocol != "commands":
         raise ConfigError(f"--workers {args.workers} is for --protocol commands; leave one of the two out")
-    if args.workers > 1 and not is_url(args.model):
-        raise ConfigError(
-            f"--workers {args.workers} is for a server with replicas; give its URL with --model (lisa serve --ray)"
-        )
+    model.check_workers(args)
     pictures = Pictures(args)  # a wrong folder fails before the model is loaded
     engine = load(args)
     if args.protocol != "commands":

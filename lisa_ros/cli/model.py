@@ -12,6 +12,7 @@ from tqdm import tqdm
 import lisa_ros
 from lisa_ros.engine.api import TARGETS, Ask
 from lisa_ros.engine.options import PRECISIONS, parse_options
+from lisa_ros.engine.registry import is_url
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import ConfigError
 from lisa_ros.plain_text import escaped
@@ -21,15 +22,14 @@ SHORTHANDS = ("vision_tower", "conversation")
 """Options of the engine LISA that have an argument of their own."""
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that :func:`load` reads."""
+def add_model_arguments(parser: argparse.ArgumentParser, positional: bool = False) -> None:
+    """Add the arguments that :func:`load` reads. positional: the model is given without ``--model``."""
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model",
-        default="",
-        metavar="MODEL",
-        help="folder, URL, or package.module:callable (default: the bundled demo model)",
-    )
+    help_ = "folder, URL, or package.module:callable (default: the bundled demo model)"
+    if positional:
+        model.add_argument("model", nargs="?", default="", metavar="MODEL", help=help_)
+    else:
+        model.add_argument("--model", default="", metavar="MODEL", help=help_)
     model.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     model.add_argument("--precision", default="auto", help=", ".join(PRECISIONS))
     model.add_argument(
@@ -78,6 +78,14 @@ def load(arguments: argparse.Namespace) -> SupportedEngine:
         )
     keep_freed_buffers()
     return engine
+
+
+def check_workers(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError where ``--workers`` asks an engine of this process for several things at once."""
+    if arguments.workers > 1 and not is_url(arguments.model):
+        raise ConfigError(
+            f"--workers {arguments.workers} is for a server with replicas; give its URL with --model (lisa serve --ray)"
+        )
 
 
 def warn_of_demo_model(arguments: argparse.Namespace) -> None:

@@ -299,7 +299,10 @@ class Token:
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """New regions, as soon as they exist; each region is sent once."""
+    """New regions, as soon as they exist; each region is sent once.
+
+    A region of the answer with the same mask and more spans is the same one: the text mentioned it again.
+    """
 
     regions: Sequence[Region]
 

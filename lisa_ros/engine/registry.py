@@ -38,6 +38,7 @@ DEFAULT = "lisa"
 BUILT_IN = {
     "lisa": "lisa_ros.lisa.engine:load",
     "lisa_small": "lisa_small.engine:load",
+    "grounded": "lisa_ros.grounded.engine:load",
     "llm-seg": "lisa_ros.extractive.choosing_engine:load",
     "nearest": "lisa_ros.extractive.choosing_engine:load_nearest",
     "elisa": "lisa_ros.extractive.engine:load",

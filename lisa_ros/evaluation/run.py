@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lisa_ros.engine.api import TEACHER_FORCED, Answer, Ask, Conversation, ProposesMasks
+from lisa_ros.engine.patience import patiently
 from lisa_ros.engine.support import Encoded, SupportedEngine
-from lisa_ros.errors import Busy
 from lisa_ros.evaluation.bound import best_set
 from lisa_ros.evaluation.examples import Example, ExampleTurn, Picture, Question
 from lisa_ros.evaluation.metrics import Overlap, overlap
@@ -28,9 +28,6 @@ from lisa_ros.perception.packed_crops import packed
 
 MAX_ANSWER = 96
 """Tokens of one answer at most."""
-
-BUSY_S = 0.2
-"""Seconds until a server that is BUSY is asked again."""
 
 T = TypeVar("T")
 
@@ -150,15 +147,6 @@ def _evaluate_picture(
     ]
 
 
-def _patiently(work: Callable[[], T]) -> T:
-    """The result of ``work``, tried again while a server that others use too is BUSY."""
-    while True:
-        try:
-            return work()
-        except Busy:
-            time.sleep(BUSY_S)
-
-
 def _ask(
     engine: SupportedEngine,
     encoded: Encoded,
@@ -170,7 +158,7 @@ def _ask(
     history, question = Conversation(), example.question
     for turn in question.turns:
         begun = time.perf_counter()
-        answer = _patiently(partial(engine.ask, encoded, _ask_of(turn, history), details=True))
+        answer = patiently(partial(engine.ask, encoded, _ask_of(turn, history), details=True))
         asked_s = time.perf_counter() - begun
     found = len(answer.regions) > 0
     mask = union_image([region.mask for region in answer.regions], example.truth.shape) > 0
@@ -219,7 +207,7 @@ def forced_mask(engine: SupportedEngine, encoded: Encoded, example: Example) -> 
     """
     turns = example.question.turns
     asks, answers = [_ask_of(turn) for turn in turns], [turn.answer for turn in turns]
-    return _patiently(partial(engine.teacher_forced, encoded, asks, answers))
+    return patiently(partial(engine.teacher_forced, encoded, asks, answers))
 
 
 def text_to_region(answer: Answer) -> str:

@@ -32,6 +32,7 @@ from lisa_ros.engine.api import (
 )
 from lisa_ros.engine.contract import check_rgb
 from lisa_ros.errors import Cancelled, CommandError, NumericalError
+from lisa_ros.extractive.drafts import Drafts
 from lisa_ros.extractive.mentions import ExtractedTurn, MentionText, mention_text, messages_of, with_names
 from lisa_ros.extractive.reader import Reader, Seen, Vocabulary
 from lisa_ros.lisa.model.cache import PrefixCache
@@ -117,6 +118,7 @@ class Extractor:
         self.precision = precision
         self._propose = propose
         self._parity = parity
+        self._drafts = Drafts()
         self._one_thread = wants_one_thread(reader.hidden_size, reader.device)
 
     @property
@@ -187,21 +189,33 @@ class Extractor:
 
     # --- proposals ---
 
+    @torch.inference_mode()
+    def proposals(self, encoded: EncodedPicture) -> Proposals:
+        """The engine's own proposals of a frame, made at the first call and kept with it. Their order never changes.
+
+        Args:
+            encoded: Result of :meth:`encode`.
+
+        Raises:
+            CommandError: The engine proposes nothing itself.
+        """
+        if self._propose is None:
+            raise CommandError(
+                f"{self.reader.name} chooses among proposals and makes none itself; give Ask.proposals with the command"
+            )
+        if encoded.own is None:
+            encoded.own = self._propose(encoded.rgb, encoded.seen)
+        return encoded.own
+
     def _choices(
         self, encoded: EncodedPicture, given: Proposals | None, on_event: OnEvent, stop: ShouldStop
     ) -> Choices:
         """The command's proposals, or the engine's own, ready to be chosen from. Those of the last command are kept."""
-        proposals = encoded.own if given is None else given
-        if proposals is None:
-            if self._propose is None:
-                raise CommandError(
-                    f"{self.reader.name} chooses among proposals, and the command has none; give Ask.proposals, or "
-                    "load the model with a proposer"
-                )
+        if given is None and encoded.own is None:
             on_event(Stage("encoding"))
             if stop():
                 raise Cancelled("canceled before masks were proposed")
-            proposals = encoded.own = self._propose(encoded.rgb, encoded.seen)
+        proposals = self.proposals(encoded) if given is None else given
         if encoded.choices is None or encoded.choices.proposals is not proposals:
             count = count_of(proposals, encoded.size)
             vocabulary = self.reader.vocabulary(encoded.rgb, encoded.seen, proposals)
@@ -246,35 +260,49 @@ class Extractor:
     def _generate(
         self, encoded: EncodedPicture, draft: _Draft, prompt: list[int], max_new_tokens: int, stop: ShouldStop
     ) -> MentionText:
-        """Greedy decoding, to the end of the answer or the last token."""
-        cache, vocabulary = encoded.cache, draft.choices.vocabulary
+        """Greedy decoding with drafts, to the end of the answer or the last token.
+
+        Each pass also reads how an earlier answer went on. The model's own choices are taken up to the first one that
+        differs, so the ids are those of greedy decoding without drafts.
+        """
+        cache, vocabulary, answer = encoded.cache, draft.choices.vocabulary, draft.ids
         cache.truncate(min(cache.common_prefix(prompt), len(prompt) - 1))
-        pending = prompt[len(cache.tokens) :]
+        limit = min(max_new_tokens, self.reader.max_positions - len(prompt))
         text = self._take(encoded, draft, None)
-        for number in range(min(max_new_tokens, self.reader.max_positions - len(prompt))):
+        while len(answer) < limit:
             if stop():
                 raise Cancelled("canceled before the answer was complete")
+            drafted = self._drafts.continuation(answer)[: limit - len(answer) - 1]
+            pending = (prompt + answer)[len(cache.tokens) :] + drafted
             with one_thread(self._one_thread):
-                hidden = self._read(encoded, pending, vocabulary)
-                logits = vocabulary.logits(hidden[-1:])[0].float()  # (V + N,)
-            if draft.details:
-                draft.logits.append(logits.cpu().numpy().copy())
-            if not self._parity:
-                logits[vocabulary.end :] = -torch.inf
-            highest, token = logits.max(-1)
-            if not bool(highest.isfinite()):
-                raise NumericalError(
-                    f"the model's logits are not finite (precision {self.precision}): numbers overflowed or the "
-                    "weights are broken; use precision fp32, or another checkpoint"
-                )
-            if number == 0:
+                hidden = self._read(encoded, pending, vocabulary)[-len(drafted) - 1 :]
+                logits = vocabulary.logits(hidden).float()  # (P + 1, V + N)
+            if not answer:
                 draft.on_event(Stage("generating"))
-            pending = [int(token)]
-            draft.ids += pending
-            if pending[0] == self.reader.end_id:
-                break
-            text = self._take(encoded, draft, logits)
+            for position, step in enumerate(logits):
+                answer.append(self._chosen(draft, step))
+                if answer[-1] == self.reader.end_id:
+                    self._drafts.learn(answer, vocabulary.first)
+                    return text
+                text = self._take(encoded, draft, step)
+                if position == len(drafted) or answer[-1] != drafted[position]:
+                    break
+            cache.truncate(len(prompt) + len(answer) - 1)
         return text
+
+    def _chosen(self, draft: _Draft, logits: Tensor) -> int:
+        """The most likely id; phantom rows are excluded from ``logits`` (V + N,) in place."""
+        if draft.details:
+            draft.logits.append(logits.cpu().numpy().copy())
+        if not self._parity:
+            logits[draft.choices.vocabulary.end :] = -torch.inf
+        highest, token = logits.max(-1)  # of a NaN the maximum is NaN
+        if not bool(highest.isfinite()):
+            raise NumericalError(
+                f"the model's logits are not finite (precision {self.precision}): numbers overflowed or the weights "
+                "are broken; use precision fp32, or another checkpoint"
+            )
+        return int(token)
 
     def _read(self, encoded: EncodedPicture, ids: list[int], vocabulary: Vocabulary) -> Tensor:
         """Hidden states (len(ids), H) of ids that follow those in the cache."""

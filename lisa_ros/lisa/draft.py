@@ -44,12 +44,16 @@ class DraftBook:
             return []
         return [self._ids(self._family.named_answer(form, targets)) for form in self._family.named_answers]
 
-    def continuation(self, answer: Sequence[int], about: Sequence[tuple[int, ...]] = ()) -> list[int]:
+    def continuation(
+        self, answer: Sequence[int], about: Sequence[tuple[int, ...]] = (), *, whole: bool = True
+    ) -> list[int]:
         """Token ids that probably follow.
 
         Args:
             answer: Ids of the answer so far.
             about: Answers of this command to try first, see :meth:`about`. They fit a rejected target, too.
+            whole: Propose all the rest of an answer of ``about``; False ends it behind its next mask token. After a
+                draft that was wrong the rest may be wrong too, and each proposed token has its price.
 
         Returns:
             The rest of a known answer that begins with ``answer``, the most recent one first; empty if there is none.
@@ -58,7 +62,9 @@ class DraftBook:
         with_masks = tuple(self._mask_id if token == self._reject_id else token for token in begun)
         for known in about:
             if len(known) > len(begun) and known[: len(begun)] == with_masks:
-                return list(known[len(begun) :])
+                rest = list(known[len(begun) :])
+                end = rest.index(self._mask_id) + 1 if self._mask_id in rest and not whole else len(rest)
+                return rest[:end]
         for known in reversed(self._answers):
             if len(known) > len(begun) and known[: len(begun)] == begun:
                 return list(known[len(begun) :])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lisa_ros.engine.options import check_options
 from lisa_ros.errors import ConfigError
-from lisa_ros.lisa.family import PointSettings, family_named
+from lisa_ros.lisa.family import family_named
 
 if TYPE_CHECKING:
     from lisa_ros.lisa.segmenter import Segmenter
@@ -48,16 +48,12 @@ def load(
             raise ConfigError(f"option {name} is {options[name]!r}; it must be text")
     if not isinstance(options.get("coarse_regions", False), bool):
         raise ConfigError(f"option coarse_regions is {options['coarse_regions']!r}; it must be true or false")
-    try:
-        points = PointSettings.read(options["points"]) if "points" in options else None
-    except ValueError as error:
-        raise ConfigError(f"option points: {error}") from error
     return Segmenter.from_checkpoint(
         model,
         vision_tower=options.get("vision_tower"),
         conversation=options.get("conversation"),
         family=family_named(options["family"]) if "family" in options else None,
-        points=points,
+        points=options.get("points"),
         coarse_regions=options.get("coarse_regions", False),
         device=device,
         precision=precision,

@@ -7,7 +7,7 @@ chooses it: ``lisa.family`` first, then ``architectures[0]``. docs/models.md has
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from lisa_ros.errors import ConfigError
@@ -46,18 +46,22 @@ class PointSettings:
             raise ValueError(f"t_neg of the points is {self.t_neg}; it must be below t_pos, which is {self.t_pos}")
 
     @classmethod
-    def read(cls, settings: Any) -> PointSettings:
-        """Settings from a mapping; missing ones have their defaults.
+    def read(cls, settings: Any, known: PointSettings | None = None) -> PointSettings:
+        """Settings from a mapping.
+
+        Args:
+            settings: Some of the settings, by name.
+            known: Has the others; None: the defaults.
 
         Raises:
             ValueError: It is no mapping, a name is not known, or a value is out of its range.
         """
-        known = [one.name for one in fields(cls)]
+        names = [one.name for one in fields(cls)]
         if not isinstance(settings, Mapping):
-            raise ValueError(f"points is {settings!r}; give a mapping of {', '.join(known)}")
-        if unknown := sorted(set(settings) - set(known)):
-            raise ValueError(f"points has no setting '{unknown[0]}'; its settings: {', '.join(known)}")
-        return cls(**settings)
+            raise ValueError(f"points is {settings!r}; give a mapping of {', '.join(names)}")
+        if unknown := sorted(map(str, set(settings) - set(names))):
+            raise ValueError(f"points has no setting '{unknown[0]}'; its settings: {', '.join(names)}")
+        return replace(known or cls(), **settings)
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class Family:
         conversation: Name of the conversation template.
         questions: Sentences for a command.
         answers: Sentences without a name, for drafts; the most frequent first.
+        openings: Beginnings of an answer that are no part of a name, beside those of ``answers`` and ``named_answers``.
         named_answers: Sentences that name each target.
         separator: Between two items of a named answer.
         closing: After the last item.
@@ -107,6 +112,7 @@ class Family:
     conversation: str = "llava_v1"
     questions: QuestionForms = field(default_factory=QuestionForms)
     answers: tuple[str, ...] = ()
+    openings: tuple[str, ...] = ()
     named_answers: tuple[AnswerForm, ...] = ()
     separator: str = ", "
     closing: str = "."
@@ -136,11 +142,6 @@ class Family:
         if any(token in text for token in self.answer_tokens if token != "[SEG]"):
             return text
         return text.replace("[SEG]", f"{self.coarse_token} {self.mask_token}".strip())
-
-    @property
-    def answers_targets(self) -> bool:
-        """Whether one answer is about several targets."""
-        return bool(self.questions.several)
 
     def points_for(self, width: int) -> PointSettings | None:
         """Settings for a language model of this width; None if the family has no similarity points."""
@@ -193,6 +194,7 @@ FAMILIES: dict[str, Family] = {
                 *("It is <ins>.", "Sure, it is <ins>.", "Sure, <ins>.", "<ins>.", "The result is <ins>."),
                 *("The segmentation result is <ins>.", "Sure, the segmentation result is <ins>."),
             ),
+            openings=("The segmentation results are", "Sure, the segmentation results are", "The results are"),
             named_answers=(AnswerForm("", "{}<ins>"),),
             separator="",
             closing="",

@@ -19,6 +19,8 @@ from lisa_ros.lisa.model.lisa import Lisa, predicting
 from lisa_ros.lisa.model.points import similarity_points
 from lisa_ros.lisa.model.sam import point_tokens
 from lisa_ros.lisa.preprocess import Size, resized_size
+from lisa_ros.lisa.tokenizer import Tokenizer
+from lisa_ros.lisa.weights.spec import Spec
 
 
 @dataclass(eq=False)
@@ -143,14 +145,23 @@ class SegGrounding:
         assert self._points is not None
         size, side = frame.size, self._lisa.input_size
         height, width = resized_size(size, side)
-        scale = hidden.new_tensor([width / size[1], height / size[0]], dtype=torch.float32)
-        similarities = hidden.float() @ frame.states.float().T  # (S, K)
+        # A few hundred numbers, and branches on their values: on a GPU each branch would wait for it.
+        similarities = (hidden.float() @ frame.states.float().T).cpu()  # (S, K)
         chosen = [similarity_points(similarity, size, self._points) for similarity in similarities]
-        points = torch.stack([points for points, _ in chosen]) * scale  # (S, n, 2)
-        return point_tokens(self._lisa.sam, points, torch.stack([labels for _, labels in chosen]))
+        scale = torch.tensor([width / size[1], height / size[0]])
+        points = (torch.stack([points for points, _ in chosen]) * scale).to(hidden.device)  # (S, n, 2)
+        labels = torch.stack([labels for _, labels in chosen]).to(hidden.device)
+        return point_tokens(self._lisa.sam, points, labels)
 
 
 def _embedding(frame: Features) -> Tensor:
     if frame.embedding is None:
         raise ValueError("the frame has no image embedding yet; embed it before its masks are decoded")
     return frame.embedding
+
+
+def seg_grounding(lisa: Lisa, spec: Spec, tokenizer: Tokenizer) -> SegGrounding:
+    """The grounding of a checkpoint, whose tokenizer has the tokens of its family."""
+    mask_id = tokenizer.id_of(spec.family.mask_token)
+    assert mask_id is not None
+    return SegGrounding(lisa, mask_id, tokenizer.id_of(spec.family.coarse_token), spec.points)

@@ -11,7 +11,10 @@ from lisa_ros.lisa.family import Family
 from lisa_ros.perception.masks import united_crop
 
 CLOSEST = 0.85
-"""Least similarity of a name to a target that is spelled differently, by ``difflib``; 1 is equal."""
+"""Least similarity of a name to a target that is spelled differently, by ``difflib``; 1 is equal. Digits must agree."""
+
+
+_MARKS = " ,.;:\n"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,19 +57,26 @@ def name_before(text: str, family: Family) -> str:
     """
     if not family.named_answers:
         return ""
-    name = text.strip(" ,.;:\n")
-    openings = {form.opening for form in family.named_answers}
-    openings |= {answer.partition(family.mask_token)[0].strip() for answer in family.answers}
-    for opening in sorted(filter(None, openings), key=len, reverse=True):
-        if name.lower().startswith(opening.rstrip(",").lower()):
-            name = name[len(opening.rstrip(",")) :].strip(" ,.;:\n")
+    name = text.strip(_MARKS)
+    for opening in sorted(_openings(family), key=len, reverse=True):
+        rest = name[len(opening) :]
+        if name.lower().startswith(opening.lower()) and not rest[:1].isalnum():
+            name = rest.strip(_MARKS)
             break
     for form in family.named_answers:
         before, _, after = form.item.replace(family.mask_token, "").partition("{}")
         after = after.strip(" :")
-        if (before or after) and name.startswith(before) and name.endswith(f" {after}" if after else ""):
-            return name[len(before) : len(name) - len(after)].strip()
+        words = name.lower()
+        if (before or after) and words.startswith(before) and words.endswith(f" {after}" if after else ""):
+            return name[len(before) : len(name) - len(after)].strip(_MARKS)
     return name
+
+
+def _openings(family: Family) -> set[str]:
+    """What an answer may begin with, before the first name."""
+    openings = {form.opening for form in family.named_answers} | set(family.openings)
+    openings |= {answer.partition(family.mask_token)[0] for answer in family.answers}
+    return {plain for opening in openings if (plain := opening.strip(_MARKS))}
 
 
 def closest(name: str, targets: Sequence[str]) -> str | None:
@@ -77,16 +87,18 @@ def closest(name: str, targets: Sequence[str]) -> str | None:
         targets: Of the command.
     """
     plain = {_plain(target): target for target in reversed(targets)}
-    match = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=CLOSEST)
+    digits = [char for char in _plain(name) if char.isdigit()]
+    alike = [one for one in plain if [char for char in one if char.isdigit()] == digits]
+    match = difflib.get_close_matches(_plain(name), alike, n=1, cutoff=CLOSEST)
     return plain[match[0]] if match else None
 
 
 def found(mentions: Sequence[Mention], targets: Sequence[str], family: Family) -> Found:
     """Assign the mentions of an answer to the targets of a command.
 
-    A mention belongs to the target that it names. If a name fits no target, and there are as many mentions as targets,
-    a family with ``ordered`` answers assigns them by their order. A mention that fits no target keeps its own name.
-    Masks of one target, named or given twice, become one region.
+    A mention belongs to the target that it names, and else to one spelled nearly the same that no other mention names.
+    If there are as many mentions as targets, a family with ``ordered`` answers assigns the rest by their order. A
+    mention that fits no target keeps its own name. Masks of one target, named or given twice, become one region.
 
     Args:
         mentions: Of the answer, in its order.
@@ -97,12 +109,12 @@ def found(mentions: Sequence[Mention], targets: Sequence[str], family: Family) -
         regions = [one.region for one in mentions if one.region is not None]
         return Found(tuple(regions), tuple(dict.fromkeys(one.name for one in mentions if one.rejected and one.name)))
     names = _assigned(mentions, targets, family)
-    of_name: dict[str, list[Region]] = {}
-    for name, one in zip(names, mentions, strict=True):
+    of_name: dict[str | int, list[Region]] = {}
+    for number, (name, one) in enumerate(zip(names, mentions, strict=True)):
         if one.region is not None:
-            of_name.setdefault(name, []).append(one.region)
+            of_name.setdefault(name or number, []).append(one.region)  # without a name, each is an object of its own
     rejected = {name for name, one in zip(names, mentions, strict=True) if one.rejected}
-    regions = [_united(name, ones) for name, ones in of_name.items()]
+    regions = [_united(name if isinstance(name, str) else "", ones) for name, ones in of_name.items()]
     empty = {region.phrase for region in regions if not region.mask.area}
     absent = [target for target in targets if target in empty or (target in rejected and target not in of_name)]
     return Found(tuple(regions), tuple(dict.fromkeys(absent)))
@@ -111,10 +123,17 @@ def found(mentions: Sequence[Mention], targets: Sequence[str], family: Family) -
 def _assigned(mentions: Sequence[Mention], targets: Sequence[str], family: Family) -> list[str]:
     """A name for each mention: a target, or what the answer says."""
     first = {_plain(target): target for target in reversed(targets)}  # equal names are one target
-    names = [closest(one.name, targets) for one in mentions]
-    if family.ordered and len(mentions) == len(targets) and None in names:
-        return [first[_plain(target)] for target in targets]
-    return [name if name is not None else one.name for name, one in zip(names, mentions, strict=True)]
+    names: list[str | None] = [first.get(_plain(one.name)) for one in mentions]
+    free = [target for target in first.values() if target not in names]
+    names = [closest(one.name, free) if name is None else name for name, one in zip(names, mentions, strict=True)]
+    left = [target for target in targets if first[_plain(target)] not in names]
+    if names.count(None) == len(left) and ((family.ordered and len(mentions) == len(targets)) or not _named(mentions)):
+        names = [first[_plain(left.pop(0))] if name is None else name for name in names]
+    return [one.name if name is None else name for name, one in zip(names, mentions, strict=True)]
+
+
+def _named(mentions: Sequence[Mention]) -> bool:
+    return any(one.name for one in mentions)
 
 
 def _united(name: str, regions: Sequence[Region]) -> Region:

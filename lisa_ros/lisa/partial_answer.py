@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from lisa_ros.lisa.preprocess import Size
 from lisa_ros.lisa.tokenizer import Tokenizer
 
 
+@dataclass(frozen=True, eq=False)
 class Step:
     """One new token.
 
@@ -29,40 +30,43 @@ class Step:
         logits: (V,) from that state.
     """
 
-    def __init__(self, token: int, hidden: Tensor, logits: Tensor) -> None:
-        self.token = token
-        self.hidden = hidden
-        self.logits = logits
+    token: int
+    hidden: Tensor
+    logits: Tensor
 
 
+@dataclass(eq=False)
 class Coarse:
-    """A coarse token: the state (H,) that predicted it, and its mask logits (1, h, w) once they are decoded."""
+    """A coarse token.
 
-    def __init__(self, hidden: Tensor) -> None:
-        self.hidden = hidden
-        self.logits: Tensor | None = None
+    Args:
+        hidden: (H,) the state that predicted it.
+        logits: (1, h, w) of its mask; None until it is decoded.
+    """
+
+    hidden: Tensor
+    logits: Tensor | None = None
 
 
+@dataclass(frozen=True, eq=False)
 class Mark:
     """A mask token whose mask is to be decoded.
 
     Args:
-        step: The token.
+        hidden: (H,) the state that predicted it.
+        probability: Of the token, in [0, 1].
+        confidence: The same; for a family with a reject token its share of the two tokens' probabilities.
         span: Its place in the text.
         mention: Its index among the mentions.
-        confidence: Probability of the token; with a reject token, its share of the two.
         coarse: The coarse mask that prompts it.
     """
 
-    def __init__(self, step: Step, span: Span, mention: int, reject_id: int | None, coarse: Coarse | None) -> None:
-        self.hidden = step.hidden
-        self.span = span
-        self.mention = mention
-        self.coarse = coarse
-        probabilities = step.logits.float().softmax(-1)
-        self.probability = self.confidence = float(probabilities[step.token])
-        if reject_id is not None:
-            self.confidence /= self.probability + float(probabilities[reject_id])
+    hidden: Tensor
+    probability: float
+    confidence: float
+    span: Span
+    mention: int
+    coarse: Coarse | None
 
 
 class PartialAnswer:
@@ -98,7 +102,7 @@ class PartialAnswer:
         self._text = AnswerText(tokenizer)
         self._name: list[int] = []  # ids since the last mask or reject token
         self._mentions: list[Mention] = []
-        self._unused_coarse: list[Coarse] = []
+        self._coarse: dict[int, Coarse] = {}  # by the position that predicted it
         self._low_res: list[Tensor] = []  # each (S, 1, h, w)
         self._coarse_low_res: list[Tensor] = []  # each (1, 1, h, w)
         self._logits: list[NDArray[np.float32]] = []  # each (S, H, W)
@@ -119,7 +123,7 @@ class PartialAnswer:
         self._text.push(step.token)
         if self._grounding.is_coarse(step.token):
             self.new_coarse.append(Coarse(step.hidden))
-            self._unused_coarse.append(self.new_coarse[-1])
+            self._coarse[len(self.ids) - 2] = self.new_coarse[-1]
         is_mask = self._grounding.is_mask(step.token)
         if not is_mask and step.token != self._reject_id:
             self._name.append(step.token)
@@ -132,8 +136,13 @@ class PartialAnswer:
         self._masks_left -= 1
         end = len(self.text)
         span = (end - len(self._tokenizer.decode([step.token])), end)
-        coarse = self._unused_coarse.pop() if self._unused_coarse else None
-        return Mark(step, span, len(self._mentions) - 1, self._reject_id, coarse)
+        whose = self._grounding.coarse_of(self.ids)[-1]
+        coarse = None if whose is None else self._coarse[whose]
+        probabilities = step.logits.float().softmax(-1)
+        probability = confidence = float(probabilities[step.token])
+        if self._reject_id is not None:
+            confidence /= probability + float(probabilities[self._reject_id])
+        return Mark(step.hidden, probability, confidence, span, len(self._mentions) - 1, coarse)
 
     def phrase_of(self, mark: Mark) -> str:
         """The target that a mask is of, or else the name before it."""

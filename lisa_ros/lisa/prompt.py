@@ -202,15 +202,8 @@ def phrase_command(command: str, forms: QuestionForms, *, explain: bool = False,
     return forms.sentence.format(_finish(command))
 
 
-def question_about(targets: Sequence[str], forms: QuestionForms) -> Turn:
-    """The question about several targets at once.
-
-    Args:
-        targets: Their names.
-        forms: Of the checkpoint, with the form ``several``.
-
-    Returns:
-        A turn without an answer. Only the names in it are literal.
+def names_of(targets: Sequence[str], forms: QuestionForms) -> list[str]:
+    """Targets as they stand in a question and its answer: single blanks, no outer full stop, in the case of the forms.
 
     Raises:
         CommandError: A name has a comma between words, which joins two names, or has no words.
@@ -218,10 +211,23 @@ def question_about(targets: Sequence[str], forms: QuestionForms) -> Turn:
     names = []
     for target in targets:
         check_words(target)
-        name = " ".join(target.split()).strip(".")
+        name = " ".join(target.split()).strip(" .")
         if ", " in name or name.endswith(","):
             raise CommandError(f"the target {target!r} has a comma; give each target by itself")
         names.append(_cased(name, forms))
+    return names
+
+
+def question_about(names: Sequence[str], forms: QuestionForms) -> Turn:
+    """The question about several targets at once.
+
+    Args:
+        names: From :func:`names_of`.
+        forms: Of the checkpoint, with the form ``several``.
+
+    Returns:
+        A turn without an answer. Only the names in it are literal.
+    """
     before, _, after = forms.several.partition("{}")
     literal, begin = [], len(before)
     for name in names:

@@ -8,7 +8,7 @@ answer = segmenter.ask(encoded, Ask("the thing to drink from"))
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,8 @@ from lisa_ros.engine.api import (
 from lisa_ros.engine.contract import check_rgb
 from lisa_ros.errors import Cancelled, CheckpointError, CommandError, NumericalError
 from lisa_ros.lisa.draft import DraftBook
-from lisa_ros.lisa.family import Family, PointSettings
-from lisa_ros.lisa.grounding import Features, Grounding, SegGrounding
+from lisa_ros.lisa.family import Family
+from lisa_ros.lisa.grounding import Features, Grounding, seg_grounding
 from lisa_ros.lisa.model.cache import PrefixCache
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.mask_decoder import upsample_logits
@@ -52,13 +52,16 @@ from lisa_ros.lisa.model.sam import embedding_side
 from lisa_ros.lisa.out_of_memory import out_of_memory
 from lisa_ros.lisa.partial_answer import Coarse, Mark, PartialAnswer, Step
 from lisa_ros.lisa.preprocess import Size, for_clip, for_sam
-from lisa_ros.lisa.prompt import Prompt, build_prompt, check_words, phrase_command, question_about, template
+from lisa_ros.lisa.prompt import Prompt, build_prompt, check_words, names_of, phrase_command, question_about, template
 from lisa_ros.lisa.threads import one_thread, wants_one_thread
 from lisa_ros.lisa.tokenizer import IMAGE_ID, Tokenizer
 from lisa_ros.lisa.weights.load import load_lisa
-from lisa_ros.lisa.weights.spec import ClipFolder, Spec, read_clip, read_spec, resolve_tower
+from lisa_ros.lisa.weights.spec import ClipFolder, Spec, read_clip, read_spec, resolve_tower, with_points
 from lisa_ros.perception.masks import mask_score
 from lisa_ros.perception.specks import drop_specks
+
+MASKS_AT_ONCE = 16
+"""Masks of one pass of the mask decoder: each takes 26 MB there, and its logits at the image's size."""
 
 
 @dataclass(eq=False)
@@ -136,10 +139,7 @@ class Segmenter:
         self._coarse_regions = coarse_regions
         for token in (*self.family.tokens, *(("<im_start>", "<im_end>") if spec.image_start_end else ())):
             self._check_token(token)
-        mask_id = tokenizer.id_of(self.family.mask_token)
-        assert mask_id is not None
-        coarse_id = tokenizer.id_of(self.family.coarse_token)
-        self.grounding: Grounding = SegGrounding(lisa, mask_id, coarse_id, spec.points)
+        self.grounding: Grounding = seg_grounding(lisa, spec, tokenizer)
         self._drafts = DraftBook(tokenizer, self.template, self.family)
         self._one_thread = wants_one_thread(lisa.llama.config.hidden_size, lisa.device)
         self._prefix = self._read_system_text()
@@ -152,7 +152,7 @@ class Segmenter:
         vision_tower: str | Path | None = None,
         conversation: str | None = None,
         family: Family | None = None,
-        points: PointSettings | None = None,
+        points: Mapping[str, Any] | None = None,
         coarse_regions: bool = False,
         device: str = "auto",
         precision: str = "auto",
@@ -165,7 +165,7 @@ class Segmenter:
             vision_tower: Folder or cached hub id of the CLIP tower; None takes the one that config.json names.
             conversation: A name of ``lisa_ros.lisa.prompt.TEMPLATES``; None takes the checkpoint's.
             family: None takes the one that config.json names.
-            points: Settings of READ's similarity points; None takes the checkpoint's.
+            points: Some or all settings of READ's similarity points; the others are the checkpoint's.
             coarse_regions: As in the constructor.
             device: auto, cpu, cuda or cuda:N.
             precision: One of ``engine.options.PRECISIONS``.
@@ -173,7 +173,7 @@ class Segmenter:
 
         Raises:
             CheckpointError: The folder is missing, damaged or not LISA's.
-            ConfigError: An unknown template or precision.
+            ConfigError: An unknown template or precision, or points that cannot be used.
             DeviceError: The device does not exist.
             OutOfMemory: The device has too little memory.
         """
@@ -181,13 +181,13 @@ class Segmenter:
         on = pick_device(device)
         numbers = Precision.pick(precision, on)
         spec = read_spec(folder, family)
+        if points is not None:
+            spec = with_points(spec, points)
         tower = resolve_tower(vision_tower, spec, folder)
         clip = read_clip(tower) if tower is not None else None
         tokenizer = Tokenizer.from_folder(folder, strips_blanks=spec.strips_blanks)
         with out_of_memory(f"loading {folder.name} as {numbers.name} on {on}"), torch.inference_mode():
-            lisa, spec = load_lisa(folder, clip, numbers, on, progress, family)
-            if points is not None:
-                spec = replace(spec, points=points)
+            lisa, spec = load_lisa(folder, clip, numbers, on, progress, spec)
             if len(tokenizer) > lisa.llama.config.vocab_size:
                 raise CheckpointError(
                     f"{folder}: the tokenizer has {len(tokenizer)} tokens, the embedding only "
@@ -202,7 +202,7 @@ class Segmenter:
 
     @property
     def info(self) -> EngineInfo:
-        capabilities = {EXPLAIN, HISTORY, TEACHER_FORCED, *((TARGETS,) if self.family.answers_targets else ())}
+        capabilities = {EXPLAIN, HISTORY, TEACHER_FORCED, *((TARGETS,) if self.spec.answers_targets else ())}
         return EngineInfo(self.name, str(self.device), self.precision, frozenset(capabilities))
 
     @torch.inference_mode()
@@ -260,20 +260,21 @@ class Segmenter:
         """
         begun = time.perf_counter()
         question = self._question(ask, follow_up=ask.history is not None and bool(ask.history.turns))
-        targets = ask.targets if self.family.answers_targets else ()
+        targets = ask.targets if self.spec.answers_targets else ()
         answer = PartialAnswer(self.tokenizer, self.family, self.grounding, targets, ask.mask_limit, details)
         clock, send = _Clock(begun), on_event or _ignore
         stop = should_stop or _never
         with out_of_memory("answering a command"), torch.inference_mode():
             ids, first_turn = self._prompt_ids(question, ask.history, ask.token_limit)
             send(Stage("reading"))
-            about = self._drafts.about(targets)
-            for steps in self._generate(encoded, ids, ask.token_limit, about if draft else None, stop):
+            about = self._drafts.about(names_of(targets, self.spec.questions)) if draft else None
+            for steps in self._generate(encoded, ids, ask.token_limit, about, stop):
                 self._take(encoded, answer, steps, clock, send, stop)
             result = self._answer(encoded, answer, clock)
         if ask.history is not None:
             del ask.history.turns[:first_turn]
-            ask.history.append(replace(question, answer=result.text))
+            text = result.text if self.spec.strips_blanks else self.tokenizer.exact_text(answer.ids)
+            ask.history.append(replace(question, answer=text))
         return result
 
     @torch.inference_mode()
@@ -351,8 +352,8 @@ class Segmenter:
 
     def _question(self, ask: Ask, follow_up: bool) -> Turn:
         """A turn without an answer. follow_up: whether there are earlier turns."""
-        if ask.targets and self.family.answers_targets:
-            return question_about(ask.targets, self.spec.questions)
+        if ask.targets and self.spec.answers_targets:
+            return question_about(names_of(ask.targets, self.spec.questions), self.spec.questions)
         if ask.verbatim:
             check_words(ask.text)
             return Turn(ask.text)
@@ -409,11 +410,13 @@ class Segmenter:
         cache = encoded.cache
         cache.truncate(min(cache.common_prefix(prompt), len(prompt) - 1))
         answer: list[int] = []
+        right = False  # the last draft, as a whole
         limit = min(max_new_tokens, self.lisa.llama.config.max_position_embeddings - len(prompt))
         while len(answer) < limit:
             if stop():
                 raise Cancelled("canceled before the answer was complete")
-            proposed = [] if about is None else self._drafts.continuation(answer, about)[: limit - len(answer) - 1]
+            proposed = [] if about is None else self._drafts.continuation(answer, about, whole=right)
+            del proposed[limit - len(answer) - 1 :]
             pending = (prompt + answer)[len(cache.tokens) :] + proposed
             with one_thread(self._one_thread):
                 hidden = self._read(pending, encoded.features, cache)[-len(proposed) - 1 :]  # (P + 1, H)
@@ -426,6 +429,7 @@ class Segmenter:
                 steps.append(Step(token, hidden[position], logits[position]))
                 if token == self.tokenizer.eos_id or position == len(proposed) or token != proposed[position]:
                     break
+            right = len(steps) == len(proposed) + 1
             cache.truncate(len(prompt) + len(answer) - 1)
             yield steps
             if answer[-1] == self.tokenizer.eos_id:
@@ -470,16 +474,17 @@ class Segmenter:
             raise Cancelled("canceled before the mask was decoded")
         send(Stage("decoding"))
         clock.embed_s += self._ready_masks(encoded)
-        if stop():
-            raise Cancelled("canceled before the mask was decoded")
-        begun = time.perf_counter()
-        with one_thread(self._one_thread):
-            regions = self._decode_early(encoded, early) if early else []
-            regions += self._decode(encoded, answer, marks) if marks else []
-        clock.decode_s += time.perf_counter() - begun
-        if marks:
+        if early:
+            send(Regions(self._decode_early(encoded, early)))
+        for first in range(0, len(marks), MASKS_AT_ONCE):
+            if stop():
+                raise Cancelled("canceled before the mask was decoded")
+            begun = time.perf_counter()
+            with one_thread(self._one_thread):
+                regions = self._decode(encoded, answer, marks[first : first + MASKS_AT_ONCE])
+            clock.decode_s += time.perf_counter() - begun
             clock.first_mask_s = clock.first_mask_s or time.perf_counter() - clock.begun
-        send(Regions(regions))
+            send(Regions(regions))
 
     def _decode(self, encoded: EncodedImage, answer: PartialAnswer, marks: list[Mark]) -> list[Region]:
         coarse = self._coarse_logits(encoded, [mark.coarse for mark in marks])

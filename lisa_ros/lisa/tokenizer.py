@@ -127,6 +127,18 @@ class Tokenizer:
         """Text of an answer for users: without ``</s>``, and without a space between ``[SEG]`` and a full stop."""
         return tidy(self.decode(i for i in ids if i not in (self.bos_id, self.eos_id)))
 
+    def exact_text(self, ids: Iterable[int]) -> str:
+        """Text of an answer that gives the same ids again, for a tokenizer that keeps blanks: none is added to it."""
+        texts: list[str] = []
+        run: list[int] = []
+        for i in ids:
+            if self.is_added(i):
+                texts += [self._pieces.decode(run), self._texts[i]]
+                run = []
+            elif i not in (self.bos_id, self.eos_id):
+                run.append(i)
+        return "".join([*texts, self._pieces.decode(run)])
+
     def is_added(self, token: int) -> bool:
         """Whether an id is an added token such as ``[SEG]``; ``<s>``, ``</s>`` and ``<unk>`` are not."""
         return token in self._texts and token not in self._control.values()

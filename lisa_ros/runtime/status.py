@@ -29,6 +29,7 @@ class Status(IntEnum):
 
 NOTHING_FOUND = "there is nothing like that in the image; the answer may say more"
 EMPTY_MASK = "the answer claims to mark something, but its mask is empty; ask in other words, or about another image"
+SHOWN_NAMES = 8
 NOT_MENTIONED = "the answer does not mention {}; ask for each alone"
 
 
@@ -41,7 +42,8 @@ def message_of(regions: Sequence[Region], absent: Sequence[str], targets: Sequen
         targets: Of the command.
     """
     if missing := unanswered(regions, absent, targets):
-        return NOT_MENTIONED.format(", ".join(missing))
+        rest = f" and {len(missing) - SHOWN_NAMES} more" if len(missing) > SHOWN_NAMES else ""
+        return NOT_MENTIONED.format(", ".join(missing[:SHOWN_NAMES]) + rest)
     if any(region.mask.area for region in regions):
         return ""
     return EMPTY_MASK if regions else NOTHING_FOUND

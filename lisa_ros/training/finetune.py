@@ -26,6 +26,7 @@ from lisa_ros.evaluation.examples import Picture, read_pictures
 from lisa_ros.evaluation.metrics import Overlap, ciou, giou, overlap
 from lisa_ros.evaluation.run import forced_mask
 from lisa_ros.lisa.family import family_named
+from lisa_ros.lisa.grounding import seg_grounding
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.quantize import Precision
 from lisa_ros.lisa.prompt import template
@@ -40,7 +41,7 @@ from lisa_ros.training.datasets.mixture import Mixture, open_mixture
 from lisa_ros.training.finetune_config import FinetuneConfig, LlavaAndSam, Validation
 from lisa_ros.training.loop import Forward, Pace, Pass, TrainingLoop, make_accelerator
 from lisa_ros.training.lora import prepare_training, training_mode
-from lisa_ros.training.objective import Objective, seg_grounding
+from lisa_ros.training.objective import Objective
 from lisa_ros.training.phrasing import Phrasing
 from lisa_ros.training.report import Report
 from lisa_ros.training.schedule import ParameterGroup, adamw, linear

@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lisa_ros.lisa.grounding import Features, Grounding, SegGrounding
+from lisa_ros.lisa.grounding import Features, Grounding
 from lisa_ros.lisa.model.lisa import Lisa, image_columns
 from lisa_ros.lisa.model.mask_decoder import upsample_logits
-from lisa_ros.lisa.tokenizer import IMAGE_ID, Tokenizer
-from lisa_ros.lisa.weights.spec import Spec
+from lisa_ros.lisa.tokenizer import IMAGE_ID
 from lisa_ros.training.batch import Batch
 from lisa_ros.training.losses import IGNORE, answer_loss, mask_losses
 
@@ -144,13 +143,6 @@ class Objective(nn.Module):
         if low_res is None or not self.weights.coarse:
             return fine, fine
         return fine, upsample_logits(low_res.float(), frame.size, self.lisa.input_size)
-
-
-def seg_grounding(lisa: Lisa, spec: Spec, tokenizer: Tokenizer) -> SegGrounding:
-    """The grounding of a checkpoint, as the segmenter has it. The tokenizer has the tokens of the family."""
-    mask_id = tokenizer.id_of(spec.family.mask_token)
-    assert mask_id is not None
-    return SegGrounding(lisa, mask_id, tokenizer.id_of(spec.family.coarse_token), spec.points)
 
 
 def grown_boxes(masks: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class Phrasing:
     @property
     def together(self) -> bool:
         """Whether one question is about all targets of a picture."""
-        return self.family.answers_targets and not self.lists_classes
+        return bool(self.family.questions.several) and not self.lists_classes
 
     @property
     def lists_classes(self) -> bool:

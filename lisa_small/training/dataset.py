@@ -24,7 +24,7 @@ class Scenes:
 
     Args:
         path: Folder of `lisa scenes`.
-        questions: Conversations about a scene in one step.
+        questions: Conversations about a scene in one step; most names where things are asked for by name.
         fresh: New conversations, even where the file has some.
         targets: Share of pictures that are asked for several things by name, of which some may not be there.
         phrasing: The model's questions and answers.
@@ -76,7 +76,7 @@ class Scenes:
     def _by_name(self, record: SceneRecord, ids: NDArray[np.uint8], rng: random.Random) -> tuple[Dialogue, ...]:
         from lisa_small.scenes.commands import named_things
 
-        things = named_things(record, rng, self._questions, "train")
+        things = named_things(record, rng, rng.randint(1, self._questions), "train")
         targets = [
             Target(name, np.isin(ids, numbers).astype(np.uint8) if numbers else None) for name, numbers in things
         ]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from goldens import read_rgb
-from tiny_elisa import ELISA
+from tiny_elisa import ELISA, drawn_alpha_clip
 
 from lisa_ros import load_engine
 from lisa_ros.engine.api import Ask, Proposals
@@ -108,13 +108,7 @@ def test_answers_and_logits_are_the_references(
 
 def test_alpha_clip_gives_the_references_features() -> None:
     facts = json.loads((ELISA / "alphaclip.json").read_text("utf-8"))
-    tensors = {}
-    for name, (shape, scale, about_one) in facts["weights"].items():
-        from zlib import crc32
-
-        numbers = np.random.RandomState(crc32(name.encode())).standard_normal(shape).astype(np.float32)
-        tensors[name] = torch.from_numpy(numbers * np.float32(scale) + np.float32(about_one))
-    model = from_tensors(tensors, facts["config"]["heads"])
+    model = from_tensors(drawn_alpha_clip(facts), facts["config"]["heads"])
     with np.load(ELISA / "alphaclip.npz") as file:
         side = facts["config"]["input_resolution"]
         mask = np.unpackbits(file["mask"]).reshape(1, 1, side, side).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,13 +11,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from goldens import read_rgb
-from tiny_elisa import ELISA, EMBEDDING, WORDS, write_elisa
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_elisa import ELISA, EMBEDDING, WORDS, drawn_alpha_clip, write_elisa
 
 from lisa_ros import load_engine
 from lisa_ros.engine.api import Answer, Ask, Conversation, Event, MaskCrop, Proposals, Regions, Token, crop_mask
 from lisa_ros.engine.support import Encoded, SupportedEngine
 from lisa_ros.errors import Cancelled, CheckpointError, CommandError, ConfigError
+from lisa_ros.extractive.encoders import AlphaClipEncoder
 from lisa_ros.extractive.mentions import mention_text
+from lisa_ros.extractive.model.alpha_clip import from_tensors
 from lisa_ros.extractive.reader import LlavaReader
 from lisa_ros.extractive.words import MENTION
 
@@ -133,7 +138,7 @@ def test_numbers_beyond_the_limit_are_left_out() -> None:
 
 def test_without_proposals_the_command_is_an_error(engine: SupportedEngine) -> None:
     rgb = read_rgb(ELISA / "images/image0.png")
-    with pytest.raises(CommandError, match=r"the command has none; give Ask\.proposals"):
+    with pytest.raises(CommandError, match=r"makes none itself; give Ask\.proposals"):
         engine.ask(engine.encode(rgb), Ask("the cup"))
 
 
@@ -212,6 +217,31 @@ def test_masks_without_embeddings_are_described_by_the_models_own_tower(tmp_path
     assert answers[1] is not None
     assert answers[0]["step_logits"].shape == (8, 300 + 5)
     np.testing.assert_array_equal(answers[0]["step_logits"], answers[1]["step_logits"])
+
+
+def test_masks_are_described_by_alpha_clip_where_there_is_a_folder(tmp_path: Path) -> None:
+    """What the engine makes of two masks is what AlphaCLIP's features of each, given as embeddings, make of them."""
+    facts = json.loads((ELISA / "alphaclip.json").read_text("utf-8"))
+    tensors = drawn_alpha_clip(facts)
+    (tmp_path / "clip").mkdir()
+    torch.save(tensors, tmp_path / "clip/tower.pth")
+    (tmp_path / "clip/config.json").write_text(json.dumps({"num_attention_heads": facts["config"]["heads"]}))
+    folder = write_elisa(tmp_path / "elisa", embedding=facts["config"]["output_dim"])
+    engine = load_engine(folder, "cpu", "fp32", {"alpha_clip": str(tmp_path / "clip")})
+    rgb = read_rgb(ELISA / "images/image1.png")
+    masks = squares(2, (rgb.shape[0], rgb.shape[1]))
+    alone = [AlphaClipEncoder(from_tensors(tensors, facts["config"]["heads"])).encode(rgb, [mask]) for mask in masks]
+    given = Proposals(masks=masks, embeddings=torch.cat(alone).numpy())
+    logits = [
+        engine.ask(engine.encode(rgb), Ask("the cup", proposals=one, max_new_tokens=4), details=True).details
+        for one in (Proposals(masks=masks), given)
+    ]
+    assert logits[0] is not None
+    assert logits[1] is not None
+    np.testing.assert_allclose(logits[0]["step_logits"], logits[1]["step_logits"], rtol=0, atol=1e-4)
+    (tmp_path / "clip/tower.pth").unlink()
+    with pytest.raises(CheckpointError, match=r"has 0 \.pth files; AlphaCLIP's folder has one"):
+        load_engine(folder, "cpu", "fp32", {"alpha_clip": str(tmp_path / "clip")})
 
 
 def test_other_proposals_on_the_same_frame_do_not_see_the_first_ones(engine: SupportedEngine) -> None:
@@ -375,7 +405,21 @@ def test_attention_adapter_is_the_sum_of_skips_and_the_last_views(random_engine:
         torch.testing.assert_close(adapter(embeddings), expected, rtol=0, atol=1e-5)
 
 
-def test_a_command_can_be_canceled_between_tokens(engine: SupportedEngine) -> None:
+def test_a_draft_saves_passes_and_changes_nothing() -> None:
+    engine = load_engine(ELISA, "cpu", "fp32")
+    answers, passes = [], []
+    for _ in range(2):
+        stops: list[bool] = []
+        answers.append(asked(engine, CUP, details=True, should_stop=lambda: bool(stops.append(False))))  # noqa: B023
+        passes.append(len(stops))
+    first, second = (answer.details or {} for answer in answers)
+    assert first["answer_ids"] == second["answer_ids"]
+    np.testing.assert_allclose(first["step_logits"], second["step_logits"], rtol=0, atol=1e-4)
+    assert passes[1] < passes[0]
+
+
+def test_a_command_can_be_canceled_between_passes() -> None:
+    engine = load_engine(ELISA, "cpu", "fp32")
     calls = iter([False, False, False, True])
     with pytest.raises(Cancelled):
         asked(engine, CUP, should_stop=lambda: next(calls))
@@ -448,5 +492,29 @@ def test_a_broken_folder_names_what_is_missing(tmp_path: Path) -> None:
     tensors = torch.load(cut / "models/tiny.pth", weights_only=True)
     del tensors["adapter.mlp.3.bias"]
     torch.save(tensors, cut / "models/tiny.pth")
-    with pytest.raises(CheckpointError, match=r"1 missing: adapter\.body\.mlp\.3\.bias"):
+    with pytest.raises(CheckpointError, match=r"1 missing: adapter\.mlp\.3\.bias"):
         load_engine(cut, "cpu")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8", "nf4"])
+def test_other_precisions_answer(precision: str) -> None:
+    if precision in ("int8", "nf4"):
+        pytest.importorskip("bitsandbytes", reason="needs pip install 'lisa_ros[quant]'")
+    engine = load_engine(ELISA, "cpu", precision)
+    answer = asked(engine, CUP)
+    assert engine.info.precision == precision
+    assert answer.text.startswith("The cup is [1]")
+
+
+@given(
+    st.lists(st.text(st.characters(exclude_characters="[]\ufdd1", exclude_categories=("Cs",)), max_size=8), min_size=1),
+    st.data(),
+    st.integers(0, 4),
+)
+def test_every_span_is_a_number_of_the_text(texts: list[str], data: st.DataObject, most: int) -> None:
+    proposals = data.draw(st.lists(st.integers(0, 5), min_size=len(texts) - 1, max_size=len(texts) - 1))
+    text = mention_text(texts, proposals, most)
+    assert len(text.order) == len(set(text.order)) <= most
+    for number, spans in enumerate(text.spans, 1):
+        assert {text.text[begin:end] for begin, end in spans} == {f"[{number}]"}
+    assert text.text.count("[") == len(text.mentions) == text.marked.count(MENTION)

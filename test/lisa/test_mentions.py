@@ -42,6 +42,7 @@ def rejected(name: str) -> Mention:
         ("Sure, the segmentation result is", ""),
         ("", ""),
         (", the", "the"),
+        ("surefooted goat", "surefooted goat"),
     ],
 )
 def test_the_sentence_around_a_name_is_removed(text: str, name: str) -> None:
@@ -80,6 +81,21 @@ def test_a_name_that_fits_no_target_is_matched_by_order_where_the_family_keeps_i
     assert found(mentions, ["cup", "knife"], GSVA).absent == ("knife",)
     assert found(mentions, ["cup", "knife"], LASAGNA).regions[0].phrase == "mug"
     assert found(mentions, ["cup", "knife"], LASAGNA).absent == ()
+
+
+def test_an_exact_name_is_not_given_to_another_target() -> None:
+    answer = found([marked("knife", 1), rejected("mug")], ["cup", "knife"], GSVA)
+    assert [one.phrase for one in answer.regions] == ["knife"] and answer.absent == ("cup",)
+    answer = found([rejected("black cup"), marked("black cap", 1)], ["black cup", "saw"], LASAGNA)
+    assert [one.phrase for one in answer.regions] == ["black cap"] and answer.absent == ("black cup",)
+    assert closest("person 13", ["person 11"]) is None
+
+
+def test_masks_without_a_name_are_objects_of_their_own() -> None:
+    answer = found([marked("", 1), marked("", 3)], ["cup"], LASAGNA)
+    assert [(one.phrase, one.mask.area) for one in answer.regions] == [("", 1), ("", 1)]
+    (one,) = found([marked("", 1)], ["cup"], LISA).regions
+    assert one.phrase == "cup"
 
 
 def test_an_invented_name_keeps_its_mask_and_a_target_is_left_unanswered() -> None:
@@ -127,7 +143,8 @@ def test_any_answer_has_a_defined_result(mentions: list[Mention], targets: list[
     columns = {x for one in answer.regions for x in one.mask.x + np.flatnonzero(one.mask.pixels.any(axis=0))}
     assert columns == pixels  # no mask is lost
     if targets:
-        assert len(set(phrases)) == len(phrases)
+        named = list(filter(None, phrases))
+        assert len(set(named)) == len(named)
         assert set(answer.absent) <= set(targets) and not set(answer.absent) & set(phrases)
 
 

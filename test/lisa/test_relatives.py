@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from goldens import GOLDEN, iou, read_rgb, thinned, unpacked_masks
+from hypothesis import given
+from hypothesis import strategies as st
 from relatives import NAMES, Case, checkpoint, load_relative, read_cases
 
 from lisa_ros import load_engine
@@ -22,8 +24,9 @@ from lisa_ros.engine.api import Answer, Ask, Conversation, Event, Regions, Turn
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import CheckpointError, CommandError, ConfigError
 from lisa_ros.lisa.family import FAMILIES, PointSettings, family_of
-from lisa_ros.lisa.grounding import SegGrounding
+from lisa_ros.lisa.grounding import Features, SegGrounding
 from lisa_ros.lisa.model.points import similarity_points
+from lisa_ros.lisa.partial_answer import PartialAnswer, Step
 from lisa_ros.lisa.prompt import build_prompt, template
 from lisa_ros.lisa.tokenizer import IMAGE_ID, Tokenizer
 from lisa_ros.lisa.weights.spec import read_spec, resolve_tower
@@ -232,6 +235,25 @@ def test_points_serve_several_masks_of_one_answer(engine_of: EngineOf, tmp_path:
     assert np.abs(with_points.details["mask_logits"] - without.details["mask_logits"]).max() > 1e-3
 
 
+def test_one_option_of_the_points_leaves_the_others_as_they_are() -> None:
+    known = PointSettings(60, 0.6, 0.2, 1)
+    assert PointSettings.read({"num_points": 40}, known) == PointSettings(40, 0.6, 0.2, 1)
+    with pytest.raises(ValueError, match="points is 0"):
+        PointSettings.read(0)
+
+
+@given(
+    st.sampled_from([4, 16, 25, 576]),
+    st.tuples(st.integers(1, 2000), st.integers(1, 2000)),
+    st.builds(PointSettings, st.integers(1, 60), st.just(0.8), st.just(0.2), st.integers(1, 30)),
+)
+def test_points_of_any_picture_lie_inside_it(tokens: int, size: tuple[int, int], settings: PointSettings) -> None:
+    similarity = torch.randn(tokens, generator=torch.Generator().manual_seed(tokens))
+    points, labels = similarity_points(similarity, size, settings)
+    assert len(points) == len(labels) <= settings.num_points
+    assert points.isfinite().all() and (points >= 0).all() and (points <= torch.tensor([size[1], size[0]])).all()
+
+
 # --- LaSagnA: a list of classes ---
 
 
@@ -297,13 +319,68 @@ def test_a_command_in_the_form_of_a_list_is_literal_text(engine_of: EngineOf) ->
     assert engine.tokenizer.id_of("<semantic>") not in unexpanded(engine, Ask(text, verbatim=True))
 
 
-def test_150_classes_fit_into_one_command(engine_of: EngineOf) -> None:
+class FixedAnswer(SegGrounding):
+    """Chooses the tokens of a given answer, whatever the logits are, and counts the positions that are read."""
+
+    answer: Sequence[int] = ()
+    positions = 0
+    _ids: Sequence[int] = ()
+    _done = 0
+
+    def embed(self, ids: torch.Tensor, image_tokens: torch.Tensor | None) -> torch.Tensor:
+        self._ids = ids[0].tolist()
+        self.positions += len(self._ids)
+        return super().embed(ids, image_tokens)
+
+    def logits(self, hidden: torch.Tensor, frame: Features) -> torch.Tensor:
+        logits = super().logits(hidden, frame)
+        proposed = self._ids[len(self._ids) - len(hidden) + 1 :]
+        for row in range(len(hidden)):
+            token = self.answer[self._done]
+            logits[row, token] = logits[row].max() + 10
+            self._done = (self._done + 1) % len(self.answer)
+            if self._done == 0 or row == len(hidden) - 1 or proposed[row] != token:
+                break
+        return logits
+
+
+def with_answer(engine: SupportedEngine, text: str, monkeypatch: pytest.MonkeyPatch) -> FixedAnswer:
+    """Lets the model write ``text``."""
+    ours: Any = engine.engine
+    grounding = FixedAnswer(ours.lisa, ours.tokenizer.id_of(ours.family.mask_token))
+    grounding.answer = [*ours.tokenizer.encode(text), ours.tokenizer.eos_id]
+    monkeypatch.setattr(ours, "grounding", grounding)
+    return grounding
+
+
+def test_150_classes_of_one_command_have_masks_or_are_absent(
+    engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = engine_of(GOLDEN / "lasagna")
     classes = [f"thing {number}" for number in range(150)]
-    answer = answer_about(engine, "lasagna", "coffee.png", Ask(targets=classes, max_new_tokens=16))
-    asked = engine.engine._question(Ask(targets=classes), follow_up=False).question
-    assert asked.count(", ") == 149
-    assert isinstance(answer.text, str)
+    text = "".join(f"{name}<{'no_' if number % 3 == 0 else ''}ins>" for number, name in enumerate(classes))
+    with_answer(engine, text, monkeypatch)
+    events: list[Event] = []
+    answer = answer_about(engine, "lasagna", "coffee.png", Ask(targets=classes), details=True, on_event=events.append)
+    present = [name for number, name in enumerate(classes) if number % 3]
+    assert [region.phrase for region in answer.regions] == present
+    empty = {region.phrase for region in answer.regions if not region.mask.area}
+    assert list(answer.absent) == [name for name in classes if name in empty or name not in present]
+    assert answer.details["mask_logits"].shape[0] == answer.details["low_res_logits"].shape[0] == 100
+    assert sum(len(event.regions) for event in events if isinstance(event, Regions)) == 100
+
+
+def test_wrong_drafts_about_targets_cost_few_positions(engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every target is rejected, which no draft proposes."""
+    engine = engine_of(GOLDEN / "gsva")
+    names = [f"thing {number}" for number in range(20)]
+    text = "Sure, they are " + ", ".join(f"{name}:[REJ]" for name in names) + "."
+    grounding = with_answer(engine, text, monkeypatch)
+    frame = engine.encode(read_rgb(GOLDEN / "gsva" / "coffee.png"))
+    answer = engine.ask(frame, Ask(targets=names), details=True)
+    assert list(answer.absent) == names
+    prompt = len(unexpanded(engine.engine, Ask(targets=names))) + engine.engine.lisa.vision_tower.num_tokens
+    assert grounding.positions < prompt + 2 * len(answer.details["answer_ids"])
 
 
 def test_a_list_of_classes_is_read_again_in_a_session(engine_of: EngineOf) -> None:
@@ -349,6 +426,17 @@ def test_blanks_beside_tokens_are_kept_or_removed_by_the_checkpoints_rule() -> N
     assert keep.answer_text(keep.encode(text)) == strip.answer_text(strip.encode(text))
 
 
+def test_a_session_reads_the_ids_that_the_model_wrote(engine_of: EngineOf) -> None:
+    engine = engine_of(GOLDEN / "gsva")
+    for case in (case for case in read_cases("gsva") if not case.full):
+        history = Conversation()
+        answer = engine.ask(engine.encode(case.rgb), replace(case.ask, history=history), details=True)
+        prompt = engine.engine._prompt(history.turns)
+        ids = engine.engine.tokenizer.encode_prompt(prompt.text, prompt.literal)
+        written = answer.details["answer_ids"]
+        assert ids[-len(written) :] == written
+
+
 # --- CoReS: a coarse mask first ---
 
 
@@ -374,6 +462,22 @@ def test_a_mask_without_a_coarse_one_is_decoded_in_one_pass(tmp_path: Path) -> N
     torch.testing.assert_close(mixed[0], plain[0], rtol=0, atol=1e-4)
     torch.testing.assert_close(mixed[1], both[0], rtol=0, atol=1e-4)
     assert (mixed[1] - plain[1]).abs().max() > 0.1
+
+
+def test_a_mask_before_its_coarse_token_is_decoded_alone_while_the_answer_grows() -> None:
+    grounding = SegGrounding(None, mask_id=1, coarse_id=2)
+    tokenizer = Tokenizer.from_folder(GOLDEN / "cores" / "ckpt")
+    answer = PartialAnswer(tokenizer, FAMILIES["cores"], grounding, (), 32, False)
+    states = [torch.full((4,), float(number)) for number in range(6)]
+    marks = []
+    for token, state in zip([1, 2, 2, 1, 1, 1], states, strict=True):
+        marks += answer.add([Step(token, state, torch.zeros(8))])
+    assert [None if mark.coarse is None else mark.coarse.hidden[0].item() for mark in marks] == [None, 2, 1, None]
+
+
+def test_points_beside_coarse_masks_are_refused() -> None:
+    with pytest.raises(ConfigError, match="take no points"):
+        load_engine(GOLDEN / "cores" / "ckpt", device="cpu", options={"points": {"num_points": 3}})
 
 
 def test_coarse_masks_are_early_regions_on_request_and_not_in_the_answer(tmp_path: Path) -> None:

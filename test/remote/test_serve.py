@@ -20,12 +20,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from machine_speed import limit
 from PIL import Image
-from recordings import raw, record
+from recordings import header, raw, record
+from recordings import picture as frame_picture
 from serving import REPOSITORY, TOKEN, Server, free_port, wait_for
 from test_hostile_servers import certificate
 from torchless import ABSENT, without_torch
 
 from lisa_ros import load_engine
+from lisa_ros.bag import messages
 from lisa_ros.engine.api import Ask
 from lisa_ros.remote import wire
 from lisa_ros.remote.commands import Limits
@@ -109,16 +111,47 @@ def test_lisa_evaluate_needs_no_torch_and_workers_change_the_times_only(
 
 
 def test_workers_are_for_a_server() -> None:
-    done = run("evaluate", "--data", "/nowhere", "--workers", "2", "--model", "colour_engine:load")
-    assert "--workers 2 is for a server with replicas; give its URL with --model" in done.stderr
+    for verb in (["evaluate", "--data", "/nowhere"], ["bag", "in.mcap", "--command", "x", "--out", "out.mcap"]):
+        done = run(*verb, "--workers", "2", "--model", "colour_engine:load")
+        assert "--workers 2 is for a server with replicas; give its URL with --model" in done.stderr
 
 
-def test_lisa_bag_needs_no_torch(robot: dict[str, str], server: Server, tmp_path: Path) -> None:
-    record(tmp_path / "in", {"/image": [raw(number) for number in range(4)]})
-    arguments = ["--command", "the red thing", "--model", server.url, "--out", str(tmp_path / "out.mcap")]
-    done = run("bag", str(tmp_path / "in"), *arguments, environment=robot)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out.mcap").is_file()
+def test_lisa_bag_needs_no_torch_and_workers_write_the_same_bytes(
+    robot: dict[str, str], server: Server, tmp_path: Path
+) -> None:
+    """The red box of the frames moves; each part of 0.5 s is asked about and tracked."""
+    red = [np.dstack([frame_picture(number)[..., 0], *np.full((2, 120, 160), 20, np.uint8)]) for number in range(23)]
+    frames = [messages.image(header(number), pixels, "rgb8") for number, pixels in enumerate(red)]
+    record(tmp_path / "in", {"/image": frames})
+    written = []
+    for workers in ("1", "3"):
+        out = tmp_path / workers / "out.mcap"
+        out.parent.mkdir()
+        arguments = ["--command", "the red thing", "--every", "0.5", "--model", server.url, "--workers", workers]
+        done = run("bag", str(tmp_path / "in"), *arguments, "--out", str(out), environment=robot)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("This is the red thing") == 5
+        assert f"wrote {out}: 23 frames" in done.stdout
+        written.append(out.read_bytes())
+    assert written[0] == written[1]
+
+
+def test_a_worker_that_fails_ends_the_run_and_the_next_one_continues(
+    robot: dict[str, str], server: Server, tmp_path: Path
+) -> None:
+    lost = Server(tmp_path, "standin:load", "--timeout-s", "0.3", token=TOKEN)
+    record(tmp_path / "in", {"/image": [raw(number) for number in range(12)]})
+    arguments = ["bag", str(tmp_path / "in"), "--command", "slow", "--every", "0.3", "--out", str(tmp_path / "o.mcap")]
+    arguments += ["--model", lost.url, "--workers", "2"]
+    try:
+        done = run(*arguments, environment=robot)
+        assert (done.returncode, done.stderr.splitlines()[-1][:5]) == (1, "lisa:")
+        assert "more than 0.3 s" in done.stderr
+        lost.kill()
+        lost.start()
+        assert run(*arguments, environment=robot).returncode == 0
+    finally:
+        lost.stop()
 
 
 # --- the verb

@@ -150,6 +150,11 @@ def _has_many(attention: SamAttention, tokens: Tensor) -> bool:
     return attention.num_attention_heads * count * width > inner * (width + count)
 
 
+def _of_each(x: Tensor, prompts: int) -> Tensor:
+    """Values of each image for each of its prompts: (B, ...) -> (B * prompts, ...)."""
+    return x if prompts == 1 else x[:, None].expand(-1, prompts, *x.shape[1:]).flatten(0, 1)
+
+
 def _heads(attention: SamAttention, x: Tensor) -> Tensor:
     """(N, T, n * d) -> (N, n, T, d)."""
     return x.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
@@ -176,9 +181,9 @@ def _from_image(attention: SamAttention, query: Tensor, keys: Tensor, placed: Te
     The bias of k_proj adds the same to all of a query's scores and falls out of the softmax.
     """
     if _has_many(attention, query):
-        q = _heads(attention, attention.q_proj(query))
-        k = _heads(attention, attention.k_proj(placed)).expand(len(q), -1, -1, -1)
-        v = _heads(attention, attention.v_proj(keys)).expand(len(q), -1, -1, -1)
+        q, each = _heads(attention, attention.q_proj(query)), len(query) // len(keys)
+        k = _of_each(_heads(attention, attention.k_proj(placed)), each)
+        v = _of_each(_heads(attention, attention.v_proj(keys)), each)
         out = F.scaled_dot_product_attention(q, k, v, scale=attention.scaling)
         return attention.out_proj(out.transpose(1, 2).flatten(2))
     n, tokens = attention.num_attention_heads, query.shape[1]
@@ -200,11 +205,12 @@ def _to_image(
     Returns keys + attention (N, G, C), and the scores of the tokens (N, n, T, G) before the softmax."""
     n, (count, tokens) = attention.num_attention_heads, key.shape[:2]
     if _has_many(attention, key):
-        q = _heads(attention, attention.q_proj(placed))  # (B or N, n, G, d)
+        each = count // len(keys)
+        q = _of_each(_heads(attention, attention.q_proj(placed)), each)  # (N, n, G, d)
         k = _heads(attention, attention.k_proj(key)) * attention.scaling
         scores = k @ q.transpose(2, 3)  # (N, n, T, G)
         out = torch.softmax(scores, dim=2).transpose(2, 3) @ _heads(attention, attention.v_proj(value))
-        return keys + attention.out_proj(out.transpose(1, 2).flatten(2)), scores
+        return _of_each(keys, each) + attention.out_proj(out.transpose(1, 2).flatten(2)), scores
     k = _heads(attention, attention.k_proj(key)) * attention.scaling  # (N, n, T, d)
     through_q = attention.q_proj.weight.unflatten(0, (n, -1))  # (n, d, C)
     offset = k @ attention.q_proj.bias.view(n, -1, 1)  # (N, n, T, 1)
@@ -214,8 +220,7 @@ def _to_image(
     through_out = attention.out_proj.weight.unflatten(1, (n, -1)).permute(1, 2, 0)  # (n, d, C)
     # A head's weights sum to one, so the bias can ride on the values.
     rows = (v @ through_out + attention.out_proj.bias / n).flatten(1, 2)  # (N, n * T, C)
-    if keys.shape[0] != count:
-        keys = keys[:, None].expand(-1, count // keys.shape[0], -1, -1).flatten(0, 1)
+    keys = _of_each(keys, count // len(keys))
     return torch.baddbmm(keys, seen.transpose(1, 2), rows), scores
 
 

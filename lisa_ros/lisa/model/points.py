@@ -63,7 +63,8 @@ def _padded(grid: Tensor, size: Size, value: float) -> Tensor:
     side = grid.shape[-1]
     scale = side / min(size)
     height, width = int(size[0] * scale), int(size[1] * scale)
-    top, left = (height - side) // 2, (width - side) // 2
+    most = -((side - 1) // 2)  # of a crop: at least one cell stays
+    top, left = max((height - side) // 2, most), max((width - side) // 2, most)
     return F.pad(grid, (left, left, top, top), value=value)
 
 

@@ -69,7 +69,7 @@ class Report:
 
     Args:
         name: Of the model.
-        kind: LISA, CLIP or SAM.
+        kind: LISA, CLIP, SAM, or locator and cutter.
         path: Folder or file.
         size: Of the weight files, bytes.
         files: Names of the weight files.
@@ -165,12 +165,12 @@ def _family(config: dict[str, Any]) -> str:
 def _inspect_readable(folder: Path, family: str) -> Report:
     spec = read_spec(folder)
     files = find_files(folder)
-    shapes, dtypes = _read_headers(files)
+    shapes, dtypes = read_headers(files)
     shapes = {name.removeprefix(PEFT_PREFIX): shape for name, shape in shapes.items()}
     if "model.embed_tokens.weight" in shapes:
         spec.llama.vocab_size = shapes["model.embed_tokens.weight"][0]
-    report = Report(spec.name, "LISA", str(folder), _size(files), [f.name for f in files], dtypes, {})
-    report.origin = _origin(folder)
+    report = Report(spec.name, "LISA", str(folder), size_of(files), [f.name for f in files], dtypes, {})
+    report.origin = origin_of(folder)
     clip = _clip_of(spec, folder, report)
     try:
         with torch.device("meta"):
@@ -185,7 +185,7 @@ def _inspect_readable(folder: Path, family: str) -> Report:
         name: tensor for name, tensor in named_tensors(lisa) if clip or not name.startswith("vision_tower.clip.")
     }
     report.parameters = _count(weighed)
-    _search_not_finite(report, files)
+    search_not_finite(report, files)
     report.cache_tokens = min(CACHE_TOKENS, spec.llama.max_position_embeddings)
     report.memory = {
         name: _lisa_memory(name, lisa, weighed, report.cache_tokens) for name in ("fp32", "bf16", "fp16", "int8", "nf4")
@@ -193,7 +193,7 @@ def _inspect_readable(folder: Path, family: str) -> Report:
     return report
 
 
-def _search_not_finite(report: Report, files: list[Path]) -> None:
+def search_not_finite(report: Report, files: list[Path]) -> None:
     """Add a problem for tensors with NaN or infinity; large weights are not searched, which adds a note."""
     if report.size > SEARCHED_BYTES:
         report.notes.append(f"{gigabytes(report.size)} of weights were not searched for NaN or infinite values")
@@ -211,9 +211,9 @@ def _search_not_finite(report: Report, files: list[Path]) -> None:
 def _inspect_clip(folder: Path) -> Report:
     clip = read_clip(folder)
     files = find_files(folder)
-    shapes, dtypes = _read_headers(files)
-    report = Report(folder.resolve().name, "CLIP", str(folder), _size(files), [f.name for f in files], dtypes, {})
-    report.origin = _origin(folder)
+    shapes, dtypes = read_headers(files)
+    report = Report(folder.resolve().name, "CLIP", str(folder), size_of(files), [f.name for f in files], dtypes, {})
+    report.origin = origin_of(folder)
     with torch.device("meta"):
         model = CLIPVisionModel(clip.config)
     vision = {name: shape for name, shape in shapes.items() if not is_text_half(name)}
@@ -227,7 +227,7 @@ def _inspect_clip(folder: Path) -> Report:
 
 
 def _inspect_sam(file: Path) -> Report:
-    shapes, dtypes = _read_headers([file])
+    shapes, dtypes = read_headers([file])
     report = Report(file.name, "SAM", str(file), file.stat().st_size, [file.name], dtypes, {})
     try:
         config = infer_sam_config(shapes)
@@ -280,7 +280,7 @@ def _compare_lisa(report: Report, lisa: Lisa, shapes: dict[str, Shape], clip: Cl
     found = {ours: shape for name, shape in shapes.items() if (ours := our_name(lisa, name))}
     expected = shapes_of(lisa)
     if clip is not None and not any(name.startswith("model.vision_tower.") for name in shapes):
-        tower, _ = _read_headers(find_files(clip.folder))
+        tower, _ = read_headers(find_files(clip.folder))
         for name, shape in tower.items():
             ours = our_name(lisa, _CLIP_PREFIX + name.removeprefix("vision_model."))
             if ours and not is_text_half(name):
@@ -358,7 +358,7 @@ def _shares_heads(lisa: Lisa) -> bool:
     return lisa.llama.config.num_key_value_heads != lisa.llama.config.num_attention_heads
 
 
-def _origin(folder: Path) -> dict[str, Any]:
+def origin_of(folder: Path) -> dict[str, Any]:
     """Source, revision and date out of fetch.json; empty where the folder was not fetched."""
     try:
         record = json.loads((folder / RECORD).read_text("utf-8-sig"))
@@ -370,7 +370,7 @@ def _origin(folder: Path) -> dict[str, Any]:
 # --- numbers ---
 
 
-def _read_headers(files: list[Path]) -> tuple[dict[str, Shape], dict[str, int]]:
+def read_headers(files: list[Path]) -> tuple[dict[str, Shape], dict[str, int]]:
     """Shape by name, and how many parameters there are of each type. The tensors stay on disk."""
     shapes: dict[str, Shape] = {}
     dtypes: dict[str, int] = {}
@@ -381,7 +381,8 @@ def _read_headers(files: list[Path]) -> tuple[dict[str, Shape], dict[str, int]]:
     return shapes, dtypes
 
 
-def _size(files: Iterable[Path]) -> int:
+def size_of(files: Iterable[Path]) -> int:
+    """Bytes on disk."""
     return sum(file.stat().st_size for file in files)
 
 
@@ -467,10 +468,14 @@ def describe(report: Report) -> str:
     lines += [f"  {heading:15} {text}" for heading, text in report.facts.items()]
     lines += [f"  {part:15} {_millions(count)} parameters" for part, count in report.parameters.items()]
     if report.memory:
-        table: list[tuple[str, ...]] = [("memory", "weights", f"{report.cache_tokens} tokens", "work, about", "in all")]
+        cache = f"{report.cache_tokens} tokens" if report.cache_tokens else "cache"
+        table: list[tuple[str, ...]] = [("memory", "weights", cache, "work, about", "in all")]
         table += [(name, *map(gigabytes, (m.weights, m.cache, m.work, m.total))) for name, m in report.memory.items()]
         lines += ["", *("  {:15}{:>10}{:>14}{:>14}{:>10}".format(*row) for row in table)]
-        lines.append("  int8 and nf4 beside 16-bit parts, as on a GPU; on a CPU those parts are fp32, twice as large")
+        if "nf4" in report.memory:
+            lines.append(
+                "  int8 and nf4 beside 16-bit parts, as on a GPU; on a CPU those parts are fp32, twice as large"
+            )
     lines += [f"note: {note}" for note in report.notes]
     lines += [f"problem: {problem}" for problem in report.problems]
     return "\n".join(lines)

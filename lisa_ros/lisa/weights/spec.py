@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,11 @@ class Spec:
     strips_blanks: bool = True
     points: PointSettings | None = None
 
+    @property
+    def answers_targets(self) -> bool:
+        """Whether one answer is about several targets."""
+        return bool(self.questions.several)
+
 
 def read_spec(folder: Path, family: Family | None = None) -> Spec:
     """Read config.json.
@@ -104,7 +110,7 @@ def read_spec(folder: Path, family: Family | None = None) -> Spec:
             family=family,
             projector=_projector(config),
             strips_blanks=_strips_blanks(own, family),
-            points=PointSettings.read(own["points"]) if own.get("points") else family.points_for(width),
+            points=_points(own, family, width),
         )
     except ConfigError as error:
         raise CheckpointError(f"config.json in {folder}: {error}") from error
@@ -130,6 +136,25 @@ def _projector(config: dict[str, Any]) -> str:
     if not isinstance(kind, str) or not re.fullmatch(r"linear|identity|mlp[1-9]\d?x_gelu", kind):
         raise ValueError(f"mm_projector_type is {kind!r}; linear, identity and mlp2x_gelu (any number) can be read")
     return kind
+
+
+def with_points(spec: Spec, settings: Mapping[str, Any]) -> Spec:
+    """``spec`` with some settings of similarity points.
+
+    Raises:
+        ConfigError: A setting is not known or out of its range, or the family's masks are prompted by coarse masks.
+    """
+    if spec.family.coarse_token:
+        raise ConfigError(f"option points: masks of the family '{spec.family.name}' take no points; leave it out")
+    try:
+        return replace(spec, points=PointSettings.read(settings, spec.points))
+    except ValueError as error:
+        raise ConfigError(f"option points: {error}") from error
+
+
+def _points(own: dict[str, Any], family: Family, width: int) -> PointSettings | None:
+    known = family.points_for(width)
+    return known if own.get("points") is None else PointSettings.read(own["points"], known)
 
 
 def _strips_blanks(own: dict[str, Any], family: Family) -> bool:
