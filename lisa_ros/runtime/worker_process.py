@@ -26,10 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lisa_ros import errors
-from lisa_ros.engine.api import Ask, Conversation, EngineInfo, Event, Stage, Timings, Token
+from lisa_ros.engine.api import Ask, Conversation, EngineInfo, Event, Proposals, Stage, Timings, Token
 from lisa_ros.engine.registry import load_engine
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import Cancelled, ConfigError, LisaError, OutOfMemory
+from lisa_ros.perception.labels import PackedLabels
 from lisa_ros.process_tuning import keep_freed_buffers
 from lisa_ros.runtime import worker
 from lisa_ros.runtime.answer_regions import AnswerRegions, unique
@@ -205,6 +206,7 @@ class CommandRunner:
         self._settings = settings
         self._encoded = EncodedFrames(engine, settings.kept_frames)
         self._sessions: OrderedDict[str, Conversation] = OrderedDict()
+        self._given: tuple[PackedLabels, Proposals] | None = None
 
     def handle(self, message: worker.Command | worker.ForgetSessions) -> None:
         if isinstance(message, worker.ForgetSessions):
@@ -229,7 +231,7 @@ class CommandRunner:
             raise Cancelled("canceled while the image was encoded")
         ask = replace(command.ask, history=self._history(command.session))
         if command.proposals is not None:
-            ask = replace(ask, proposals=command.proposals.proposals())
+            ask = replace(ask, proposals=self._unpacked(command.proposals))
         answer = self._engine.ask(encoded, ask, events.on_event, events.should_stop)
         new, order = events.regions.complete(answer.regions)
         return worker.Done(
@@ -252,6 +254,12 @@ class CommandRunner:
             return self._encoded.get(key), 0.0
         events.on_event(Stage("encoding"))
         return self._encoded.encode(key, lambda: own_pixels(rgb))
+
+    def _unpacked(self, labels: PackedLabels) -> Proposals:
+        """The masks; those of the last command once more, where they are the same, so that engines know them again."""
+        if self._given is None or self._given[0] != labels:
+            self._given = labels, labels.proposals()
+        return self._given[1]
 
     def _history(self, session: str) -> Conversation | None:
         if not session:
