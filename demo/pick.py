@@ -26,7 +26,7 @@ import run
 HERE = Path(__file__).resolve().parent
 EXAMPLE = HERE.parent / "examples" / "pick_and_place.py"
 ROBOTS = ("gantry", "ur5e")
-DEFAULT_SEED, DEFAULT_COMMAND = 8, "something to tighten this screw"
+DEFAULT_SEED, DEFAULT_COMMAND = 4, "something to tighten this screw"
 NOT_FOUND = 3
 
 

@@ -60,6 +60,7 @@ class DirectArm:
 OUT_OF_REACH = "out of reach"
 """The cause of a failure that is the robot's place, not a fault."""
 
+BESIDE_IOU = 0.1  # masks with less are of something else
 SETTLE_STEPS = 250  # half a second, before the truth is read
 
 Masks = Callable[[Frame, str], Sequence[MaskCrop]]
@@ -146,18 +147,21 @@ def run_episode(episode: Episode, cell: Cell, masks: Masks, on_step: Callable[[]
     in_tray = cell.in_tray()
     first = eyes.glances[0]
     truth = np.isin(first.frame.ids, [target + 1 for target in episode.targets])
-    cause = cause_of(episode, outcome, in_tray)
-    return Report(episode, outcome, tuple(in_tray), cause, iou_of(first.crops, truth), eyes.glances)
+    iou = iou_of(first.crops, truth)
+    cause = cause_of(episode, outcome, in_tray, iou)
+    return Report(episode, outcome, tuple(in_tray), cause, iou, eyes.glances)
 
 
-def cause_of(episode: Episode, outcome: Outcome, in_tray: list[int]) -> str:
-    """Why an episode failed; empty where it did not."""
+def cause_of(episode: Episode, outcome: Outcome, in_tray: list[int], iou: float) -> str:
+    """Why an episode failed; empty where it did not. iou: of the first masks with the truth."""
     if len(in_tray) == 1:
         return "" if in_tray[0] in episode.targets else "wrong object"
     if in_tray:
         return "several objects"
     if outcome.verdict is Verdict.NOT_FOUND:
         return "no mask"
+    if iou < BESIDE_IOU:
+        return "wrong object"
     troubles = set(outcome.troubles) - {Trouble.STILL_THERE, Trouble.NO_POINT}
     if troubles == {Trouble.OUT_OF_REACH}:
         return OUT_OF_REACH

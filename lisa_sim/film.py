@@ -37,14 +37,23 @@ def with_point(rgb: NDArray[np.uint8], pixel: tuple[float, float]) -> NDArray[np
 
 
 class Film:
-    """Writes frames to an MP4 file, all of the first one's size. Nothing is written where there was no frame."""
+    """Writes frames to an MP4 file, all of the first one's size. Nothing is written where there was no frame.
+
+    Where nothing changes for longer than a second, the rest of that time is left out.
+    """
 
     def __init__(self, path: Path, rate_hz: float) -> None:
         self._path, self._rate_hz = path, rate_hz
         self._writer: cv2.VideoWriter | None = None
+        self._last: NDArray[np.uint8] | None = None
+        self._repeats = 0
 
     def add(self, rgb: NDArray[np.uint8]) -> None:
         """rgb: (H, W, 3) uint8."""
+        self._repeats = self._repeats + 1 if self._last is not None and np.array_equal(rgb, self._last) else 0
+        self._last = rgb
+        if self._repeats > self._rate_hz:
+            return
         if self._writer is None:
             size = (rgb.shape[1], rgb.shape[0])
             self._writer = cv2.VideoWriter(str(self._path), cv2.VideoWriter.fourcc(*"mp4v"), self._rate_hz, size)

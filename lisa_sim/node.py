@@ -67,6 +67,7 @@ class RobotCell(Node):
                 raise ConfigError(f"{name} is {value}; it must lie above 0, up to {most:g}")
         if self._seed < 0:
             raise ConfigError(f"seed is {self._seed}; it must be 0 or more")
+        self._studio = Studio()  # first of all: it says what to install where there is no OpenGL
         self._images = self.create_publisher(Image, "camera/image_raw", qos_profile_sensor_data)
         self._depths = self.create_publisher(Image, "camera/depth/image_raw", qos_profile_sensor_data)
         self._infos = self.create_publisher(CameraInfo, "camera/camera_info", qos_profile_sensor_data)
@@ -75,7 +76,6 @@ class RobotCell(Node):
         self._tray = self.create_publisher(PolygonStamped, "~/tray", LATCHED)
         self._suggestion = self.create_publisher(String, "~/suggestion", LATCHED)
         self._static = self._static_broadcaster()
-        self._studio = Studio()
         self._cell: Cell | None = None
         self._frame: Frame | None = None
         self._suggested: list[int] = []

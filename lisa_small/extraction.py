@@ -13,7 +13,6 @@ from torch import Tensor
 from lisa_ros.engine.api import MaskCrop, Proposals, Turn
 from lisa_ros.errors import CheckpointError, CommandError
 from lisa_ros.extractive.extractor import Extractor
-from lisa_ros.extractive.packed_crops import packed
 from lisa_ros.extractive.proposers.drawn import Drawn
 from lisa_ros.extractive.reader import Seen, Vocabulary
 from lisa_ros.extractive.resize import square_weights
@@ -26,6 +25,7 @@ from lisa_ros.lisa.segmenter import EncodedImage, Segmenter
 from lisa_ros.lisa.tokenizer import IMAGE_ID
 from lisa_ros.lisa.weights.lora import LORA, fold
 from lisa_ros.lisa.weights.tensors import iterate_tensors
+from lisa_ros.perception.packed_crops import packed
 from lisa_small.network.pointer import Pointer
 from lisa_small.network.proposals import places_of
 from lisa_small.network.tower import tower_of

@@ -19,6 +19,7 @@ from lisa_ros.process_tuning import limit_spinning
 
 COMMANDS = {
     "segment": ("lisa_ros.cli.segment", "segment the object that a command describes in a picture"),
+    "proposals": ("lisa_ros.cli.proposals", "show the masks of a picture that there are to choose from, numbered"),
     "bag": ("lisa_ros.cli.bag", "annotate a recording (rosbag2) with masks and answers"),
     "fetch": ("lisa_ros.cli.fetch", "download a model, pin its revision, convert pickles to safetensors"),
     "inspect": (

@@ -8,18 +8,21 @@ from pathlib import Path
 from lisa_ros.errors import ConfigError
 from lisa_ros.plain_text import escaped
 from lisa_ros.training.merge import DTYPES, merge_checkpoint, merge_file, merge_run
+from lisa_ros.training.merge_llm_seg import merge_llm_seg
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Merge LoRA weights into their model. The source is a run of `lisa train`, a checkpoint with separate LoRA "
         "weights, as the reference implementation and peft write it, or a file with a whole model and its LoRA, as "
-        "GSVA's authors released it."
+        "GSVA's and LLM-Seg's authors released it."
     )
     parser.add_argument(
-        "source", type=Path, help="folder of a run or of a checkpoint with LoRA weights, or GSVA's .bin"
+        "source",
+        type=Path,
+        help="folder of a run or of a checkpoint with LoRA weights, GSVA's .bin, or LLM-Seg's .pt",
     )
-    parser.add_argument("--base", type=Path, help="folder of the LLaVA that a .bin was trained from")
+    parser.add_argument("--base", type=Path, help="folder of the LLaVA that a .bin or .pt was trained from")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not exist")
     parser.add_argument(
         "--weights",
@@ -45,9 +48,10 @@ def main(args: argparse.Namespace) -> int:
                 f"{args.source} has no config.json and no tokenizer of its own; name the folder of the LLaVA that it "
                 "was trained from with --base"
             )
-        merge_file(args.source, args.base, args.out, alpha=args.lora_alpha, dtype=dtype)
+        merge = merge_llm_seg if args.source.suffix == ".pt" else merge_file
+        merge(args.source, args.base, args.out, alpha=args.lora_alpha, dtype=dtype)
     elif args.base is not None:
-        raise ConfigError(f"--base is for a .bin file; {args.source} is a folder and has its own configuration")
+        raise ConfigError(f"--base is for a .bin or .pt file; {args.source} is a folder and has its own configuration")
     elif (args.source / "state").is_dir() or (args.source / "best").is_dir():
         merge_run(args.source, args.out, weights=args.weights, start=args.start, dtype=dtype)
     else:

@@ -337,13 +337,14 @@ def _write_pictures(
         from lisa_ros.perception.overlay import draw_overlay
 
         phrases = [region.phrase for region in answer.regions]
-        written["overlay"] = _save(draw_overlay(rgb, _crops(answer), phrases=phrases), arguments.out, number)
+        written["overlay"] = save_picture(draw_overlay(rgb, _crops(answer), phrases=phrases), arguments.out, number)
     if arguments.mask is not None:
-        written["mask"] = _save(union_image(_crops(answer), rgb.shape[:2]), arguments.mask, number)
+        written["mask"] = save_picture(union_image(_crops(answer), rgb.shape[:2]), arguments.mask, number)
     return written
 
 
-def _save(pixels: NDArray[np.uint8], path: Path, number: int | None) -> Path:
+def save_picture(pixels: NDArray[np.uint8], path: Path, number: int | None = None) -> Path:
+    """Write a picture at its best quality. ``number``: added to the name. Returns the path."""
     if number is not None:
         path = path.with_stem(f"{path.stem}-{number}")
     # Lossy formats at their best; lossy WebP would change a mask.

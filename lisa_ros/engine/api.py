@@ -397,6 +397,14 @@ class TeacherForced(Protocol):
         """
 
 
+@runtime_checkable
+class ProposesMasks(Protocol):
+    """An engine that chooses among masks which it proposed itself."""
+
+    def proposals(self, encoded: Any) -> Proposals:
+        """The proposals of an encoded frame, with a mask for each, in the order of their numbers (from 0)."""
+
+
 class Factory(Protocol):
     """Creates an engine.
 

@@ -39,6 +39,8 @@ BUILT_IN = {
     "lisa": "lisa_ros.lisa.engine:load",
     "lisa_small": "lisa_small.engine:load",
     "grounded": "lisa_ros.grounded.engine:load",
+    "llm-seg": "lisa_ros.extractive.choosing_engine:load",
+    "nearest": "lisa_ros.extractive.choosing_engine:load_nearest",
     "elisa": "lisa_ros.extractive.engine:load",
     "elisa_small": "lisa_small.extractor:load",
     "http": "lisa_ros.remote.engine:load",

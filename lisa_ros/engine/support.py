@@ -23,6 +23,8 @@ from lisa_ros.engine.api import (
     EngineInfo,
     Event,
     OnEvent,
+    Proposals,
+    ProposesMasks,
     Region,
     Regions,
     ShouldStop,
@@ -123,6 +125,16 @@ class SupportedEngine:
         if TEACHER_FORCED not in self.info.capabilities or not isinstance(self.engine, TeacherForced):
             raise CommandError(f"{self.info.name} has no teacher-forced answers; leave them out")
         return self.engine.teacher_forced(encoded.value, asks, answers)
+
+    def proposals(self, encoded: Encoded) -> Proposals:
+        """As :meth:`ProposesMasks.proposals`.
+
+        Raises:
+            CommandError: The engine proposes no masks.
+        """
+        if not isinstance(self.engine, ProposesMasks):
+            raise CommandError(f"{self.info.name} proposes no masks; choose option family=nearest or family=llm-seg")
+        return self.engine.proposals(encoded.value)
 
     def _ask_engine(
         self, encoded: Encoded, ask: Ask, on_event: OnEvent, should_stop: ShouldStop, details: bool

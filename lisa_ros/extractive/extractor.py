@@ -189,21 +189,33 @@ class Extractor:
 
     # --- proposals ---
 
+    @torch.inference_mode()
+    def proposals(self, encoded: EncodedPicture) -> Proposals:
+        """The engine's own proposals of a frame, made at the first call and kept with it. Their order never changes.
+
+        Args:
+            encoded: Result of :meth:`encode`.
+
+        Raises:
+            CommandError: The engine proposes nothing itself.
+        """
+        if self._propose is None:
+            raise CommandError(
+                f"{self.reader.name} chooses among proposals and makes none itself; give Ask.proposals with the command"
+            )
+        if encoded.own is None:
+            encoded.own = self._propose(encoded.rgb, encoded.seen)
+        return encoded.own
+
     def _choices(
         self, encoded: EncodedPicture, given: Proposals | None, on_event: OnEvent, stop: ShouldStop
     ) -> Choices:
         """The command's proposals, or the engine's own, ready to be chosen from. Those of the last command are kept."""
-        proposals = encoded.own if given is None else given
-        if proposals is None:
-            if self._propose is None:
-                raise CommandError(
-                    f"{self.reader.name} chooses among proposals, and the command has none; give Ask.proposals, or "
-                    "load the model with a proposer"
-                )
+        if given is None and encoded.own is None:
             on_event(Stage("encoding"))
             if stop():
                 raise Cancelled("canceled before masks were proposed")
-            proposals = encoded.own = self._propose(encoded.rgb, encoded.seen)
+        proposals = self.proposals(encoded) if given is None else given
         if encoded.choices is None or encoded.choices.proposals is not proposals:
             count = count_of(proposals, encoded.size)
             vocabulary = self.reader.vocabulary(encoded.rgb, encoded.seen, proposals)

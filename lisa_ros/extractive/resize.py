@@ -32,16 +32,34 @@ def crop_logits(low_res: Matrix, size: Size, input_size: int, smallest_part: flo
     Returns:
         The crop. Its score is the mean foreground probability inside the mask, 0 if it is empty.
     """
-    rows, columns = (np.flatnonzero((low_res > 0).any(axis=axis)) for axis in (1, 0))
-    if not rows.size:
-        return crop_mask(np.zeros(size, np.bool_))
-    down, across = _matrices(size, input_size, low_res.shape[0])
-    top, down_part, low_rows = _part(down, rows)
-    left, across_part, low_columns = _part(across, columns)
-    logits = (down_part @ low_res[low_rows, low_columns] @ across_part.T).astype(np.float32, copy=False)
-    if smallest_part:
+    left, top, logits = logits_window(low_res, sam_matrices(size, input_size, low_res.shape[0]))
+    if smallest_part and logits.size:
         drop_specks(logits, smallest_part)
-    crop = crop_mask(logits > 0, score=mask_score(1.0, logits))
+    return placed_crop(logits > 0, left, top, mask_score(1.0, logits))
+
+
+def logits_window(low_res: Matrix, matrices: tuple[Matrix, Matrix], above: float = 0.0) -> tuple[int, int, Matrix]:
+    """The part of the resized logits that can be above a value.
+
+    Args:
+        low_res: (h, w) float32.
+        matrices: (H, h) and (W, w), the steps from low resolution to the frame along each axis.
+        above: The value.
+
+    Returns:
+        Left and top edge in the frame, pixels, and the logits (rows, columns) from there; (0, 0) without any.
+    """
+    rows, columns = (np.flatnonzero((low_res > above).any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return 0, 0, np.zeros((0, 0), np.float32)
+    top, down, low_rows = _part(matrices[0], rows)
+    left, across, low_columns = _part(matrices[1], columns)
+    return left, top, (down @ low_res[low_rows, low_columns] @ across.T).astype(np.float32, copy=False)
+
+
+def placed_crop(mask: NDArray[np.bool_], left: int, top: int, score: float) -> MaskCrop:
+    """The crop of a mask that is a part of the frame, from (left, top) on."""
+    crop = crop_mask(mask, score=score)
     if not crop.area:
         return crop
     centroid = (crop.centroid[0] + left, crop.centroid[1] + top)
@@ -59,13 +77,22 @@ def _part(matrix: Matrix, lows: NDArray[np.intp]) -> tuple[int, Matrix, slice]:
 
 
 @lru_cache(maxsize=8)
-def _matrices(size: Size, input_size: int, side: int) -> tuple[Matrix, Matrix]:
-    """(H, side) and (W, side): SAM's two bilinear steps along each axis as one matrix."""
-    identity = torch.eye(side)[None]
-    square = F.interpolate(identity, input_size, mode="linear", align_corners=False)
+def sam_matrices(size: Size, input_size: int, side: int) -> tuple[Matrix, Matrix]:
+    """(H, side) and (W, side): SAM's two bilinear steps, by way of the padded square, along each axis as one matrix."""
+    square = F.interpolate(torch.eye(side)[None], input_size, mode="linear", align_corners=False)
     down, across = (
         F.interpolate(square[..., :unpadded], length, mode="linear", align_corners=False)[0].T.contiguous().numpy()
         for unpadded, length in zip(resized_size(size, input_size), size, strict=True)
+    )
+    return down, across
+
+
+@lru_cache(maxsize=8)
+def stretched_matrices(size: Size, side: int) -> tuple[Matrix, Matrix]:
+    """(H, side) and (W, side): one bilinear step along each axis, for a square that shows the stretched frame."""
+    lines = torch.eye(side)[None]
+    down, across = (
+        F.interpolate(lines, length, mode="linear", align_corners=False)[0].T.contiguous().numpy() for length in size
     )
     return down, across
 

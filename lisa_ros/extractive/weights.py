@@ -39,7 +39,7 @@ ADAPTER_SETTINGS = (
 
 _PREFIX = re.compile(r"llava_model\.llava_model\.(base_model\.model\.)?")
 _CONSTANT = re.compile(r".*(rotary_emb\.inv_freq|embeddings\.position_ids|embed_scale)$")
-_BLOCK = re.compile(r"(\w+)\.\d+\.query$")
+_OF_BLOCK = re.compile(r"\d+\.(query|attention|ffn|norm)\b.*$")
 _ENDS = ("input_norm.", "norm.", "mean_emb", "std_emb")
 
 
@@ -162,7 +162,7 @@ def load_elisa(
     tied = {"lm_head.weight"} if model.lm_head is None else set()
     newer = {name for name, shape in own.items() if expected.get(name) == shape}
     found = {name: shape for name, shape in (shapes | {n: own[n] for n in newer}).items() if name not in tied}
-    compare(found, expected, lambda name: name, spec.folder)
+    compare(found, expected, lambda name: name.replace("adapter.body.", "adapter."), spec.folder)
     if unknown := {f"{layer}.weight" for layer in pairs} - set(expected):
         raise CheckpointError(f"{spec.weights} has LoRA for {min(unknown)}, which the LLaVA lacks")
     precision.prepare(model.language_model)
@@ -233,7 +233,8 @@ def _our_adapter_name(theirs: str) -> str:
         return theirs
     if re.match(r"(mlp|linears|skips|final_skip)\b", theirs):
         return f"body.{theirs}"
-    return "body.blocks." + theirs.partition(".")[2]
+    block = _OF_BLOCK.search(theirs)
+    return f"body.blocks.{block[0]}" if block else theirs
 
 
 def reference_adapter_name(ours: str) -> str:

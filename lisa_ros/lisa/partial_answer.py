@@ -107,6 +107,7 @@ class PartialAnswer:
         self._coarse_low_res: list[Tensor] = []  # each (1, 1, h, w)
         self._logits: list[NDArray[np.float32]] = []  # each (S, H, W)
         self._probabilities: list[float] = []
+        self._proposals: list[list[int]] = []  # of each mask that is chosen among proposals
 
     @property
     def text(self) -> str:
@@ -161,8 +162,20 @@ class PartialAnswer:
             self._logits.append(logits.copy())
             self._probabilities += [mark.probability for mark in marks]
 
+    def choose(self, mark: Mark, proposals: list[int]) -> None:
+        """Note which proposals a mask is made of; :meth:`details` has them."""
+        self._proposals.append(proposals)
+        self._probabilities.append(mark.probability)
+
     def found(self) -> Found:
         return found(self._mentions, self._targets, self._family)
+
+    def choices(self) -> dict[str, Any] | None:
+        """As :attr:`Answer.details`, of masks that were chosen; None if they are not wanted."""
+        if not self._wants_details:
+            return None
+        probabilities = np.array(self._probabilities, np.float32)
+        return {"answer_ids": self.ids, "seg_probabilities": probabilities, "proposal_ids": self._proposals}
 
     def details(self, size: Size, side: int) -> dict[str, Any] | None:
         """As :attr:`Answer.details`; None if they are not wanted.

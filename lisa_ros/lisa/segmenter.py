@@ -289,6 +289,18 @@ class Segmenter:
         Returns:
             (H, W) bool: union of the masks of the last answer, with the post-processing of :meth:`ask`.
         """
+        with out_of_memory("scoring an answer"):
+            ids, hidden, begin = self._read_answers(encoded, asks, answers)
+            self.ensure_embedding(encoded)
+            logits = self._upsampled(self._forced(encoded, ids, hidden, begin), encoded.size)
+        for one in logits:
+            self._drop_specks(one)
+        return np.logical_or.reduce(logits > 0, axis=0)
+
+    def _read_answers(
+        self, encoded: EncodedImage, asks: Sequence[Ask], answers: Sequence[str]
+    ) -> tuple[list[int], Tensor, int]:
+        """Expanded ids (L) of answered turns, their states (L, H), and where the last answer begins."""
         turns: list[Turn] = []
         for ask, text in zip(asks, answers, strict=True):
             turns.append(replace(self._question(ask, follow_up=bool(turns)), answer=self.family.true_answer(text)))
@@ -296,15 +308,10 @@ class Segmenter:
         # The texts are those of a data set, not of a user: their [SEG] are tokens, so no span is literal.
         begin, ids = (len(self.expand(Prompt(unanswered.text))), self.expand(Prompt(self._prompt(turns).text)))
         whole = torch.tensor([ids], device=self.device)  # (1, L)
-        with out_of_memory("scoring an answer"):
-            hidden = self.lisa.read(self.grounding.embed(whole, encoded.features.tokens))  # (1, L, H)
-            if self.spec.points is not None:
-                encoded.features.states = hidden[0, whole[0] == IMAGE_ID]
-            self._ensure_embedding(encoded)
-            logits = self._upsampled(self._forced(encoded, ids, hidden[0], begin), encoded.size)
-        for one in logits:
-            self._drop_specks(one)
-        return np.logical_or.reduce(logits > 0, axis=0)
+        hidden = self.lisa.read(self.grounding.embed(whole, encoded.features.tokens))  # (1, L, H)
+        if self.spec.points is not None:
+            encoded.features.states = hidden[0, whole[0] == IMAGE_ID]
+        return ids, hidden[0], begin
 
     @torch.inference_mode()
     def mask_prompts(self, image_tokens: Tensor, turn: Turn, cache: PrefixCache | None = None) -> Tensor:
@@ -331,7 +338,7 @@ class Segmenter:
 
     def mask_logits(self, encoded: EncodedImage, hidden: Tensor) -> NDArray[np.float32]:
         """Mask logits (S, H, W) of states (S, H) that predict mask tokens, at the size of the frame."""
-        self._ensure_embedding(encoded)
+        self.ensure_embedding(encoded)
         return self._upsampled(self.grounding.masks(hidden, encoded.features), encoded.size)
 
     def _forced(self, encoded: EncodedImage, ids: list[int], hidden: Tensor, begin: int) -> Tensor:
@@ -466,7 +473,7 @@ class Segmenter:
         if stop():
             raise Cancelled("canceled before the mask was decoded")
         send(Stage("decoding"))
-        clock.embed_s += self._ensure_embedding(encoded)
+        clock.embed_s += self._ready_masks(encoded)
         if early:
             send(Regions(self._decode_early(encoded, early)))
         for first in range(0, len(marks), MASKS_AT_ONCE):
@@ -527,8 +534,11 @@ class Segmenter:
             first_mask_s=clock.first_mask_s,
             total_s=total,
         )
-        result, side = answer.found(), 4 * embedding_side(self.lisa.sam)
-        return Answer(answer.text, result.regions, result.absent, timings, answer.details(encoded.size, side))
+        result = answer.found()
+        return Answer(answer.text, result.regions, result.absent, timings, self._details(encoded, answer))
+
+    def _details(self, encoded: EncodedImage, answer: PartialAnswer) -> dict[str, Any] | None:
+        return answer.details(encoded.size, 4 * embedding_side(self.lisa.sam))
 
     def _check_finite(self, finite: bool, what: str) -> None:
         """Raise NumericalError unless ``finite``: with NaN, an answer would have no mask and look like NOT_FOUND."""
@@ -549,7 +559,11 @@ class Segmenter:
         """Image embedding (1, C, h, w) of a frame uint8 (H, W, 3), for the mask decoder."""
         return self.lisa.embed_image(self._to_device(for_sam(rgb, self.lisa.input_size)))
 
-    def _ensure_embedding(self, encoded: EncodedImage) -> float:
+    def _ready_masks(self, encoded: EncodedImage) -> float:
+        """Compute what masks of the frame need and is missing. Returns the seconds that it took."""
+        return self.ensure_embedding(encoded)
+
+    def ensure_embedding(self, encoded: EncodedImage) -> float:
         """Compute the image embedding if it is missing. Returns the seconds that it took."""
         if encoded.features.embedding is not None:
             return 0.0

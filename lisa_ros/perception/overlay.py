@@ -42,6 +42,43 @@ def draw_overlay(
     return image
 
 
+def draw_numbers(rgb: NDArray[np.uint8], crops: Sequence[MaskCrop]) -> NDArray[np.uint8]:
+    """A copy of an image with every mask outlined, and its label in its middle, small enough to leave the thing seen.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+        crops: Masks of the image; the labels are the numbers. Empty ones are not drawn.
+    """
+    image = np.array(rgb, order="C")
+    crops = [crop for crop in crops if crop.area]
+    thickness = max(1, round(max(image.shape[:2]) / 500))
+    for crop in crops:
+        _fill(image, crop, 0.25)
+    for crop in crops:
+        _outline(image, crop, thickness)
+    for crop in crops:
+        _number(image, crop, thickness)
+    return image
+
+
+def _number(image: NDArray[np.uint8], crop: MaskCrop, thickness: int) -> None:
+    """The label on a plate in the thickest part of the mask, which its middle may not be."""
+    inside = cv2.distanceTransform(np.pad(crop.pixels, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    row, column = np.unravel_index(int(inside.argmax()), inside.shape)
+    text, scale = str(crop.label), 0.3 + 0.15 * thickness
+    (width, height), below = cv2.getTextSize(text, _FONT, scale, thickness)
+    x = max(1, min(crop.x + int(column) - width // 2, image.shape[1] - width - 2))
+    y = max(height + 1, min(crop.y + int(row) + height // 2, image.shape[0] - below - 2))
+    colour = _colour(crop)
+    cv2.rectangle(image, (x - 2, y - height - 2), (x + width + 1, y + below), colour, cv2.FILLED)
+    cv2.putText(image, text, (x, y), _FONT, scale, _on(colour), thickness, cv2.LINE_AA)
+
+
+def _on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Black or white, whichever can be read on a colour."""
+    return _BLACK if 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 128 else _WHITE
+
+
 def colour_of(label: int) -> tuple[int, int, int]:
     """Red, green and blue of a mask's label, from 1."""
     return COLOURS[(label - 1) % len(COLOURS)]
@@ -78,6 +115,5 @@ def _name(image: NDArray[np.uint8], crop: MaskCrop, thickness: int, phrase: str)
     y = max(0, crop.y - height - below - 2 * margin)
     colour = _colour(crop)
     cv2.rectangle(image, (x, y), (x + width + 2 * margin, y + height + below + 2 * margin), colour, cv2.FILLED)
-    bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 128
     at = (x + margin, y + margin + height)
-    cv2.putText(image, text, at, _FONT, scale, _BLACK if bright else _WHITE, thickness, cv2.LINE_AA)
+    cv2.putText(image, text, at, _FONT, scale, _on(colour), thickness, cv2.LINE_AA)

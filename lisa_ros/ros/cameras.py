@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -14,9 +15,13 @@ from lisa_ros.engine.api import Region
 from lisa_ros.errors import CommandError
 from lisa_ros.ros.depths import Depths, Measurement
 from lisa_ros.ros.frame_store import FrameStore
+from lisa_ros.ros.given_proposals import GivenProposals
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.serialized_image import SerializedImage
+from lisa_ros.ros.vision_messages import vision_msgs
 from lisa_ros.runtime.requests import Frame
+
+logger = logging.getLogger(__name__)
 
 SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # matches a publisher of either reliability
 EVERY = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)  # none is skipped: one of them is needed
@@ -50,7 +55,7 @@ class Camera:
         on_depth: Called when a depth image was kept.
 
     Attributes:
-        inputs: Its subscriptions: image, camera_info and, with use_depth, depth.
+        inputs: Its subscriptions: image, camera_info, with use_depth depth, and topics of another node's proposals.
         opened: time.monotonic() of its making.
     """
 
@@ -66,6 +71,7 @@ class Camera:
         self._node = node
         self._on_frame = on_frame
         self._on_depth = on_depth
+        self._parameters = parameters
         self.name = name
         self.lost = 0  # images, on the way here
         self.frames = FrameStore(parameters, lambda: self.image.topic_name, ros_now_s)
@@ -79,9 +85,24 @@ class Camera:
             "image": self.image,
             "camera_info": node.subscribe(CameraInfo, f"{prefix}camera_info", self.frames.keep_info, EVERY, raw=True),
         }
+        self._given = self._subscribe_to_proposals(prefix)
         if parameters().use_depth:
             self.inputs["depth"] = node.subscribe(Image, f"{prefix}depth", self._keep_depth, EVERY, raw=True)
         self.opened = time.monotonic()
+
+    def take(self, image: Image | None) -> Frame:
+        """The frame of ``image``, or the newest one; with another node's proposals, the newest that has some.
+
+        Raises:
+            ImageError: The image or its proposals cannot be used.
+            NoImage: There is none, or it is too old.
+        """
+        if self._given is None:
+            frame = self.frames.take(image)
+        else:
+            frame = self.frames.take(image, None if image is not None else self._given.newest_frame())
+            frame = replace(frame, proposals=self._given.of(frame))
+        return replace(frame, camera=self.name, source=self)
 
     def measurement(self, frame: Frame, regions: Sequence[Region]) -> Measurement | None:
         """What gives every mask in metres, to be called on any thread; None where there is no depth for the frame."""
@@ -100,11 +121,32 @@ class Camera:
         self.frames.hold(frame)
         self.depths.hold(frame)
 
+    def _subscribe_to_proposals(self, prefix: str) -> GivenProposals | None:
+        """To the topics of another node that proposes masks; None where there are none."""
+        topics = [
+            name if name.startswith(("/", "~")) else f"{prefix}{name}" for name in self._parameters().proposal_topics
+        ]
+        if not topics:
+            return None
+        given = GivenProposals(self._parameters, lambda: self.inputs["proposals"].topic_name)
+        self.inputs["proposals"] = self._node.subscribe(Image, topics[0], given.keep_labels, EVERY, raw=True)
+        if len(topics) > 1:
+            messages = vision_msgs()
+            if messages is None:
+                logger.warning("vision_msgs is not installed: %s is not read, proposals have no names", topics[1])
+            else:
+                self.inputs["detections"] = self._node.subscribe(
+                    messages.Detection2DArray, topics[1], given.keep_detections, EVERY
+                )
+        return given
+
     def _lose(self, event: Any) -> None:
         self.lost = event.total_count
 
     def _keep_image(self, serialized: bytes) -> None:
         self.frames.keep(serialized)
+        if self._given is not None:
+            self._given.keep_frame(serialized)
         self._on_frame(self, serialized)
 
     def _keep_depth(self, serialized: bytes) -> None:
@@ -117,6 +159,8 @@ class Camera:
             self._node.destroy_subscription(subscription)
         self.frames.forget()
         self.depths.forget()
+        if self._given is not None:
+            self._given.forget()
 
 
 OnFrame = Callable[[Camera, bytes], None]
@@ -173,7 +217,7 @@ class Cameras:
     def take(self, image: Image | None, camera: str) -> Frame:
         """The frame of ``image``, or the newest one of ``camera``. Raises ImageError, NoImage or CommandError."""
         chosen = self._named(camera)
-        frame = replace(chosen.frames.take(image), camera=chosen.name, source=chosen)
+        frame = chosen.take(image)
         chosen.hold(frame)
         return frame
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import logging
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -15,20 +13,6 @@ from lisa_ros.engine.api import Region
 from lisa_ros.perception.geometry import Object3D
 from lisa_ros.ros.messages import object_message
 from lisa_ros.runtime.requests import Result
-
-logger = logging.getLogger(__name__)
-
-
-def vision_msgs() -> ModuleType | None:
-    """``vision_msgs.msg`` of ROS 2 (4.x); None, and a line in the log, where it is not installed."""
-    try:
-        module = importlib.import_module("vision_msgs.msg")
-    except ImportError:
-        logger.info(
-            "vision_msgs is not installed: no ~/detections, ~/detections_3d and ~/label_info; everything else is there"
-        )
-        return None
-    return module
 
 
 class Detections:

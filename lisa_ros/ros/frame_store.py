@@ -99,10 +99,17 @@ class FrameStore:
         """Raise ImageError unless a caller's own image can be used; looks at no pixel."""
         check_image(image, self._parameters().max_image_pixels)
 
-    def take(self, image: Image | None) -> Frame:
-        """The frame of ``image``, or of the newest one. Raises ImageError or NoImage."""
+    def take(self, image: Image | None, serialized: bytes | None = None) -> Frame:
+        """The frame of ``image``, or of the one that came as ``serialized``, or of the newest one.
+
+        Raises:
+            ImageError: It cannot be used.
+            NoImage: There is none, or it is too old.
+        """
         if image is not None:
             header, pixels = image.header, decode(image, self._parameters().max_image_pixels)
+        elif serialized is not None:
+            header, pixels = self._decoded(self._message(serialized))
         else:
             header, pixels = self._decoded(self._newest_message())
         return Frame(header, read_only(pixels), self._age_s(header), sent=image is not None)

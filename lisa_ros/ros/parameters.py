@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Value = bool | int | float | str | tuple[str, ...]
 NOT_LIVE = "read-only once the node is configured"
 CAMERA = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
+TOPIC = re.compile(r"(~/|/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
 TRACKER = "lisa_ros.perception.tracking:FlowTracker"
 
 
@@ -60,6 +61,12 @@ class Parameters:
         "", "LISA: folder of the CLIP tower, or hub id of one in the local cache; empty: what the checkpoint names"
     )
     conversation: str = _parameter("", "LISA: conversation template; empty: the checkpoint's")
+    proposals: tuple[str, ...] = _parameter(
+        ("model",),
+        "masks that the engines nearest, llm-seg and elisa choose from: model (its own), sam (SAM's, of a grid of "
+        "points), or topics of another node: a labels image (mono8, mono16, 32SC1) with the stamp of the camera image, "
+        "then, if it has names for them, a vision_msgs/Detection2DArray",
+    )
     device: str = _parameter("auto", "auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
     precision: str = _parameter(
         "auto",
@@ -200,6 +207,7 @@ class Parameters:
                 raise ConfigError(f"cameras has {name!r}; a name is letters, digits and _, as in a topic")
         if len(set(self.cameras)) < len(self.cameras):
             raise ConfigError(f"cameras is {list(self.cameras)!r}; every name must be there once")
+        _check_proposals(self.proposals)
         _ = self.engine_options  # raises for one that cannot be read
 
     @property
@@ -212,7 +220,14 @@ class Parameters:
                 raise ConfigError(f"{name} is a parameter and in options, too; give it once")
             if value:
                 options[name] = value
+        if self.proposals == ("sam",):
+            options.setdefault("proposer", "sam")
         return options
+
+    @property
+    def proposal_topics(self) -> tuple[str, ...]:
+        """Of another node: the labels image, and perhaps detections; empty where the engine proposes masks itself."""
+        return () if self.proposals in (("model",), ("sam",)) else self.proposals
 
     @property
     def camera_names(self) -> tuple[str, ...]:
@@ -226,6 +241,17 @@ class Parameters:
             if name not in known:
                 raise ConfigError(f"there is no parameter {name!r}; there are {', '.join(known)}")
         return replace(self, **{name: _converted(known[name], value) for name, value in values.items()})
+
+
+def _check_proposals(proposals: tuple[str, ...]) -> None:
+    if proposals in (("model",), ("sam",)):
+        return
+    wrong = [name for name in proposals if not TOPIC.fullmatch(name) or name in ("model", "sam")]
+    if wrong or not 1 <= len(proposals) <= 2:
+        raise ConfigError(
+            f"proposals is {list(proposals)!r}; give [model], [sam], or a topic of labels images and perhaps one of "
+            "detections, for example [detector/labels, detector/detections]"
+        )
 
 
 def _converted(parameter: Field[Any], value: Any) -> Any:

@@ -19,7 +19,7 @@ from lisa_ros.engine.api import Region
 from lisa_ros.msg import Grasps, Segmentation, TrackedMasks
 from lisa_ros.msg import Status as StatusMessage
 from lisa_ros.perception.masks import labels_image, union_image
-from lisa_ros.ros.detections import Detections, vision_msgs
+from lisa_ros.ros.detections import Detections
 from lisa_ros.ros.diagnostics import Mismatches
 from lisa_ros.ros.frames import Frames
 from lisa_ros.ros.grasps import GraspCandidates
@@ -28,6 +28,7 @@ from lisa_ros.ros.messages import ResultMessages, image_message, status_message
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.pictures import Pictures
 from lisa_ros.ros.serialized_image import with_stamp
+from lisa_ros.ros.vision_messages import vision_msgs
 from lisa_ros.runtime.requests import Frame, NodeState, Result
 
 OUTPUT = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)

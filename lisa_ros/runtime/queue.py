@@ -240,7 +240,7 @@ class RequestQueue:
         ticket = self._transport.put(frame.rgb)
         self._running = Running(request, frame)
         call_safely(self._outlet.frame_taken, frame)
-        self.engine.send(worker.Command(request.request_id, request.ask, ticket, request.session))
+        self.engine.send(worker.Command(request.request_id, request.ask, ticket, request.session, frame.proposals))
         call_safely(request.on_progress, self._running.progress())
 
     def _start_next(self) -> None:

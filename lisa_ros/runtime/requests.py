@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lisa_ros.engine.api import Ask, Region, Timings
 from lisa_ros.perception.geometry import Object3D
+from lisa_ros.perception.labels import PackedLabels
 from lisa_ros.runtime.status import Stage, State, Status
 
 
@@ -44,6 +45,7 @@ class Frame:
         camera: Name of its camera, or of the one whose calibration and depth belong to a caller's own image.
         sent: The caller sent it with the command; False for the newest frame of a camera.
         source: The camera itself, which knows calibration and depth.
+        proposals: Another node's masks of this very image, to choose from; None: the engine has its own.
     """
 
     header: Any
@@ -52,6 +54,7 @@ class Frame:
     camera: str = ""
     sent: bool = False
     source: Any = None
+    proposals: PackedLabels | None = None
 
     @property
     def size(self) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from typing import Any
 
 from lisa_ros.engine.api import Ask, EngineInfo, Region, Span, Timings
 from lisa_ros.errors import LisaError
+from lisa_ros.perception.labels import PackedLabels
 from lisa_ros.runtime.transport import Ticket, Transport
 
 logger = logging.getLogger(__name__)
@@ -63,12 +64,21 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class Command:
-    """One question. ask: without its history, which the worker keeps by ``session``. ticket: of its frame."""
+    """One question.
+
+    Args:
+        request_id: Unique while the node lives.
+        ask: Without its history, which the worker keeps by ``session``, and without proposals.
+        ticket: Of its frame.
+        session: Name of the conversation; empty: none.
+        proposals: Masks of the frame to choose from; None: the engine has its own.
+    """
 
     request_id: str
     ask: Ask
     ticket: Ticket
     session: str = ""
+    proposals: PackedLabels | None = None
 
 
 @dataclass(frozen=True)

@@ -228,6 +228,8 @@ class CommandRunner:
         if events.should_stop():
             raise Cancelled("canceled while the image was encoded")
         ask = replace(command.ask, history=self._history(command.session))
+        if command.proposals is not None:
+            ask = replace(ask, proposals=command.proposals.proposals())
         answer = self._engine.ask(encoded, ask, events.on_event, events.should_stop)
         new, order = events.regions.complete(answer.regions)
         return worker.Done(

@@ -177,6 +177,7 @@ class Renderer:
 
     def close(self) -> None:
         """Releases the OpenGL context."""
+        self.gl.make_current()  # or the objects of another renderer with the same numbers would be freed
         self.context.free()
         self.gl.free()
 

@@ -38,6 +38,8 @@ START_S = 300.0
 class Cluster(Server):
     """As ``Server``, with two replicas."""
 
+    start_s = START_S
+
     def healthy(self) -> bool:
         assert self.process.poll() is None, self.said()
         return "serving" in self.said() and self.get("/health").status_code == 200
@@ -53,7 +55,6 @@ class Cluster(Server):
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     arguments = ["--ray", "--replicas", "2", "--cpus-per-replica", "0.5", "--waiting", str(WAITING)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("serving.LIMIT_S", START_S)
         patch.setenv("LISA_TOKEN", TOKEN)
         cluster = Cluster(tmp_path_factory.mktemp("serve"), "standin:load", *arguments, token=TOKEN)
         try:

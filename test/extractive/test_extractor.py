@@ -138,7 +138,7 @@ def test_numbers_beyond_the_limit_are_left_out() -> None:
 
 def test_without_proposals_the_command_is_an_error(engine: SupportedEngine) -> None:
     rgb = read_rgb(ELISA / "images/image0.png")
-    with pytest.raises(CommandError, match=r"the command has none; give Ask\.proposals"):
+    with pytest.raises(CommandError, match=r"makes none itself; give Ask\.proposals"):
         engine.ask(engine.encode(rgb), Ask("the cup"))
 
 
@@ -492,7 +492,7 @@ def test_a_broken_folder_names_what_is_missing(tmp_path: Path) -> None:
     tensors = torch.load(cut / "models/tiny.pth", weights_only=True)
     del tensors["adapter.mlp.3.bias"]
     torch.save(tensors, cut / "models/tiny.pth")
-    with pytest.raises(CheckpointError, match=r"1 missing: adapter\.body\.mlp\.3\.bias"):
+    with pytest.raises(CheckpointError, match=r"1 missing: adapter\.mlp\.3\.bias"):
         load_engine(cut, "cpu")
 
 

@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as arrays
 
 from lisa_ros.engine.api import Proposals, crop_mask
 from lisa_ros.extractive.overlaps import box_ious, mask_ious, suppress
-from lisa_ros.extractive.packed_crops import PackedCrops, packed
 from lisa_ros.extractive.proposers.proposer import ORDERS, Arrangement
+from lisa_ros.perception.packed_crops import PackedCrops, packed
 
 MASKS = arrays.arrays(bool, st.tuples(st.integers(0, 6), st.integers(1, 9), st.integers(1, 11)))
 

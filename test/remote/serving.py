@@ -44,6 +44,8 @@ class Server:
         token: Of the server; empty: none.
     """
 
+    start_s = LIMIT_S
+
     def __init__(self, folder: Path, model: str = "standin:load", *arguments: str, token: str = "") -> None:
         self.log = folder / "serve.log"
         self.port = free_port()
@@ -71,7 +73,7 @@ class Server:
         ]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        wait_for(self.healthy, f"server: {self.said()}")
+        wait_for(self.healthy, f"server: {self.said()}", self.start_s)
 
     def healthy(self) -> bool:
         assert self.process.poll() is None, self.said()

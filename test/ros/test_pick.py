@@ -7,17 +7,20 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import cv2
 import pytest
 import rclpy
+from geometry_msgs.msg import Point, PoseStamped, Quaternion
 from machine_speed import limit
 from PIL import Image
 from rclpy.executors import SingleThreadedExecutor
-from robot import LIMIT_S, REPOSITORY, NodeProcess
+from robot import LIMIT_S, REPOSITORY, NodeProcess, wait_for
 from std_srvs.srv import Trigger
+
+from lisa_ros.srv import MoveTo
+from lisa_small import model_folder
 
 pytest.importorskip("mujoco", reason="the cell is simulated by MuJoCo: pip install mujoco")
 pytestmark = pytest.mark.weights
@@ -64,7 +67,7 @@ def robot(opengl, tmp_path_factory) -> Iterator[Robot]:
 @pytest.fixture(scope="module")
 def lisa(tmp_path_factory) -> Iterator[NodeProcess]:
     topics = {"image": "/camera/image_raw", "camera_info": "/camera/camera_info", "depth": "/camera/depth/image_raw"}
-    lisa = NodeProcess(tmp_path_factory.mktemp("lisa"), model="", remap=topics)
+    lisa = NodeProcess(tmp_path_factory.mktemp("lisa"), model=model_folder(), remap=topics)
     yield lisa
     lisa.stop()
 
@@ -85,30 +88,24 @@ def pick(robot: Robot, lisa: NodeProcess):
 
 
 @pytest.fixture(scope="module")
-def ask(ros_node):
-    """ask(service) -> the answer of one of the cell's services of the type Trigger."""
-    node, executor = ros_node
-
-    def call(service: str) -> Trigger.Response:
-        client = node.create_client(Trigger, f"/robot_cell/{service}")
-        end = time.monotonic() + limit(LIMIT_S)
-        while not client.service_is_ready() and time.monotonic() < end:
-            executor.spin_once(timeout_sec=0.05)
-        future = client.call_async(Trigger.Request())
-        executor.spin_until_future_complete(future, limit(LIMIT_S))
-        node.destroy_client(client)
-        return future.result()
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def ros_node(context):
+def ask(context, robot: Robot):
+    """ask(service, request) -> the answer of one of the cell's services; most take no request."""
     node = rclpy.create_node("pick_test", context=context)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
-    yield node, executor
-    executor.shutdown()
+    clients = {name: node.create_client(Trigger, f"/robot_cell/{name}") for name in ("next_scene", "in_tray")}
+    clients["move_to"] = node.create_client(MoveTo, "/robot_cell/move_to")
+
+    def call(service: str, request: object = None):
+        client = clients[service]
+        wait_for(client.service_is_ready, service, step=lambda: executor.spin_once(0.05))
+        future = client.call_async(request or Trigger.Request())
+        wait_for(future.done, f"answer of {service}", step=lambda: executor.spin_once(0.05))
+        assert robot.process.poll() is None, robot.log.read_text()
+        return future.result()
+
+    yield call
+    executor.remove_node(node)
     node.destroy_node()
 
 
@@ -145,6 +142,25 @@ def test_what_is_not_there_is_said_and_nothing_moves(pick, ask) -> None:
     assert done.returncode == NOT_FOUND, done.stdout + done.stderr
     assert "there is nothing like that on the table" in done.stdout
     assert json.loads(ask("in_tray").message)["in_tray"] == []
+
+
+@pytest.mark.parametrize(
+    ("frame", "x", "reason"),
+    [
+        ("world", 9.0, "does not reach (9.00, 0.00, 0.50) m"),
+        ("camera", 0.0, "target is in the frame 'camera'; give it in 'world'"),
+        ("world", float("nan"), "not finite"),
+    ],
+)
+def test_a_goal_that_the_robot_cannot_go_to_is_refused_with_the_reason(ask, frame, x, reason) -> None:
+    target = PoseStamped()
+    target.header.frame_id = frame
+    target.pose.position = Point(x=x, y=0.0, z=0.5)
+    target.pose.orientation = Quaternion(x=1.0, w=0.0)
+    answer = ask("move_to", MoveTo.Request(target=target))
+    assert not answer.success
+    assert reason in answer.message
+    assert answer.reached.position.z > 0.5  # where it rests
 
 
 def test_a_robot_that_is_not_there_is_named(pick) -> None:

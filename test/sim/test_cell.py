@@ -131,6 +131,18 @@ def test_inverse_kinematics_reaches_100_poses() -> None:
         assert ((q >= arm.low) & (q <= arm.high)).all()
 
 
+def test_a_closed_cell_leaves_other_renderers_alone(scenes: list[Episode]) -> None:
+    one, other = Cell(scenes[0].layout), Cell(scenes[1].layout)
+    before = one.look()
+    other.look()
+    one.look()  # its context is the current one now
+    other.close()
+    after = one.look()
+    one.close()
+    np.testing.assert_array_equal(after.ids, before.ids)
+    np.testing.assert_array_equal(after.rgb, before.rgb)
+
+
 def test_what_is_inside_a_turned_tray() -> None:
     tray = Tray((1.0, 2.0), 0.5)
     corners = np.column_stack([tray.floor, np.full(4, 0.02)])

@@ -26,13 +26,13 @@ from lisa_ros.engine.api import MaskCrop, Proposals, Turn
 from lisa_ros.engine.options import check_options
 from lisa_ros.errors import ConfigError
 from lisa_ros.extractive.overlaps import mask_ious, suppress
-from lisa_ros.extractive.packed_crops import PackedCrops
-from lisa_ros.extractive.resize import crop_logits
+from lisa_ros.extractive.resize import crop_logits, square_weights
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.mask_decoder import Window
 from lisa_ros.lisa.preprocess import Size
 from lisa_ros.lisa.segmenter import EncodedImage, Segmenter
 from lisa_ros.lisa.threads import one_thread, wants_one_thread
+from lisa_ros.perception.packed_crops import PackedCrops, packed
 
 AT_ONCE = 2
 """Masks that are decoded in one pass. Each needs a copy of the image embedding; more leave the CPU's cache."""
@@ -167,12 +167,10 @@ class Drawn:
     @torch.inference_mode()
     def propose(self, image: EncodedImage) -> Proposals:
         """Draw the things of the frame's class map."""
-        embedding = image.features.embedding
-        if embedding is None:  # the model of this proposer encodes it with the frame
-            raise ValueError("the frame has no image embedding")
         with one_thread(self._one_thread):
-            probabilities = self._tower.class_map(embedding).float().cpu().numpy()  # (1 + classes, g, g)
-            things = find_things(probabilities, self._options)
+            things = find_things(self._class_map(image), self._options)
+            embedding = image.features.embedding
+            assert embedding is not None
             drawings = self._draw(embedding, image.size, things)
             if self._options.kinds:
                 drawings += self._kinds(drawings)
@@ -186,6 +184,34 @@ class Drawn:
             scores=np.array([crop.score for crop in crops], np.float32),
             phrases=tuple(self.classes[drawing.label] for drawing in chosen),
         )
+
+    def labels_of(self, image: EncodedImage, proposals: Proposals) -> list[int]:
+        """Index of the class of each mask: that of its phrase, or else what the class map shows under it."""
+        names = {name: label for label, name in enumerate(self.classes)}
+        phrases = proposals.phrases or [""] * len(proposals)
+        if all(phrase in names for phrase in phrases):
+            return [names[phrase] for phrase in phrases]
+        probabilities = self._class_map(image)[1:]
+        weights = square_weights(packed(proposals), image.size, probabilities.shape[1]).numpy()
+        seen = np.einsum("khw,chw->kc", weights, probabilities)
+        return [names.get(phrase, int(label)) for phrase, label in zip(phrases, seen.argmax(axis=1), strict=True)]
+
+    def prompts_of(self, image: EncodedImage, proposals: Proposals, labels: Sequence[int]) -> Tensor:
+        """Mask prompts (N, C) float32 of any masks: their own embeddings, or those of their class and their middle."""
+        embeddings = proposals.embeddings
+        if embeddings is not None and embeddings.shape == (len(labels), self.class_prompts.shape[1]):
+            return torch.from_numpy(np.asarray(embeddings, np.float32)).to(self.class_prompts.device)
+        centres = [crop.centroid for crop in packed(proposals)]
+        places = torch.tensor(centres, device=self.class_prompts.device).reshape(-1, 2) + 0.5
+        return self.class_prompts[list(labels)] + _place(self._lisa, places / max(image.size))
+
+    def _class_map(self, image: EncodedImage) -> NDArray[np.float32]:
+        """Probabilities (1 + classes, g, g) of the cells of the padded square, background first."""
+        embedding = image.features.embedding
+        if embedding is None:  # the model of this proposer encodes it with the frame
+            raise ValueError("the frame has no image embedding")
+        probabilities: NDArray[np.float32] = self._tower.class_map(embedding).float().cpu().numpy()
+        return probabilities
 
     def _draw(self, embedding: Tensor, size: Size, things: list[_Thing]) -> list[_Drawing]:
         """Each thing by the prompt of its class and of its place."""

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from lisa_ros.engine.api import Proposals
 from lisa_ros.errors import ConfigError
-from lisa_ros.extractive.packed_crops import PackedCrops, packed
 from lisa_ros.lisa.segmenter import EncodedImage, Segmenter
+from lisa_ros.perception.packed_crops import PackedCrops, packed
 
 
 class Proposer(Protocol):

@@ -17,6 +17,8 @@ GROUP = "lisa_ros.proposers"
 
 BUILT_IN = {
     "drawn": "lisa_ros.extractive.proposers.drawn:load",
+    "sam": "lisa_ros.extractive.proposers.sam:load",
+    "given": "lisa_ros.extractive.proposers.given:load",
 }
 """Name -> ``module:callable`` of the factory. Imported only when it is named."""
 
@@ -24,6 +26,13 @@ BUILT_IN = {
 def known() -> list[str]:
     """Names of all proposers, the built-in ones first."""
     return list(dict.fromkeys([*BUILT_IN, *(entry.name for entry in entry_points(group=GROUP))]))
+
+
+def default_proposer(segmenter: Segmenter) -> str:
+    """``drawn`` for a model that has a map of classes, else ``sam``."""
+    from lisa_ros.extractive.proposers.drawn import ClassMap  # here: not every proposer needs OpenCV
+
+    return "drawn" if isinstance(segmenter.lisa.vision_tower, ClassMap) else "sam"
 
 
 def load_proposer(name: str, segmenter: Segmenter, options: Mapping[str, Any] | None = None) -> Proposer:
@@ -37,7 +46,7 @@ def load_proposer(name: str, segmenter: Segmenter, options: Mapping[str, Any] | 
     Raises:
         ConfigError: There is no such proposer, it cannot be imported, or it cannot be used with this model or options.
     """
-    factory = _factory(name)
+    factory = find_proposer(name)
     try:
         inspect.signature(factory).bind(segmenter=segmenter, options={})
     except TypeError as error:
@@ -47,7 +56,8 @@ def load_proposer(name: str, segmenter: Segmenter, options: Mapping[str, Any] | 
     return factory(segmenter=segmenter, options=dict(options or {}))
 
 
-def _factory(name: str) -> ProposerFactory:
+def find_proposer(name: str) -> ProposerFactory:
+    """The factory of a proposer. Raises ConfigError where there is none, or it cannot be imported."""
     if name in BUILT_IN:
         return cast(ProposerFactory, import_callable(BUILT_IN[name], "proposer"))
     for entry in entry_points(group=GROUP):

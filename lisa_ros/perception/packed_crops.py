@@ -50,6 +50,11 @@ class PackedCrops(Sequence[MaskCrop]):
         return np.array([packed.crop.area for packed in self._packed], np.int64)
 
     @property
+    def labels(self) -> list[int]:
+        """The label of each mask."""
+        return [packed.crop.label for packed in self._packed]
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all bits."""
         return sum(packed.bits.nbytes for packed in self._packed)
