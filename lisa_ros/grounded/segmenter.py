@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -108,7 +109,7 @@ class GroundedSegmenter:
         self._use_points = use_points
         self._device, self._precision = device, precision
         self._capabilities = capabilities | ({POINTS} if cutter is not None else frozenset())
-        self._guard = guard or _no_guard
+        self._guard = guard or nullcontext
 
     @property
     def info(self) -> EngineInfo:
@@ -224,8 +225,9 @@ class GroundedSegmenter:
         total_s = time.perf_counter() - draft.begun
         timings = Timings(0.0, located_s, draft.decode_s, draft.first_mask_s if regions else 0.0, total_s)
         if not regions:
-            text = located.words or f"There is nothing like that in the picture: {_short(ask.text)}."
-            return Answer(text, (), (_short(ask.text),) if ask.text.strip() else (), timings)
+            wanted = _short(ask.text)
+            nothing = f"There is nothing like that in the picture: {wanted}." if wanted else "There is no object there."
+            return Answer(located.words or nothing, (), (wanted,) if wanted else (), timings)
         return Answer(_joined(listing, located.words if ask.explain else ""), tuple(regions), (), timings)
 
 
@@ -281,17 +283,6 @@ def _details(objects: list[_Object], size: tuple[int, int]) -> dict[str, Any]:
         "seg_probabilities": np.array([object_.probability for object_ in objects], np.float32),
         "predicted_ious": np.array([object_.cut.iou for object_ in objects], np.float32),
     }
-
-
-class _no_guard:
-    def __init__(self, doing: str) -> None:
-        del doing
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 def _ignore(event: object) -> None:

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import servers
+import tiny_models
 from hypothesis import given
 from hypothesis import strategies as st
 from machine_speed import limit
@@ -231,6 +232,16 @@ def test_points_and_a_box_need_no_server(endpoint_engine: Path, rgb: RGB) -> Non
         with pytest.raises(CommandError, match="outside of the picture"):
             engine.ask(encoded, Ask(box=(700, 100, 20, 20)))
         assert stub.requests == []
+
+
+def test_an_endpoint_stands_in_for_the_folders_own_locator(tiny, tmp_path: Path, rgb: RGB) -> None:
+    """Its weights are not even read."""
+    (tmp_path / "locator").mkdir()
+    (tmp_path / "locator" / "config.json").write_text('{"model_type": "qwen3_vl"}')
+    (tmp_path / "cutter").symlink_to(tiny("sam2"))
+    folder = tiny_models.recipe(tmp_path, {"model": "locator"}, {"model": "cutter"})
+    with Stub(answering(FOUND)) as stub:
+        assert ask(load(folder, stub.url), rgb).found
 
 
 # --- absence

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 import transformers
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from lisa_ros import load_engine
 from lisa_ros.engine.api import Ask
@@ -118,12 +119,25 @@ def test_pixels_are_those_of_an_antialiased_resize(size: tuple[int, int], mean, 
     assert (levels > 0.5).mean() < 0.2  # of a noisy picture
 
 
-def test_a_video_checkpoint_serves_pictures(tmp_path: Path, rgb: RGB) -> None:
-    """The released SAM 2.1 are of type sam2_video."""
-    folder = tiny_models.sam2(tmp_path / "sam")
-    tiny_models.edit_config(folder, model_type="sam2_video")
-    cutter = SamCutter.load(Part(folder, "sam2_video"), CPU)
+@pytest.mark.parametrize(("kind", "prefix"), [("sam2_video", ""), ("sam3_video", "tracker_model.")])
+def test_a_checkpoint_of_videos_serves_pictures_with_its_own_weights(kind: str, prefix: str, tiny, rgb: RGB) -> None:
+    """The released SAM 2.1 and SAM 3 are of these types."""
+    folder = tiny(kind)
+    cutter = SamCutter.load(Part(folder, kind), CPU)
+    stored = load_file(folder / "model.safetensors")
+    for name in ("mask_decoder.iou_token.weight", "prompt_encoder.no_mask_embed.weight"):
+        assert torch.equal(cutter.model.state_dict()[name], stored[prefix + name])
     assert cutter.cut(cutter.embed(rgb), [Find("a", BOX)])[0].logits.shape == (480, 640)
+
+
+def test_one_folder_of_sam3_finds_concepts_and_cuts_boxes(tiny, tmp_path: Path, rgb: RGB) -> None:
+    for role in ("locator", "cutter"):
+        (tmp_path / role).symlink_to(tiny("sam3_video"))
+    folder = tiny_models.recipe(tmp_path, {"model": "locator"}, {"model": "cutter"})
+    engine = load_engine(folder, device="cpu", options={"box_threshold": 0.01, "max_objects": 2})
+    encoded = engine.encode(rgb)
+    assert len(engine.ask(encoded, Ask("red cup")).regions) == 2
+    assert engine.ask(encoded, Ask(box=(64, 48, 256, 192)), details=True) is not None
 
 
 def test_a_mask_where_the_cutter_sees_no_object_is_dropped(tiny, endpoint_engine: Path, rgb: RGB) -> None:
@@ -277,8 +291,6 @@ def test_a_pickle_is_not_opened(folder: Path) -> None:
 
 
 def test_tensors_that_are_missing_are_named(folder: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     weights = folder / "cutter" / "model.safetensors"
     tensors = load_file(weights)
     del tensors["mask_decoder.iou_token.weight"]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -546,4 +547,52 @@ def llava(folder: Path) -> Path:
         num_additional_image_tokens=1,
         chat_template=tokens.chat_template,
     ).save_pretrained(folder)
+    return folder
+
+
+# --- checkpoints of videos, as the released SAM 2.1 and SAM 3 are
+
+
+def _memory(width: int, grid: int) -> dict[str, Any]:
+    return {
+        "memory_attention_hidden_size": width,
+        "memory_attention_num_layers": 1,
+        "memory_attention_num_attention_heads": 1,
+        "memory_attention_feed_forward_hidden_size": 2 * width,
+        "memory_attention_rope_feat_sizes": [grid, grid],
+        "memory_encoder_hidden_size": width,
+        "memory_encoder_output_channels": width // 2,
+        "mask_downsampler_embed_dim": width,
+        "memory_fuser_embed_dim": width,
+        "memory_fuser_intermediate_dim": 2 * width,
+        "memory_fuser_num_layers": 1,
+    }
+
+
+def _parts(config: Any) -> dict[str, Any]:
+    names = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
+    return {name: getattr(config, name).to_dict() for name in names}
+
+
+def sam2_video(folder: Path) -> Path:
+    """A Sam2VideoModel, whose part for pictures is that of :func:`sam2`."""
+    image = transformers.Sam2Config.from_pretrained(sam2(folder.with_name("sam2_of_video")))
+    torch.manual_seed(0)
+    config = transformers.Sam2VideoConfig(**_parts(image), image_size=256, **_memory(32, 16))
+    return save(transformers.Sam2VideoModel(config), folder)
+
+
+def sam3_video(folder: Path) -> Path:
+    """A Sam3VideoModel: concepts and tracker in one file."""
+    detector = transformers.Sam3Config.from_pretrained(sam3(folder.with_name("sam3_of_video")))
+    image = transformers.Sam3TrackerConfig.from_pretrained(sam3_tracker(folder.with_name("tracker_of_video")))
+    tracker = transformers.Sam3TrackerVideoConfig(**_parts(image), image_size=224, **_memory(32, 16))
+    torch.manual_seed(0)
+    config = transformers.Sam3VideoConfig(detector_config=detector.to_dict(), tracker_config=tracker.to_dict())
+    save(transformers.Sam3VideoModel(config), folder)
+    # transformers 5.23 writes this prefix twice; the released file has it once.
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    save_file({name.replace("tracker_model.tracker_model.", "tracker_model."): t for name, t in tensors.items()}, file)
+    word_tokenizer(folder, "clip")
     return folder

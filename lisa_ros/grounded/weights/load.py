@@ -58,9 +58,13 @@ def load_model(kind: Any, part: Part, place: Place) -> Any:
     if pickles:
         raise CheckpointError(f"{folder} holds pickles ({pickles[0]}); convert them with 'lisa fetch {folder}'")
     try:
-        with _LOADING, _no_progress_bars():
+        with _LOADING, _quietly():
             model, info = kind.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=place.dtype, output_loading_info=True
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=place.dtype,
+                output_loading_info=True,
             )
         model = model.to(place.device)
     except (torch.OutOfMemoryError, MemoryError, OutOfMemory):
@@ -98,12 +102,15 @@ def _loaded(kind: Any, part: Part, what: str) -> Any:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """The command line and the node show the progress themselves."""
-    shown = transformers_logging.is_progress_bar_enabled()
+def _quietly() -> Iterator[None]:
+    """Without bars, since the command line and the node show the progress themselves, and without warnings: that a
+    video's checkpoint is loaded for pictures is meant, and what is missing is checked here."""
+    shown, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
         if shown:
             transformers_logging.enable_progress_bar()
