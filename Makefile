@@ -42,11 +42,11 @@ INTERFACES := $(wildcard msg/*.msg srv/*.srv action/*.action)
 FILES := $(shell find lisa_ros lisa_small lisa_sim launch config examples LICENSES -type f -not -path '*/__pycache__/*' 2>/dev/null | LC_ALL=C sort | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo pick test lint format types clean distclean
+.PHONY: help setup build demo pick test test-cluster lint format types clean distclean
 
 help: ## this list
 	@echo "lisa_ros: say what you mean, get a mask"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo '  variables: ROS=jazzy|kilted, PYTHON=python3.12; for demo IMAGE=photo.jpg COMMAND="the red mug" MODEL=folder; for pick COMMAND, SEED=8, ROBOT=gantry|ur5e'
 
 setup: $(ROS_STAMP) $(PYTHON_STAMP) ## virtual environment with ROS 2, torch and the tools (no build)
@@ -98,10 +98,14 @@ test: $(BUILD_STAMP) ## everything CI runs: lint, types, tests over real DDS
 	$(MAKE) --no-print-directory lint || failed="$$failed lint"; \
 	$(MAKE) --no-print-directory types || failed="$$failed types"; \
 	export LISA_TESTS_NEED="$$(python scripts/system_packages.py)"; \
-	python -m pytest -n 2 --dist loadfile --ignore=test/ros || failed="$$failed pytest"; \
+	python -m pytest -n 2 --dist loadfile --ignore=test/ros --ignore=test/cluster || failed="$$failed pytest"; \
 	python -m pytest test/ros || failed="$$failed test/ros"; \
 	[ -z "$$failed" ] || { echo "test: FAILED:$$failed" >&2; exit 1; }; \
 	echo "test: passed"
+
+test-cluster: $(BUILD_STAMP) ## two replicas of `lisa serve --ray` on this machine (installs Ray, some minutes)
+	@$(PIP) -r requirements/cluster.txt
+	@python -m pytest test/cluster
 
 demo: $(BUILD_STAMP) ## camera, node and command over DDS; writes demo/overlay.png
 	@python demo/run.py $${IMAGE:+"--image=$$IMAGE"} $${COMMAND+"--command=$$COMMAND"} $${MODEL:+"--model=$$MODEL"}

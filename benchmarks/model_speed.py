@@ -41,6 +41,7 @@ from transformers import CLIPVisionModel
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionEncoder
 
 from lisa_ros.engine.api import Ask, Turn
+from lisa_ros.lisa.grounding import Features
 from lisa_ros.lisa.model.cache import PrefixCache
 from lisa_ros.lisa.model.lisa import image_columns, predicting
 from lisa_ros.lisa.model.mask_decoder import upsample_logits
@@ -76,10 +77,10 @@ CASES = {
 class WithoutCache(Segmenter):
     """Reads everything again for every pass: the key-value cache switched off."""
 
-    def _read(self, ids: Sequence[int], image_tokens: Tensor | None, cache: PrefixCache) -> Tensor:
+    def _read(self, ids: Sequence[int], frame: Features | None, cache: PrefixCache) -> Tensor:
         whole = [*cache.tokens, *ids]
         cache.truncate(0)
-        return super()._read(whole, image_tokens, cache)[-len(ids) :]
+        return super()._read(whole, frame, cache)[-len(ids) :]
 
 
 class Reference:

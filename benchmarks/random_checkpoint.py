@@ -350,7 +350,9 @@ def write_tokenizer(folder: Path, vocabulary: int, pieces: int = 700) -> None:
 
     Trained on a few sentences and LISA's templates, so that a prompt has about as many tokens as with LLaMA's own.
     """
-    text = " ".join(part for template in TEMPLATES.values() for part in vars(template).values() if part)
+    # Named, so that a new template does not change the pieces and with them the figures.
+    templates = [TEMPLATES[name] for name in ("llava_v1", "v1", "llava_llama_2", "compact")]
+    text = " ".join(part for template in templates for part in vars(template).values() if part)
     text = text.replace("</s>", "").replace("<s>", "")
     asked = [MASK_REQUEST, EXPLAIN_REQUEST, SHORT_ANSWER.replace("[SEG]", "it"), text]
     sentences = [*_SENTENCES.splitlines(), *asked * 8]

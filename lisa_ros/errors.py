@@ -42,3 +42,15 @@ class Cancelled(LisaError):
 
 class TrainingDiverged(LisaError):
     """The loss or a weight of a training run is no longer a finite number."""
+
+
+class NotReady(LisaError):
+    """There is nothing that could answer: the model is loading or failed to load, or its server does not answer."""
+
+
+class Busy(LisaError):
+    """The queue, of this node or of a server, is full."""
+
+
+class TimedOut(LisaError):
+    """The time given to a command ran out."""

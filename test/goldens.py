@@ -14,9 +14,10 @@ from PIL import Image
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_A = GOLDEN / "A"
-_FULL = Path(__file__).resolve().parents[2] / "shared" / "goldens"
-FULL = [_FULL / case for case in "AC" if (_FULL / case).is_dir()]
-"""The full goldens, which lie beside a developer's checkout: other pictures, fitted masks, nothing left out."""
+ALL_FULL = Path(__file__).resolve().parents[2] / "shared" / "goldens"
+"""Where a developer's checkout has the full goldens; elsewhere this folder does not exist."""
+FULL = [ALL_FULL / case for case in "AC" if (ALL_FULL / case).is_dir()]
+"""LISA's full goldens, which lie beside a developer's checkout: other pictures, fitted masks, nothing left out."""
 
 
 def read_rgb(file: Path) -> NDArray[np.uint8]:

@@ -23,6 +23,7 @@ from lisa_ros.atomic import replacing
 from lisa_ros.bag import messages
 from lisa_ros.bag.recording import BagWriter, Frame, Message, Recording, merged, open_recording, write_recording
 from lisa_ros.engine.api import Answer, Ask
+from lisa_ros.engine.patience import patiently
 from lisa_ros.engine.support import SupportedEngine, numbered_answer
 from lisa_ros.errors import ConfigError, ImageError
 from lisa_ros.perception.masks import labels_image
@@ -109,7 +110,8 @@ class Annotator:
             LisaError: What ``SupportedEngine.ask`` raises.
         """
         header, rgb = frame.read()
-        answer = numbered_answer(self._engine.ask(self._engine.encode(rgb), self._settings.ask))
+        encoded = self._engine.encode(rgb)
+        answer = numbered_answer(patiently(lambda: self._engine.ask(encoded, self._settings.ask)))
         regions = answer.regions
         self._on_answer(frame, answer)
         self._request_id = f"frame-{frame.number}"
@@ -117,7 +119,13 @@ class Annotator:
         if self._settings.track:
             self._tracker.start(rgb, [region.mask for region in regions], frame.time_ns / 1e9)
         result = messages.segmentation(
-            header, self._request_id, self._settings.words, answer, regions, self._engine.info
+            header,
+            self._request_id,
+            self._settings.words,
+            self._settings.targets,
+            answer,
+            regions,
+            self._engine.info,
         )
         return [
             self._message("result", frame, result),
@@ -189,15 +197,36 @@ class Job:
         if not record.is_file():
             with replacing(record) as unfinished:
                 unfinished.write_text(text, "utf-8")
-        parts = self._parts()
-        return int(parts[-1].stem.split("-")[1]) if parts else 0
+        done = 0
+        for part in self._parts():  # several workers may have left gaps
+            begin, end = map(int, part.stem.split("-"))
+            if begin == done:
+                done = end
+        return done
 
     def annotate(
-        self, frames: Iterable[Frame], annotator: Annotator, on_skip: Callable[[Frame, ImageError], None]
+        self,
+        frames: Iterable[Frame],
+        annotator: Annotator,
+        on_frame: Callable[[Frame], object],
+        on_skip: Callable[[Frame, ImageError], None],
+        is_mine: Callable[[int], bool] = lambda index: True,
     ) -> None:
-        """Annotate ``frames``, those that are not done. ``on_skip`` is called for each frame that cannot be used."""
-        for part in split(frames, self._settings.every_s):
-            self._annotate_part(part, annotator, on_skip)
+        """Annotate those of ``frames`` that are not done. Several threads may do it at once, each with all frames.
+
+        Args:
+            frames: From the end of what ``resume`` returned.
+            annotator: Of this thread.
+            on_frame: Called with each frame that is annotated.
+            on_skip: Called with each of them that cannot be used.
+            is_mine: Whether this thread annotates the part with this index, from 0.
+        """
+        for index, part in enumerate(split(frames, self._settings.every_s)):
+            if not is_mine(index):
+                continue
+            first = next(part)
+            if not list(self.folder.glob(f"{first.number:0{DIGITS}}-*.mcap")):
+                self._annotate_part(itertools.chain([first], part), annotator, on_frame, on_skip)
 
     def finish(self, recording: Recording, originals: bool, on_message: Callable[[], object]) -> list[str]:
         """Write the output and remove the folder of the job.
@@ -230,14 +259,20 @@ class Job:
         return next(self._results(), None) is None
 
     def _annotate_part(
-        self, part: Iterable[Frame], annotator: Annotator, on_skip: Callable[[Frame, ImageError], None]
+        self,
+        part: Iterator[Frame],
+        annotator: Annotator,
+        on_frame: Callable[[Frame], object],
+        on_skip: Callable[[Frame, ImageError], None],
     ) -> None:
+        first = next(part)
         numbers: list[int] = []
 
         def fill(writer: BagWriter) -> None:
             self._define(writer)
             asked = False
-            for frame in part:
+            for frame in itertools.chain([first], part):
+                on_frame(frame)
                 numbers.append(frame.number)
                 try:
                     results = annotator.track(frame) if asked else annotator.ask(frame)
@@ -248,7 +283,7 @@ class Job:
                 for message in results:
                     writer.write(message)
 
-        written = self.folder / "part.mcap"
+        written = self.folder / f"part-{first.number}.mcap"
         write_recording(written, self.folder, fill)
         written.replace(self.folder / f"{numbers[0]:0{DIGITS}}-{numbers[-1] + 1:0{DIGITS}}.mcap")
 

@@ -19,7 +19,7 @@ from rosbags.typesys.store import Typestore
 from lisa_ros.engine.api import Answer, EngineInfo, MaskCrop, Region, Span
 from lisa_ros.errors import ConfigError
 from lisa_ros.perception.tracking import State, Tracked
-from lisa_ros.runtime.status import NOTHING_FOUND, Status
+from lisa_ros.runtime.status import Status, message_of
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 STRING = "std_msgs/msg/String"
@@ -75,7 +75,13 @@ def jpeg(header: Any, rgb: NDArray[np.uint8]) -> Any:
 
 
 def segmentation(
-    header: Any, request_id: str, command: str, answer: Answer, regions: Sequence[Region], info: EngineInfo
+    header: Any,
+    request_id: str,
+    command: str,
+    targets: Sequence[str],
+    answer: Answer,
+    regions: Sequence[Region],
+    info: EngineInfo,
 ) -> Any:
     """The message for one answer. All durations are 0, so that equal runs write equal files.
 
@@ -83,10 +89,12 @@ def segmentation(
         header: The source frame's.
         request_id: Of this answer; ``tracked_masks`` refers to it.
         command: The command, in words.
+        targets: Names beside the command.
         answer: Its text and absent targets.
         regions: Its regions with their labels; empty ones are left out.
         info: The engine that answered.
     """
+    message = message_of(regions, answer.absent, targets)
     regions = [region for region in regions if region.mask.area]
     return _make(
         SEGMENTATION,
@@ -96,7 +104,7 @@ def segmentation(
         camera="",
         answer=answer.text,
         status=int(Status.SUCCESS if regions else Status.NOT_FOUND),
-        message="" if regions else NOTHING_FOUND,
+        message=message,
         masks=[_mask(header, region.mask, region.phrase, region.spans) for region in regions],
         absent=list(answer.absent),
         objects=[],

@@ -28,7 +28,10 @@ COMMANDS = {
     "scenes": ("lisa_small.scenes.cli", "render pictures of tables with exact masks and commands"),
     "train": ("lisa_ros.cli.train", "fine-tune a model"),
     "merge": ("lisa_ros.cli.merge", "merge LoRA weights into their model"),
+    "serve": ("lisa_ros.cli.serve", "answer the commands of robots without a model, over HTTP"),
+    "check": ("lisa_ros.cli.check", "test in a minute whether a model is usable on this machine"),
     "evaluate": ("lisa_ros.cli.evaluate", "measure gIoU and cIoU on a data set"),
+    "calibrate": ("lisa_ros.cli.calibrate", "make scores the probability of the right object"),
 }
 """Name -> module with add_arguments(parser) and main(arguments) -> exit code, and a summary."""
 
@@ -60,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.name is None or error.name.startswith("lisa_ros"):
             raise
         return _fail(
-            f"the Python module '{error.name}' is missing; pip install '.[bag,scenes,train,quant]' in the folder of "
-            "lisa_ros's source installs all packages that it uses"
+            f"the Python module '{error.name}' is missing; pip install '.[bag,scenes,serve,train,quant]' in the folder "
+            "of lisa_ros's source installs all packages that it uses"
         )
     except BrokenPipeError:
         # The reader has closed the pipe, as in `lisa inspect ... | head -1`. What is left in the buffer goes nowhere:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from lisa_ros import load_engine
 from lisa_ros.bag.annotation import OVERLAYS, AnnotationSettings, Annotator, Job
 from lisa_ros.bag.recording import Frame, Recording, RecordingError, open_recording
 from lisa_ros.cli import model
+from lisa_ros.cli.data_set import positive_count
 from lisa_ros.cli.model import load
 from lisa_ros.engine.api import Answer
+from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import CommandError, ConfigError, ImageError
 from lisa_ros.plain_text import check_plain, escaped
 
@@ -49,6 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--name", default="/lisa", help="prefix of the new topics (default: /lisa)")
     output.add_argument("--overlay", choices=OVERLAYS, default="jpeg", help="picture with the masks (default: jpeg)")
     output.add_argument("--results-only", action="store_true", help="write the results without the original messages")
+    parser.add_argument(
+        "--workers",
+        type=positive_count,
+        default=1,
+        metavar="N",
+        help="parts at once (1); more than 1 is for a server with replicas (lisa serve --ray)",
+    )
     model.add_model_arguments(parser)
 
 
@@ -56,6 +68,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Annotate a recording. Returns the exit code."""
     begun = time.monotonic()
     _check(arguments)
+    model.check_workers(arguments)
     settings = AnnotationSettings(
         arguments.command,
         tuple(arguments.target),
@@ -96,13 +109,43 @@ def _annotate(
     engine = load(arguments)
     engine.check(settings.ask)
     model.warn_of_ignored_command(engine, [settings.ask])
-    printer = _Printer(topic)
-    annotator = Annotator(engine, settings, printer.print_answer)
-    total = recording.frame_count(topic)
-    with tqdm(recording.frames(topic, done), "annotating", total, initial=done, unit="frame", disable=None) as frames:
+    more = [load_engine(arguments.model, options=model.options(arguments)) for _ in range(arguments.workers - 1)]
+    total, failed = recording.frame_count(topic), threading.Event()
+    with tqdm(desc="annotating", total=total, initial=done, unit="frame", disable=None) as bar:
+        printer = _Printer(topic, next(recording.frames(topic, done)), bar)
         begun = time.monotonic()
-        job.annotate(printer.timed(frames), annotator, printer.print_skip)
+
+        def work(number: int, engine: SupportedEngine) -> None:
+            """Every so many-th part, from this worker's own reading of the recording."""
+            annotator = Annotator(engine, settings, printer.print_answer)
+            with open_recording(arguments.recording) as own:
+                job.annotate(
+                    own.frames(topic, done),
+                    annotator,
+                    printer.count,
+                    printer.print_skip,
+                    lambda index: index % arguments.workers == number and not failed.is_set(),
+                )
+
+        if not more:
+            work(0, engine)
+        else:
+            _at_once(work, [engine, *more], failed)
     printer.print_summary(time.monotonic() - begun)
+
+
+def _at_once(
+    work: Callable[[int, SupportedEngine], None], engines: Sequence[SupportedEngine], failed: threading.Event
+) -> None:
+    """Run ``work`` in a thread for each engine. The first failure, or Ctrl-C, ends the others after their part."""
+    with ThreadPoolExecutor(len(engines)) as pool:
+        working = [pool.submit(work, number, engine) for number, engine in enumerate(engines)]
+        try:
+            for done in as_completed(working):
+                done.result()
+        except BaseException:
+            failed.set()
+            raise
 
 
 def _finish(job: Job, recording: Recording, arguments: argparse.Namespace) -> None:
@@ -114,19 +157,19 @@ def _finish(job: Job, recording: Recording, arguments: argparse.Namespace) -> No
 class _Printer:
     """Prints what happens while frames are annotated."""
 
-    def __init__(self, topic: str) -> None:
+    def __init__(self, topic: str, first: Frame, bar: tqdm[Any]) -> None:
         self._topic = topic
-        self._begin_ns: int | None = None
-        self._end_ns = 0
+        self._begin_ns = self._end_ns = first.time_ns
+        self._bar = bar
         self._frames = self._skips = 0
+        self._counting = threading.Lock()
 
-    def timed(self, frames: Iterable[Frame]) -> Iterator[Frame]:
-        """``frames``, while their number and times are noted."""
-        for frame in frames:
-            self._begin_ns = frame.time_ns if self._begin_ns is None else self._begin_ns
-            self._end_ns = frame.time_ns
+    def count(self, frame: Frame) -> None:
+        """Note a frame that is annotated now."""
+        with self._counting:
+            self._end_ns = max(self._end_ns, frame.time_ns)
             self._frames += 1
-            yield frame
+            self._bar.update()
 
     def print_answer(self, frame: Frame, answer: Answer) -> None:
         masks = sum(1 for region in answer.regions if region.mask.area)
@@ -140,12 +183,12 @@ class _Printer:
     def print_summary(self, seconds: float) -> None:
         if self._skips > SKIPS_SHOWN:
             print(f"{self._skips} frames were skipped in total")
-        recorded = (self._end_ns - (self._begin_ns or self._end_ns)) / 1e9
+        recorded = (self._end_ns - self._begin_ns) / 1e9
         speed = f", {recorded / seconds:.1f} times real time" if seconds and recorded else ""
         print(f"annotated {self._frames} frames, {recorded:.1f} s of recording, in {seconds:.1f} s{speed}")
 
     def _at(self, frame: Frame) -> str:
-        return f"frame {frame.number} at {(frame.time_ns - (self._begin_ns or 0)) / 1e9:.2f} s"
+        return f"frame {frame.number} at {(frame.time_ns - self._begin_ns) / 1e9:.2f} s"
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -7,17 +7,19 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from lisa_ros.grounded.weights.inspect import inspect_engine, is_engine
 from lisa_ros.lisa.weights.inspect import describe, inspect
 from lisa_ros.plain_text import escaped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, help="checkpoint folder, CLIP folder or SAM's .pth file")
+    parser.add_argument("path", type=Path, help="model folder, CLIP folder or SAM's .pth file")
     parser.add_argument("--json", action="store_true", help="print everything as JSON, with the names of all tensors")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    report = inspect(arguments.path.expanduser())
+    path = arguments.path.expanduser()
+    report = inspect_engine(path) if is_engine(path) else inspect(path)
     if arguments.json:
         content = asdict(report)
         for name, memory in report.memory.items():

@@ -12,6 +12,7 @@ from tqdm import tqdm
 import lisa_ros
 from lisa_ros.engine.api import TARGETS, Ask
 from lisa_ros.engine.options import PRECISIONS, parse_options
+from lisa_ros.engine.registry import is_url
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import ConfigError
 from lisa_ros.plain_text import escaped
@@ -21,15 +22,14 @@ SHORTHANDS = ("vision_tower", "conversation")
 """Options of the engine LISA that have an argument of their own."""
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that :func:`load` reads."""
+def add_model_arguments(parser: argparse.ArgumentParser, positional: bool = False) -> None:
+    """Add the arguments that :func:`load` reads. positional: the model is given without ``--model``."""
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model",
-        default="",
-        metavar="MODEL",
-        help="folder, URL, or package.module:callable (default: the bundled demo model)",
-    )
+    help_ = "folder, URL, or package.module:callable (default: the bundled demo model)"
+    if positional:
+        model.add_argument("model", nargs="?", default="", metavar="MODEL", help=help_)
+    else:
+        model.add_argument("--model", default="", metavar="MODEL", help=help_)
     model.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     model.add_argument("--precision", default="auto", help=", ".join(PRECISIONS))
     model.add_argument(
@@ -43,7 +43,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--conversation",
         metavar="NAME",
-        help="conversation template: llava_v1, v1, llava_llama_2 or compact (default: the checkpoint's)",
+        help="conversation template: llava_v1, v1, llava_llama_2, cores_v1, cores_llama_2 or compact (default: the "
+        "checkpoint's)",
     )
 
 
@@ -79,6 +80,14 @@ def load(arguments: argparse.Namespace) -> SupportedEngine:
     return engine
 
 
+def check_workers(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError where ``--workers`` asks an engine of this process for several things at once."""
+    if arguments.workers > 1 and not is_url(arguments.model):
+        raise ConfigError(
+            f"--workers {arguments.workers} is for a server with replicas; give its URL with --model (lisa serve --ray)"
+        )
+
+
 def warn_of_demo_model(arguments: argparse.Namespace) -> None:
     """If no model is named, print on standard error what the demo model can do."""
     if not arguments.model:
@@ -90,10 +99,10 @@ def warn_of_demo_model(arguments: argparse.Namespace) -> None:
 
 
 def warn_of_ignored_command(engine: SupportedEngine, asks: Sequence[Ask]) -> None:
-    """If the engine answers each target alone, print on standard error that it ignores the command beside them."""
-    if any(ask.text and ask.targets for ask in asks) and TARGETS not in engine.info.capabilities:
+    """If there are targets and a command, print on standard error that the command may be ignored."""
+    if any(ask.text and ask.targets for ask in asks):
+        how = "may ignore" if TARGETS in engine.info.capabilities else "ignores"
         print(
-            f"lisa: {escaped(engine.info.name)} answers each --target alone and ignores the command; leave out one of "
-            "the two",
+            f"lisa: {escaped(engine.info.name)} {how} the command beside --target; leave out one of the two",
             file=sys.stderr,
         )

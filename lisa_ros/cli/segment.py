@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +19,8 @@ from PIL import Image
 from lisa_ros.atomic import check_outputs, replacing
 from lisa_ros.cli import model
 from lisa_ros.cli.model import load
-from lisa_ros.engine.api import Answer, Ask, Conversation, EngineInfo, Event, MaskCrop, Token
-from lisa_ros.engine.support import Encoded, SupportedEngine, numbered_answer
+from lisa_ros.engine.api import Answer, Ask, Conversation, EngineInfo, Event, MaskCrop, Regions, Token
+from lisa_ros.engine.support import Encoded, SupportedEngine, numbered_answer, unanswered
 from lisa_ros.errors import CommandError, ConfigError
 from lisa_ros.perception.masks import union_image
 from lisa_ros.perception.photo import STDIN, read_photo
@@ -114,7 +116,7 @@ def main(arguments: argparse.Namespace) -> int:
             print(escaped(error))
             continue
         if not quiet:
-            _print_masks(answer, encode_s)
+            _print_masks(ask, answer, encode_s)
         number = len(answers) + 1 if len(asks) > 1 and not arguments.interactive else None
         answers.append(_record(ask, answer))
         for name, path in _write_pictures(rgb, answer, arguments, number).items():
@@ -123,7 +125,7 @@ def main(arguments: argparse.Namespace) -> int:
                 print(f"wrote {escaped(path)}")
     if arguments.json:
         _write_json(arguments.json, _document(arguments.image, rgb, engine.info, encode_s, answers))
-    return FOUND if all(one["found"] and not one["absent"] for one in answers) else NOT_FOUND
+    return FOUND if all(one["found"] and not one["absent"] and not one["unanswered"] for one in answers) else NOT_FOUND
 
 
 # --- checks before the model is loaded ---
@@ -206,27 +208,43 @@ def _ask(engine: SupportedEngine, encoded: Encoded, ask: Ask, quiet: bool, detai
 
 
 class _Stream:
-    """Shows an answer while it grows."""
+    """Shows an answer while it grows. Numbers of masks have the colours of the overlay."""
 
     def __init__(self, write: Callable[[str], object] | None = None):
         self._write = write or (lambda text: print(escaped(text), end="", flush=True))
+        self._paint = write is None and not os.environ.get("NO_COLOR")
         self._shown = ""
+        self._regions = 0
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Regions):
+            self._regions += len(event.regions)
         if isinstance(event, Token):
             # A character of several tokens reads as U+FFFD until its last token is there; the end may be trimmed later.
-            self._show(event.text.rstrip("\N{REPLACEMENT CHARACTER}").rstrip())
+            text = event.text.rstrip("\N{REPLACEMENT CHARACTER}").rstrip()
+            # Whether a number is that of a mask is known with the mask, which follows the text.
+            self._show(_NUMBER_AT_END.sub("", text).rstrip())
 
     def finish(self, answer: str) -> None:
         self._show(answer)
         self._write("\n")
 
     def _show(self, text: str) -> None:
-        if text.startswith(self._shown):
-            self._write(text[len(self._shown) :])
-        else:
-            self._write(f"\n{text}")
+        new = text[len(self._shown) :] if text.startswith(self._shown) else f"\n{text}"
         self._shown = text
+        for part in _NUMBER.split(new):
+            number = int(part[1:-1]) if _NUMBER.fullmatch(part) else 0
+            if self._paint and 1 <= number <= self._regions:
+                from lisa_ros.perception.overlay import colour_of  # here: it imports OpenCV
+
+                red, green, blue = colour_of(number)
+                print(f"\x1b[1;38;2;{red};{green};{blue}m{part}\x1b[0m", end="", flush=True)
+            elif part:
+                self._write(part)
+
+
+_NUMBER = re.compile(r"(\[[1-9]\d{0,2}\])")
+_NUMBER_AT_END = re.compile(r"\[\d{0,3}\]?$")
 
 
 # --- results ---
@@ -236,7 +254,7 @@ def _crops(answer: Answer) -> list[MaskCrop]:
     return [region.mask for region in answer.regions]
 
 
-def _print_masks(answer: Answer, encode_s: float) -> None:
+def _print_masks(ask: Ask, answer: Answer, encode_s: float) -> None:
     for region in answer.regions:
         crop, phrase = region.mask, f" ({escaped(region.phrase)})" if region.phrase else ""
         if crop.area == 0:
@@ -251,6 +269,8 @@ def _print_masks(answer: Answer, encode_s: float) -> None:
         print(f"  not there: {escaped(', '.join(answer.absent))}")
     elif not answer.found:
         print("  not found: no mask")
+    if missing := unanswered(answer.regions, answer.absent, ask.targets):
+        print(f"  not in the answer: {escaped(', '.join(missing))}")
     timings = answer.timings
     first = f"{timings.first_mask_s:.2f} s to the first mask, " if timings.first_mask_s else ""
     print(f"  {first}{timings.total_s:.2f} s in total, after {encode_s:.2f} s for the picture")
@@ -286,6 +306,7 @@ def _record(ask: Ask, answer: Answer) -> dict[str, Any]:
         "answer": answer.text,
         "found": answer.found,
         "absent": list(answer.absent),
+        "unanswered": unanswered(answer.regions, answer.absent, ask.targets),
         "masks": masks,
         "timings": {name: round(value, 6) for name, value in vars(answer.timings).items()},
     }

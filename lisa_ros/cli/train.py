@@ -17,6 +17,8 @@ from lisa_ros.plain_text import EscapingFormatter
 RECIPES = {
     "lisa": "lisa_ros.training.finetune",
     "small": "lisa_small.training.stages",
+    "extract": "lisa_ros.training.extract",
+    "extract_small": "lisa_small.training.extract",
 }
 """Recipe -> module with train(configuration) -> exit code."""
 

@@ -1,7 +1,9 @@
 """REFER's folders: sentences and the annotations of the picture that each means.
 
 FOLDER/refcoco/refs(unc).p and instances.json, FOLDER/grefcoco/grefs(unc).json and instances.json; the pictures in
-FOLDER/images/mscoco/images/train2014, those of RefCLEF in FOLDER/images/saiapr_tc-12.
+FOLDER/images/mscoco/images/train2014, those of RefCLEF in FOLDER/images/saiapr_tc-12. R-RefCOCO (``R-refcoco``) and
+FP-RefCOCO (``fprefcoco``) have sentences about things that are not there, in the same form. Ref-ZOM is
+FOLDER/refzom/Ref_ZOM.p with FOLDER/images/mscoco/images/trainval2014.
 """
 
 from __future__ import annotations
@@ -22,33 +24,44 @@ from lisa_ros.json_file import read_json
 
 log = logging.getLogger(__name__)
 
+_REF_ZOM = "Ref_ZOM.p"
 NONE = -1
 """The annotation of a sentence that refers to nothing (gRefCOCO)."""
 
 
 class Sentence(NamedTuple):
-    """A referring expression, and the ids of the annotations it refers to: one, several, or none."""
+    """A referring expression.
+
+    Args:
+        text: The words.
+        annotations: Ids of the annotations that it refers to: one, several, or none.
+        instead: What is there in its place, in words, where it refers to nothing (FP-RefCOCO); empty: not stated.
+    """
 
     text: str
     annotations: tuple[int, ...]
+    instead: str = ""
 
 
 def reference_files(folder: Path) -> dict[str, Path]:
     """Whose split -> its file, ``grefs(unc).json`` or, without any, ``refs(unc).p``; empty in a folder not REFER's."""
     if not (folder / "instances.json").is_file():
         return {}
+    if (folder / _REF_ZOM).is_file():
+        return {"zom": folder / _REF_ZOM}
     files = sorted(folder.glob("grefs(*).json" if is_generalised(folder) else "refs(*).p"))
     return {file.stem.partition("(")[2][:-1]: file for file in files}
 
 
 def is_generalised(folder: Path) -> bool:
-    """Whether the sentences may mean several things or none, as gRefCOCO's do."""
-    return any(folder.glob("grefs(*).json"))
+    """Whether the sentences may mean several things or none, as gRefCOCO's and Ref-ZOM's do."""
+    return any(folder.glob("grefs(*).json")) or (folder / _REF_ZOM).is_file()
 
 
 def image_folder(path: Path, name: str) -> Path:
     """Where the pictures of a data set lie in the reference's layout."""
-    return path / "images" / ("saiapr_tc-12" if name == "refclef" else "mscoco/images/train2014")
+    places = {"refclef": "saiapr_tc-12", "refzom": "mscoco/images/trainval2014"}
+    return path / "images" / places.get(name, "mscoco/images/train2014")
 
 
 def picture_of(coco: CocoFile, image_id: int, folder: Path) -> tuple[str, NDArray[np.uint8]]:
@@ -81,7 +94,7 @@ def read_sentences(folder: Path, split: str, split_by: str | None = None) -> dic
     Args:
         folder: Of one data set.
         split: Such as ``train``, ``val`` or ``testA``.
-        split_by: Whose split; ``umd`` for RefCOCOg, else ``unc``.
+        split_by: Whose split; None: the usual one, such as ``umd`` for RefCOCOg and ``unc`` for most others.
 
     Returns:
         Picture's id, ascending -> its sentences in the file's order.
@@ -89,7 +102,7 @@ def read_sentences(folder: Path, split: str, split_by: str | None = None) -> dic
     Raises:
         ConfigError: A file is missing or broken; there is no such split, or nobody's split of that name.
     """
-    split_by = split_by or ("umd" if folder.resolve().name == "refcocog" else "unc")
+    split_by = split_by or _usual_split(folder)
     files = reference_files(folder)
     if split_by not in files:
         known_splits = ", ".join(files) or "none, or no instances.json"
@@ -111,10 +124,29 @@ def read_sentences(folder: Path, split: str, split_by: str | None = None) -> dic
     return {image: of_picture[image] for image in sorted(of_picture) if of_picture[image]}
 
 
+def _usual_split(folder: Path) -> str:
+    """Whose split a data set is used with: R-RefCOCO's and FP-RefCOCO's are those of SESAME's authors."""
+    name = folder.resolve().name
+    if name.startswith("fprefcoco"):
+        return "berkeley_exclude_unified"
+    whose = {"refcocog": "umd", "refzom": "zom"}.get(name.removeprefix("R-"), "unc")
+    return f"{whose}_exclude_unified" if name.startswith("R-") else whose
+
+
 def _read_reference(ref: Any) -> tuple[str, int, list[Sentence], int]:
     """Split, picture's id, sentences, and how many more say nothing."""
     annotations = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
     ids = tuple(int(one) for one in annotations if int(one) != NONE)
-    texts = [one["sent"] for one in ref["sentences"]]
-    sentences = [Sentence(text, ids) for text in texts if isinstance(text, str) and text.strip()]
-    return str(ref["split"]), int(ref["image_id"]), sentences, len(texts) - len(sentences)
+    entries = [one for one in ref["sentences"] if isinstance(one["sent"], str) and one["sent"].strip()]
+    sentences = [
+        Sentence(one["sent"], (), str(one.get("gt_sent") or "").strip())
+        if _is_false(one)
+        else Sentence(one["sent"], ids)
+        for one in entries
+    ]
+    return str(ref["split"]), int(ref["image_id"]), sentences, len(ref["sentences"]) - len(sentences)
+
+
+def _is_false(sentence: Any) -> bool:
+    """Whether a sentence names what is not in the picture, as R-RefCOCO (exist) and FP-RefCOCO mark it."""
+    return bool(sentence.get("is_false_premise", not sentence.get("exist", True)))

@@ -105,7 +105,8 @@ class Region:
 
     Args:
         mask: Tight crop; may be empty (area 0).
-        score: Confidence in [0, 1]; comparable within one engine only.
+        score: Confidence in [0, 1]. After ``lisa calibrate``, the probability that the mask is on the right object;
+            else comparable within one model only.
         phrase: A name of the object, if the engine gives one; else empty.
         spans: Positions in ``Answer.text`` that mention the object. For LISA the position of ``[SEG]``.
         span: The first of ``spans``. The constructor needs only one of the two. To replace the spans of a region, pass
@@ -137,10 +138,12 @@ class Turn:
     Args:
         question: The text as the model read it.
         answer: The answer; None before there is one.
+        literal: Spans of the question that are the user's words, in which no token of the model is read; None: all.
     """
 
     question: str
     answer: str | None = None
+    literal: tuple[Span, ...] | None = None
 
 
 @dataclass
@@ -172,12 +175,22 @@ class Proposals:
         embeddings: (N, D) float; or None.
         scores: (N,) float in [0, 1]; or None.
         phrases: N names of the objects; or empty.
+        crops: The masks as N crops, in place of ``masks``: 200 planes of 1920 x 1080 are 400 MB.
     """
 
     masks: NDArray[np.bool_] | None = None
     embeddings: NDArray[np.floating] | None = None
     scores: NDArray[np.floating] | None = None
     phrases: Sequence[str] = ()
+    crops: Sequence[MaskCrop] = ()
+
+    def __len__(self) -> int:
+        """N; of embeddings alone, their number."""
+        given = self.masks if self.masks is not None else self.crops or self.embeddings
+        return 0 if given is None else len(given)
+
+    def __bool__(self) -> bool:
+        return True  # proposals of which there are none are proposals too
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,7 +299,10 @@ class Token:
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """New regions, as soon as they exist; each region is sent once."""
+    """New regions, as soon as they exist; each region is sent once.
+
+    A region of the answer with the same mask and more spans is the same one: the text mentioned it again.
+    """
 
     regions: Sequence[Region]
 

@@ -33,6 +33,7 @@ from lisa_ros.engine.api import (
     Timings,
     Token,
 )
+from lisa_ros.engine.calibration import Calibration
 from lisa_ros.errors import CommandError, ConfigError, ImageError
 
 logger = logging.getLogger(__name__)
@@ -153,17 +154,21 @@ def _box(given: Any) -> tuple[float, float, float, float]:
 class Contract:
     """Checks the answers and events of one engine about one frame, and converts their values to plain types.
 
-    A ``Region`` object that is both in an event and in the answer is converted to one and the same object.
+    A ``Region`` or ``MaskCrop`` object that is both in an event and in the answer is converted to one and the same
+    object.
 
     Args:
         info: Of the engine, for errors.
         size: (height, width) of the frame, pixels.
+        calibration: Of the model's scores; None leaves them as they are.
     """
 
-    def __init__(self, info: EngineInfo, size: tuple[int, int]) -> None:
+    def __init__(self, info: EngineInfo, size: tuple[int, int], calibration: Calibration | None = None) -> None:
         self._name = info.name
         self._size = size
+        self._calibration = calibration
         self._regions: dict[int, tuple[Region, Region]] = {}  # id -> (as the engine has it, in plain types)
+        self._masks: dict[int, tuple[MaskCrop, MaskCrop]] = {}  # the same
 
     def answer(self, answer: Answer) -> Answer:
         """The answer in plain types.
@@ -231,7 +236,13 @@ class Contract:
         if not -SLACK <= score <= 1 + SLACK:
             raise ValueError(f"{self._name} returned the score {score}; it must be a number in [0, 1]")
         phrase = self._text(region.phrase, "a phrase")
-        return Region(self._mask(region.mask), min(max(score, 0.0), 1.0), phrase, self._spans(region.spans))
+        score = min(max(score, 0.0), 1.0)
+        if self._calibration is not None:
+            score = self._calibration.probability(score)
+        if id(region.mask) not in self._masks:
+            self._masks[id(region.mask)] = (region.mask, self._mask(region.mask))
+        mask = self._masks[id(region.mask)][1]
+        return Region(mask, score, phrase, self._spans(region.spans))
 
     def _spans(self, spans: tuple[Span, ...]) -> tuple[Span, ...]:
         if any(not 0 <= begin <= end for begin, end in spans):

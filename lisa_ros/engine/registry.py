@@ -3,6 +3,7 @@
 A model is a folder, a URL, ``package.module:callable``, or empty for the bundled demo model. The engine of a folder is
 chosen in this order:
 
+0. the option ``family``, where it is the name of an engine;
 1. the name under ``"engine"`` in ``engine.json``, or else in ``config.json``;
 2. the first engine whose function ``recognises(folder, config)`` returns True;
 3. the engine ``lisa``.
@@ -21,9 +22,10 @@ import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lisa_ros.engine.api import Factory
+from lisa_ros.engine.calibration import read_calibration
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import CheckpointError, ConfigError
 from lisa_ros.json_file import read_json_object
@@ -36,8 +38,16 @@ DEFAULT = "lisa"
 BUILT_IN = {
     "lisa": "lisa_ros.lisa.engine:load",
     "lisa_small": "lisa_small.engine:load",
+    "grounded": "lisa_ros.grounded.engine:load",
+    "elisa": "lisa_ros.extractive.engine:load",
+    "elisa_small": "lisa_small.extractor:load",
+    "http": "lisa_ros.remote.engine:load",
+    "https": "lisa_ros.remote.engine:load",
 }
 """Name -> ``module:callable`` of the factory. Imported only when a model needs it."""
+
+SCHEMES = ("http", "https")
+"""Built-in engines that serve URLs and no folders."""
 
 _CALLABLE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -60,7 +70,7 @@ def load_engine(
         progress: Called with the loaded share, in [0, 1].
 
     Returns:
-        The engine, wrapped in the checks that hold for all engines.
+        The engine, wrapped in the checks that hold for all engines, with the folder's calibration of its scores.
 
     Raises:
         ConfigError: There is no such engine, or an option or the precision cannot be used.
@@ -70,19 +80,22 @@ def load_engine(
     """
     model = str(model)
     limit_spinning()  # before the factory's module imports torch
-    factory = find_factory(model)
+    factory = find_factory(model, (options or {}).get("family"))
     _check_signature(factory, model)
-    if not is_callable_name(model) and not _URL.match(model):
-        model = str(Path(model).expanduser() if model else bundled_model())
+    calibration = None
+    if not is_callable_name(model) and not is_url(model):
+        folder = Path(model).expanduser() if model else bundled_model()
+        model, calibration = str(folder), read_calibration(folder)
     chosen = {"model": model, "device": device, "precision": precision}
-    return SupportedEngine(factory(**chosen, options=dict(options or {}), progress=progress))
+    return SupportedEngine(factory(**chosen, options=dict(options or {}), progress=progress), calibration)
 
 
-def find_factory(model: str) -> Factory:
+def find_factory(model: str, family: object = None) -> Factory:
     """The factory that creates the engine for a model.
 
     Args:
         model: Folder, URL, ``package.module:callable``, or empty for the bundled demo model.
+        family: The option of this name. Where it is the name of an engine, that engine serves a folder.
 
     Raises:
         ConfigError: The engine is not installed or cannot be imported, or ``model`` is the name of an engine.
@@ -90,11 +103,11 @@ def find_factory(model: str) -> Factory:
     """
     check_model(model)
     if is_callable_name(model):
-        return _import(model)
+        return cast(Factory, import_callable(model))
     if url := _URL.match(model):
         return named(url[1].lower(), f"no engine serves '{model}'")
     folder = Path(model).expanduser() if model else bundled_model()
-    name = engine_name(folder)
+    name = family if isinstance(family, str) and family in _families() else engine_name(folder)
     return named(name, f"{folder} names the engine '{name}', which is not installed")
 
 
@@ -134,7 +147,7 @@ def engine_name(folder: Path) -> str:
             return name
     config = _read(folder / "config.json")
     for name in known():
-        if name != DEFAULT and _recognises(name, folder, config):
+        if name not in (DEFAULT, *SCHEMES) and _recognises(name, folder, config):
             return name
     return DEFAULT
 
@@ -142,6 +155,11 @@ def engine_name(folder: Path) -> str:
 def is_callable_name(model: str) -> bool:
     """Whether ``model`` has the form ``package.module:callable`` and no file or folder has this name."""
     return _CALLABLE.fullmatch(model) is not None and not Path(model).exists()
+
+
+def is_url(value: str) -> bool:
+    """Whether ``value`` begins like a URL, with a scheme."""
+    return _URL.match(value) is not None
 
 
 def bundled_model() -> Path:
@@ -169,6 +187,11 @@ def known() -> list[str]:
     return list(dict.fromkeys([*BUILT_IN, *(entry.name for entry in entry_points(group=GROUP))]))
 
 
+def _families() -> list[str]:
+    """Engines that the option ``family`` may name. LISA's own families are options of its engine."""
+    return [name for name in known() if name != DEFAULT]
+
+
 def named(name: str, why: str) -> Factory:
     """The factory of an engine.
 
@@ -180,7 +203,7 @@ def named(name: str, why: str) -> Factory:
         ConfigError: The engine is not installed or cannot be imported.
     """
     if name in BUILT_IN:
-        return _import(BUILT_IN[name])
+        return cast(Factory, import_callable(BUILT_IN[name]))
     for entry in entry_points(group=GROUP):
         if entry.name == name:
             return _load_entry(entry)
@@ -195,7 +218,16 @@ def _load_entry(entry: EntryPoint) -> Factory:
     return factory
 
 
-def _import(name: str) -> Factory:
+def import_callable(name: str, kind: str = "engine") -> Any:
+    """What ``package.module:callable`` names.
+
+    Args:
+        name: The name.
+        kind: Of thing that the callable makes, for errors.
+
+    Raises:
+        ConfigError: It cannot be imported, or is not callable.
+    """
     module, _, attribute = name.partition(":")
     try:
         value: Any = importlib.import_module(module)
@@ -204,14 +236,13 @@ def _import(name: str) -> Factory:
     except ModuleNotFoundError as error:
         own = f"{module}.".startswith(f"{error.name}.")
         remedy = "put the folder of the package in PYTHONPATH" if own else f"install the Python module '{error.name}'"
-        raise ConfigError(f"engine '{name}' cannot be imported: {error}; {remedy}") from error
+        raise ConfigError(f"{kind} '{name}' cannot be imported: {error}; {remedy}") from error
     except Exception as error:  # the module of a user may fail in any way
         reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"engine '{name}' cannot be imported: {reason}; give package.module:callable") from error
+        raise ConfigError(f"{kind} '{name}' cannot be imported: {reason}; give package.module:callable") from error
     if not callable(value):
-        raise ConfigError(f"engine '{name}' is a {type(value).__name__}; it must be a callable that makes an engine")
-    factory: Factory = value
-    return factory
+        raise ConfigError(f"{kind} '{name}' is a {type(value).__name__}; it must be a callable that makes the {kind}")
+    return value
 
 
 def module_of(name: str) -> str:

@@ -31,6 +31,7 @@ from lisa_ros.engine.api import (
     Token,
     Turn,
 )
+from lisa_ros.engine.calibration import Calibration
 from lisa_ros.engine.contract import Contract, check_info, check_rgb, checked_ask
 from lisa_ros.errors import Cancelled, CommandError, ConfigError
 
@@ -60,12 +61,13 @@ class SupportedEngine:
 
     Args:
         engine: Any object with ``info``, ``encode`` and ``ask``.
+        calibration: Turns its scores into probabilities; None leaves them as they are.
 
     Raises:
         ConfigError: An attribute is missing, or ``info`` is invalid.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, calibration: Calibration | None = None) -> None:
         missing = [name for name in ("info", "encode", "ask") if not hasattr(engine, name)]
         if missing:
             raise ConfigError(f"{type(engine).__name__} is not an engine: it has no {', '.join(missing)}")
@@ -73,6 +75,7 @@ class SupportedEngine:
         if TEACHER_FORCED in engine.info.capabilities and not isinstance(engine, TeacherForced):
             raise ConfigError(f"{engine.info.name} has the capability {TEACHER_FORCED} and no method of that name")
         self.engine = engine
+        self.calibration = calibration
         self._history_warned = False
 
     @property
@@ -126,7 +129,7 @@ class SupportedEngine:
     ) -> Answer:
         """The engine's answer by the contract; its total time is measured here where the engine gives no timings."""
         begun = time.perf_counter()
-        contract = Contract(self.info, encoded.size)
+        contract = Contract(self.info, encoded.size, self.calibration)
 
         def checked(event: Event) -> None:
             on_event(contract.event(event))
@@ -153,12 +156,12 @@ class SupportedEngine:
     def _ask_each(
         self, encoded: Encoded, ask: Ask, on_event: OnEvent, should_stop: ShouldStop, details: bool
     ) -> Answer:
-        """One ask for each target; texts joined by newlines, spans shifted."""
+        """One ask for each target, once if it is given twice; texts joined by newlines, spans shifted."""
         texts: list[str] = []
         regions: list[Region] = []
         absent: list[str] = []
         answers: list[Answer] = []
-        for target in ask.targets:
+        for target in dict.fromkeys(ask.targets):
             if should_stop():
                 raise Cancelled("canceled between two targets")
             watch = _Shifted(on_event, "".join(f"{text}\n" for text in texts), target)
@@ -200,7 +203,7 @@ class _Shifted:
         if id(region) not in self._regions:
             by = len(self._before)
             spans = tuple((begin + by, end + by) for begin, end in region.spans)
-            moved = replace(region, phrase=region.phrase or self._target, spans=spans, span=None)
+            moved = replace(region, phrase=self._target, spans=spans, span=None)
             self._regions[id(region)] = (region, moved)
         return self._regions[id(region)][1]
 
@@ -213,6 +216,20 @@ def numbered(region: Region, label: int) -> Region:
 def numbered_answer(answer: Answer) -> Answer:
     """``answer`` whose masks have the labels 1, 2, ... in their order, and their regions' scores."""
     return replace(answer, regions=tuple(numbered(region, label) for label, region in enumerate(answer.regions, 1)))
+
+
+def unanswered(regions: Sequence[Region], absent: Sequence[str], targets: Sequence[str]) -> list[str]:
+    """Targets that an answer neither marks nor reports as absent; none if no region has a phrase, so may be of any.
+
+    Args:
+        regions: Of the answer.
+        absent: Of the answer.
+        targets: Of the command.
+    """
+    if regions and not any(region.phrase for region in regions):
+        return []
+    mentioned = {name.casefold() for name in (*absent, *(region.phrase for region in regions))}
+    return [target for target in dict.fromkeys(targets) if target.casefold() not in mentioned]
 
 
 def _sum(answers: Sequence[Answer]) -> Timings:

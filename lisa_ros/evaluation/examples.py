@@ -199,7 +199,7 @@ def _from_refer(
     # A split has thousands of masks: sentences that mean the same share one.
     truths: dict[tuple[int, ...], NDArray[np.uint8]] = {(): np.zeros(size, np.uint8)}
     objects = [mask > 0 for mask in masks.values() if mask.any()]
-    for text, ids in sentences:
+    for text, ids, _ in sentences:
         if unknown := [one for one in ids if one not in masks]:
             log.warning("skipped: %s: '%s' means annotation %d, which cannot be used", name, text, unknown[0])
             continue

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lisa_ros.evaluation.metrics import Overlap, ciou, giou
+from lisa_ros.evaluation.reliability import reliability, reliability_table
 from lisa_ros.evaluation.run import MAX_ANSWER, Outcome
 from lisa_ros.plain_text import escaped
 
@@ -90,6 +91,7 @@ def summarise(outcomes: list[Outcome]) -> dict:
             "n": len(explained),
         },
         "cut": sum(o.cut for o in outcomes if o.cut) if any(o.cut is not None for o in outcomes) else None,
+        "reliability": reliability([mask for o in outcomes for mask in o.masks]),
         "teacher_forced": _forced(there),
         "time_to_mask_s": _seconds(o.to_mask_s for o in outcomes if o.to_mask_s is not None and o.first),
         "next_command_s": _seconds(o.to_mask_s for o in outcomes if o.to_mask_s is not None and not o.first),
@@ -115,6 +117,7 @@ def table(report: dict) -> str:
     refused[1:1] = [(f"  {kind}", one) for kind, one in report["absent_by_kind"].items()]
     lines += [f"{name:25}{one['refused']:.1%} of {one['n']}" for name, one in refused]
     lines += [f"absent without a mask (N-acc) {report['N_acc']:.1%}, present with one (T-acc) {report['T_acc']:.1%}"]
+    lines += reliability_table(report["reliability"])
     words = report["explanations"]
     lines += [f"explanations that name the target {words['named_right']:.1%} of {words['n']}"]
     lines += [f"answers cut off after {MAX_ANSWER} tokens: {report['cut']}"] if report["cut"] else []

@@ -5,20 +5,29 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lisa_ros.engine.api import TEACHER_FORCED, Answer, Ask, Conversation
+from lisa_ros.engine.patience import patiently
 from lisa_ros.engine.support import Encoded, SupportedEngine
 from lisa_ros.evaluation.examples import Example, ExampleTurn, Picture, Question
 from lisa_ros.evaluation.metrics import Overlap, overlap
+from lisa_ros.evaluation.reliability import ScoredMask, score_mask
 from lisa_ros.perception.masks import union_image
 
 MAX_ANSWER = 96
 """Tokens of one answer at most."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +47,7 @@ class Outcome:
         first: First question about its picture: ``to_mask_s`` includes encoding.
         named: A region exists, and the text up to the first mention of it names every target's class.
         cut: The answer was cut off at ``MAX_ANSWER`` tokens; None where the engine does not say how long it was.
+        masks: Those of the answer that have pixels, each with its score and what it marks.
     """
 
     question: Question
@@ -52,6 +62,10 @@ class Outcome:
     first: bool
     named: bool = False
     cut: bool | None = None
+    masks: tuple[ScoredMask, ...] = ()
+
+
+OnOutcome = Callable[[Outcome, Picture, Example, NDArray[np.bool_]], None]
 
 
 def evaluate(
@@ -60,7 +74,8 @@ def evaluate(
     *,
     forced: bool = True,
     seed: int = 0,
-    on_outcome: Callable[[Outcome, Picture, Example, NDArray[np.bool_]], None] | None = None,
+    on_outcome: OnOutcome | None = None,
+    more_engines: Sequence[SupportedEngine] = (),
 ) -> list[Outcome]:
     """Ask every example.
 
@@ -69,21 +84,63 @@ def evaluate(
         pictures: With their examples.
         forced: Measure teacher-forced answers too, where the engine is capable of it.
         seed: Of the random-object baseline.
-        on_outcome: Called after each example with its outcome, picture, truth and the union (H, W) bool of the
-            answer's masks.
+        on_outcome: Called after each example, in their order, with its outcome, picture, truth and the union (H, W)
+            bool of the answer's masks.
+        more_engines: The same engine again, for as many pictures at once: clients of one server with replicas. The
+            outcomes are the same, but for the times.
     """
-    rng, outcomes = random.Random(seed), []
+    engines: SimpleQueue[SupportedEngine] = SimpleQueue()
+    for each in (engine, *more_engines):
+        engines.put(each)
     forced = forced and TEACHER_FORCED in engine.info.capabilities
-    for picture in pictures:
-        begun = time.perf_counter()
-        encoded = engine.encode(picture.rgb)
-        encode_s = time.perf_counter() - begun
-        for number, example in enumerate(picture.examples):
-            outcome, mask = _ask(engine, encoded, example, encode_s if number == 0 else 0.0, forced, rng)
+    at_once = 1 + len(more_engines)
+    outcomes = []
+
+    def work(picture: Picture) -> list[tuple[Outcome, NDArray[np.bool_]]]:
+        free = engines.get()
+        try:
+            return _evaluate_picture(free, picture, forced, seed)
+        finally:
+            engines.put(free)
+
+    for picture, results in _in_order(work, pictures, at_once):
+        for (outcome, mask), example in zip(results, picture.examples, strict=True):
             outcomes.append(outcome)
             if on_outcome is not None:
                 on_outcome(outcome, picture, example, mask)
     return outcomes
+
+
+def _in_order(work: Callable[[Picture], T], pictures: Iterable[Picture], at_once: int) -> Iterator[tuple[Picture, T]]:
+    """Each picture and what ``work`` gives for it; some pictures are worked on ahead."""
+    if at_once == 1:
+        yield from ((picture, work(picture)) for picture in pictures)
+        return
+    begun: deque[tuple[Picture, Future[T]]] = deque()
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            for picture in pictures:
+                begun.append((picture, pool.submit(work, picture)))
+                if len(begun) > 2 * at_once:  # pictures and masks of a whole data set would fill the memory
+                    first, future = begun.popleft()
+                    yield first, future.result()
+            yield from ((picture, future.result()) for picture, future in begun)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _evaluate_picture(
+    engine: SupportedEngine, picture: Picture, forced: bool, seed: int
+) -> list[tuple[Outcome, NDArray[np.bool_]]]:
+    """Outcome and mask of each example."""
+    rng = random.Random(f"{seed} {picture.name}")  # the same in any order of the pictures
+    begun = time.perf_counter()
+    encoded = engine.encode(picture.rgb)
+    encode_s = time.perf_counter() - begun
+    return [
+        _ask(engine, encoded, example, 0.0 if number else encode_s, forced, rng)
+        for number, example in enumerate(picture.examples)
+    ]
 
 
 def _ask(
@@ -97,7 +154,7 @@ def _ask(
     history, question = Conversation(), example.question
     for turn in question.turns:
         begun = time.perf_counter()
-        answer = engine.ask(encoded, _ask_of(turn, history), details=True)
+        answer = patiently(partial(engine.ask, encoded, _ask_of(turn, history), details=True))
         asked_s = time.perf_counter() - begun
     found = len(answer.regions) > 0
     mask = union_image([region.mask for region in answer.regions], example.truth.shape) > 0
@@ -117,6 +174,7 @@ def _ask(
         encode_s > 0,
         found and names_all(text_to_region(answer), question.names),
         _is_cut(answer),
+        tuple(score_mask(region, example.truth, example.objects) for region in answer.regions if region.mask.area),
     )
     return outcome, mask
 
@@ -137,7 +195,8 @@ def forced_mask(engine: SupportedEngine, encoded: Encoded, example: Example) -> 
     Raises CommandError where the engine has no teacher-forced answers.
     """
     turns = example.question.turns
-    return engine.teacher_forced(encoded, [_ask_of(turn) for turn in turns], [turn.answer for turn in turns])
+    asks, answers = [_ask_of(turn) for turn in turns], [turn.answer for turn in turns]
+    return patiently(partial(engine.teacher_forced, encoded, asks, answers))
 
 
 def text_to_region(answer: Answer) -> str:

@@ -1,4 +1,4 @@
-"""The engine that serves LISA's checkpoints."""
+"""The engine that serves checkpoints of LISA and its relatives (``family``)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from lisa_ros.engine.options import check_options
 from lisa_ros.errors import ConfigError
+from lisa_ros.lisa.family import family_named
 
 if TYPE_CHECKING:
     from lisa_ros.lisa.segmenter import Segmenter
 
-OPTIONS = ("conversation", "family", "vision_tower")
-FAMILIES = ("lisa",)
+OPTIONS = ("coarse_regions", "conversation", "family", "points", "vision_tower")
 
 
 def load(
@@ -30,7 +30,8 @@ def load(
         device: auto, cpu, cuda or cuda:N.
         precision: One of ``engine.options.PRECISIONS``.
         options: ``vision_tower`` (folder or cached hub id of the CLIP tower), ``conversation`` (name of a template),
-            ``family`` (one of ``FAMILIES``).
+            ``family`` (one of ``family.FAMILIES``), ``points`` (READ: num_points, t_pos, t_neg, down_sample),
+            ``coarse_regions`` (CoReS: whether coarse masks are sent as early regions, which the answer leaves out).
         progress: Called with the loaded share, in [0, 1].
 
     Raises:
@@ -42,16 +43,18 @@ def load(
     from lisa_ros.lisa.segmenter import Segmenter  # here: it imports torch
 
     check_options(options, OPTIONS, "lisa")
-    for name, value in options.items():
-        if not isinstance(value, str):
-            raise ConfigError(f"option {name} is {value!r}; it must be text")
-    family = options.get("family", "lisa")
-    if family not in FAMILIES:
-        raise ConfigError(f"option family is '{family}'; choose one of {', '.join(FAMILIES)}")
+    for name in ("vision_tower", "conversation"):
+        if not isinstance(options.get(name, ""), str):
+            raise ConfigError(f"option {name} is {options[name]!r}; it must be text")
+    if not isinstance(options.get("coarse_regions", False), bool):
+        raise ConfigError(f"option coarse_regions is {options['coarse_regions']!r}; it must be true or false")
     return Segmenter.from_checkpoint(
         model,
         vision_tower=options.get("vision_tower"),
         conversation=options.get("conversation"),
+        family=family_named(options["family"]) if "family" in options else None,
+        points=options.get("points"),
+        coarse_regions=options.get("coarse_regions", False),
         device=device,
         precision=precision,
         progress=progress,

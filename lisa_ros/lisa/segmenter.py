@@ -1,4 +1,4 @@
-"""LISA as an engine: a frame and a command in, an answer and masks out.
+"""LISA and its relatives as an engine: a frame and a command in, an answer and masks out.
 
 segmenter = Segmenter.from_checkpoint("LISA-7B-v1")
 encoded = segmenter.encode(rgb)
@@ -8,9 +8,8 @@ answer = segmenter.ask(encoded, Ask("the thing to drink from"))
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch import Tensor
 from lisa_ros.engine.api import (
     EXPLAIN,
     HISTORY,
+    TARGETS,
     TEACHER_FORCED,
     Answer,
     Ask,
@@ -29,10 +29,10 @@ from lisa_ros.engine.api import (
     EngineInfo,
     Event,
     OnEvent,
+    Proposals,
     Region,
     Regions,
     ShouldStop,
-    Span,
     Stage,
     Timings,
     Token,
@@ -40,25 +40,28 @@ from lisa_ros.engine.api import (
     crop_mask,
 )
 from lisa_ros.engine.contract import check_rgb
-from lisa_ros.errors import Cancelled, CheckpointError, CommandError, NumericalError, OutOfMemory
-from lisa_ros.lisa.answer_text import AnswerText
+from lisa_ros.errors import Cancelled, CheckpointError, CommandError, NumericalError
 from lisa_ros.lisa.draft import DraftBook
-from lisa_ros.lisa.grounding import Features, Grounding, SegGrounding
+from lisa_ros.lisa.family import Family
+from lisa_ros.lisa.grounding import Features, Grounding, seg_grounding
 from lisa_ros.lisa.model.cache import PrefixCache
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.mask_decoder import upsample_logits
 from lisa_ros.lisa.model.quantize import Precision, pick_device
 from lisa_ros.lisa.model.sam import embedding_side
+from lisa_ros.lisa.out_of_memory import out_of_memory
+from lisa_ros.lisa.partial_answer import Coarse, Mark, PartialAnswer, Step
 from lisa_ros.lisa.preprocess import Size, for_clip, for_sam
-from lisa_ros.lisa.prompt import Prompt, build_prompt, check_words, phrase_command, template
+from lisa_ros.lisa.prompt import Prompt, build_prompt, check_words, names_of, phrase_command, question_about, template
 from lisa_ros.lisa.threads import one_thread, wants_one_thread
 from lisa_ros.lisa.tokenizer import IMAGE_ID, Tokenizer
 from lisa_ros.lisa.weights.load import load_lisa
-from lisa_ros.lisa.weights.spec import ClipFolder, Spec, read_clip, read_spec, resolve_tower
+from lisa_ros.lisa.weights.spec import ClipFolder, Spec, read_clip, read_spec, resolve_tower, with_points
 from lisa_ros.perception.masks import mask_score
 from lisa_ros.perception.specks import drop_specks
 
-SEG = "[SEG]"
+MASKS_AT_ONCE = 16
+"""Masks of one pass of the mask decoder: each takes 26 MB there, and its logits at the image's size."""
 
 
 @dataclass(eq=False)
@@ -70,12 +73,14 @@ class EncodedImage:
         features: Image tokens; the image embedding of the mask decoder after the first mask.
         cache: Keys and values of the last conversation about this frame.
         encode_s: Seconds that encoding took.
+        proposals: Masks to choose from, once a proposer has made them (``lisa_ros.extractive``).
     """
 
     rgb: NDArray[np.uint8]
     features: Features
     cache: PrefixCache
     encode_s: float
+    proposals: Proposals | None = None
 
     @property
     def size(self) -> Size:
@@ -83,45 +88,18 @@ class EncodedImage:
         return self.rgb.shape[0], self.rgb.shape[1]
 
 
-@dataclass(frozen=True, eq=False)
-class _Step:
-    """One new token: its id, the state (H,) that predicted it and the logits (V,)."""
-
-    token: int
-    hidden: Tensor
-    logits: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class _Mark:
-    """A mask token of the answer: the state (H,) that predicted it, its probability, its place in the text."""
-
-    hidden: Tensor
-    probability: float
-    span: Span
-
-
 @dataclass
-class _Draft:
-    """An answer while it is generated. details: store what :attr:`Answer.details` needs."""
+class _Clock:
+    """Times of one answer. begun: by ``time.perf_counter``; the others are durations in seconds."""
 
-    on_event: OnEvent
     begun: float
-    details: bool
-    max_masks: int
-    text: AnswerText
-    ids: list[int] = field(default_factory=list)
-    regions: list[Region] = field(default_factory=list)
-    low_res: list[Tensor] = field(default_factory=list)  # each (S, 1, h, w)
-    logits: list[NDArray[np.float32]] = field(default_factory=list)  # each (S, H, W)
-    probabilities: list[float] = field(default_factory=list)
     embed_s: float = 0.0
     decode_s: float = 0.0
     first_mask_s: float = 0.0
 
 
 class Segmenter:
-    """The engine ``lisa``: the model with its tokenizer and template.
+    """The engine ``lisa``: a model of any family with its tokenizer and template.
 
     Calls are made one at a time, since each encoded frame has one key-value cache.
 
@@ -132,6 +110,7 @@ class Segmenter:
         clip: The CLIP tower; None if the model has an encoder of its own.
         conversation: Name of a template.
         precision: Name of the number format, for ``info``.
+        coarse_regions: Whether coarse masks are sent as early regions. The answer does not have them.
 
     Raises:
         ConfigError: There is no such template.
@@ -139,7 +118,15 @@ class Segmenter:
     """
 
     def __init__(
-        self, lisa: Lisa, spec: Spec, tokenizer: Tokenizer, clip: ClipFolder | None, conversation: str, precision: str
+        self,
+        lisa: Lisa,
+        spec: Spec,
+        tokenizer: Tokenizer,
+        clip: ClipFolder | None,
+        conversation: str,
+        precision: str,
+        *,
+        coarse_regions: bool = False,
     ):
         self.lisa = lisa
         self.spec = spec
@@ -148,12 +135,12 @@ class Segmenter:
         self.name = spec.name
         self._clip = clip
         self.template = template(conversation)
-        self.seg_id = self._required_token(SEG)
-        if spec.image_start_end:
-            self._required_token("<im_start>")
-            self._required_token("<im_end>")
-        self.grounding: Grounding = SegGrounding(lisa, self.seg_id)
-        self._drafts = DraftBook(tokenizer, self.template)
+        self.family = spec.family
+        self._coarse_regions = coarse_regions
+        for token in (*self.family.tokens, *(("<im_start>", "<im_end>") if spec.image_start_end else ())):
+            self._check_token(token)
+        self.grounding: Grounding = seg_grounding(lisa, spec, tokenizer)
+        self._drafts = DraftBook(tokenizer, self.template, self.family)
         self._one_thread = wants_one_thread(lisa.llama.config.hidden_size, lisa.device)
         self._prefix = self._read_system_text()
 
@@ -164,6 +151,9 @@ class Segmenter:
         *,
         vision_tower: str | Path | None = None,
         conversation: str | None = None,
+        family: Family | None = None,
+        points: Mapping[str, Any] | None = None,
+        coarse_regions: bool = False,
         device: str = "auto",
         precision: str = "auto",
         progress: Callable[[float], None] | None = None,
@@ -174,31 +164,37 @@ class Segmenter:
             path: Folder of the checkpoint.
             vision_tower: Folder or cached hub id of the CLIP tower; None takes the one that config.json names.
             conversation: A name of ``lisa_ros.lisa.prompt.TEMPLATES``; None takes the checkpoint's.
+            family: None takes the one that config.json names.
+            points: Some or all settings of READ's similarity points; the others are the checkpoint's.
+            coarse_regions: As in the constructor.
             device: auto, cpu, cuda or cuda:N.
             precision: One of ``engine.options.PRECISIONS``.
             progress: Called with the loaded share, in [0, 1].
 
         Raises:
             CheckpointError: The folder is missing, damaged or not LISA's.
-            ConfigError: An unknown template or precision.
+            ConfigError: An unknown template or precision, or points that cannot be used.
             DeviceError: The device does not exist.
             OutOfMemory: The device has too little memory.
         """
         folder = Path(path).expanduser()
         on = pick_device(device)
         numbers = Precision.pick(precision, on)
-        spec = read_spec(folder)
+        spec = read_spec(folder, family)
+        if points is not None:
+            spec = with_points(spec, points)
         tower = resolve_tower(vision_tower, spec, folder)
         clip = read_clip(tower) if tower is not None else None
-        tokenizer = Tokenizer.from_folder(folder)
-        with _out_of_memory(f"loading {folder.name} as {numbers.name} on {on}"), torch.inference_mode():
-            lisa, spec = load_lisa(folder, clip, numbers, on, progress)
+        tokenizer = Tokenizer.from_folder(folder, strips_blanks=spec.strips_blanks)
+        with out_of_memory(f"loading {folder.name} as {numbers.name} on {on}"), torch.inference_mode():
+            lisa, spec = load_lisa(folder, clip, numbers, on, progress, spec)
             if len(tokenizer) > lisa.llama.config.vocab_size:
                 raise CheckpointError(
                     f"{folder}: the tokenizer has {len(tokenizer)} tokens, the embedding only "
                     f"{lisa.llama.config.vocab_size} rows"
                 )
-            return cls(lisa, spec, tokenizer, clip, conversation or spec.conversation, numbers.name)
+            name = conversation or spec.conversation
+            return cls(lisa, spec, tokenizer, clip, name, numbers.name, coarse_regions=coarse_regions)
 
     @property
     def device(self) -> torch.device:
@@ -206,8 +202,8 @@ class Segmenter:
 
     @property
     def info(self) -> EngineInfo:
-        capabilities = frozenset({EXPLAIN, HISTORY, TEACHER_FORCED})
-        return EngineInfo(self.name, str(self.device), self.precision, capabilities)
+        capabilities = {EXPLAIN, HISTORY, TEACHER_FORCED, *((TARGETS,) if self.spec.answers_targets else ())}
+        return EngineInfo(self.name, str(self.device), self.precision, frozenset(capabilities))
 
     @torch.inference_mode()
     def encode(self, rgb: NDArray[np.uint8]) -> EncodedImage:
@@ -225,13 +221,14 @@ class Segmenter:
         """
         check_rgb(rgb)
         begun = time.perf_counter()
-        with _out_of_memory("encoding an image"):
+        with out_of_memory("encoding an image"):
             embedding = self.embed(rgb) if self._clip is None else None
             tokens = self.lisa.image_tokens(self._clip_pixels(rgb) if embedding is None else embedding)
         self._synchronize()
-        cache = self._prefix.copy(len(self._prefix.tokens))
+        cache = self.empty_cache()
         own = rgb.copy() if rgb.flags.writeable else rgb  # what nobody can write need not be copied
-        return EncodedImage(own, Features(tokens, embedding), cache, time.perf_counter() - begun)
+        features = Features(tokens, embedding, size=(rgb.shape[0], rgb.shape[1]))
+        return EncodedImage(own, features, cache, time.perf_counter() - begun)
 
     def ask(
         self,
@@ -263,17 +260,21 @@ class Segmenter:
         """
         begun = time.perf_counter()
         question = self._question(ask, follow_up=ask.history is not None and bool(ask.history.turns))
-        answer = _Draft(on_event or _ignore, begun, details, ask.mask_limit, AnswerText(self.tokenizer))
+        targets = ask.targets if self.spec.answers_targets else ()
+        answer = PartialAnswer(self.tokenizer, self.family, self.grounding, targets, ask.mask_limit, details)
+        clock, send = _Clock(begun), on_event or _ignore
         stop = should_stop or _never
-        with _out_of_memory("answering a command"), torch.inference_mode():
+        with out_of_memory("answering a command"), torch.inference_mode():
             ids, first_turn = self._prompt_ids(question, ask.history, ask.token_limit)
-            answer.on_event(Stage("reading"))
-            for steps in self._generate(encoded, ids, ask.token_limit, draft, stop):
-                self._take(encoded, answer, steps, stop)
-            result = self._answer(encoded, answer)
+            send(Stage("reading"))
+            about = self._drafts.about(names_of(targets, self.spec.questions)) if draft else None
+            for steps in self._generate(encoded, ids, ask.token_limit, about, stop):
+                self._take(encoded, answer, steps, clock, send, stop)
+            result = self._answer(encoded, answer, clock)
         if ask.history is not None:
             del ask.history.turns[:first_turn]
-            ask.history.append(Turn(question, result.text))
+            text = result.text if self.spec.strips_blanks else self.tokenizer.exact_text(answer.ids)
+            ask.history.append(replace(question, answer=text))
         return result
 
     @torch.inference_mode()
@@ -290,47 +291,85 @@ class Segmenter:
         """
         turns: list[Turn] = []
         for ask, text in zip(asks, answers, strict=True):
-            turns.append(Turn(self._question(ask, follow_up=bool(turns)), text))
-        unanswered = self._prompt([*turns[:-1], Turn(turns[-1].question)])
+            turns.append(replace(self._question(ask, follow_up=bool(turns)), answer=self.family.true_answer(text)))
+        unanswered = self._prompt([*turns[:-1], replace(turns[-1], answer=None)])
         # The texts are those of a data set, not of a user: their [SEG] are tokens, so no span is literal.
-        begin, ids = (len(self._expand(Prompt(unanswered.text))), self._expand(Prompt(self._prompt(turns).text)))
+        begin, ids = (len(self.expand(Prompt(unanswered.text))), self.expand(Prompt(self._prompt(turns).text)))
         whole = torch.tensor([ids], device=self.device)  # (1, L)
-        with _out_of_memory("scoring an answer"):
+        with out_of_memory("scoring an answer"):
             hidden = self.lisa.read(self.grounding.embed(whole, encoded.features.tokens))  # (1, L, H)
-            predicts = self.grounding.predicts_mask(whole)[0]  # (L,)
-            predicts[: begin - 1] = False  # masks of earlier turns
+            if self.spec.points is not None:
+                encoded.features.states = hidden[0, whole[0] == IMAGE_ID]
             self._ensure_embedding(encoded)
-            logits = self._upsampled(self.grounding.masks(hidden[0, predicts], encoded.features), encoded.size)
+            logits = self._upsampled(self._forced(encoded, ids, hidden[0], begin), encoded.size)
         for one in logits:
             self._drop_specks(one)
         return np.logical_or.reduce(logits > 0, axis=0)
 
+    @torch.inference_mode()
+    def mask_prompts(self, image_tokens: Tensor, turn: Turn, cache: PrefixCache | None = None) -> Tensor:
+        """Mask prompts of a given answer about any image tokens, for those who explore what the model knows.
+
+        Args:
+            image_tokens: (1, K, H).
+            turn: Question and answer.
+            cache: Keys and values of earlier turns about the same image tokens (:meth:`empty_cache`); extended.
+
+        Returns:
+            (S, C): one for each ``[SEG]`` of the answer.
+        """
+        cache = self.empty_cache() if cache is None else cache
+        ids = self.expand(Prompt(self._prompt([turn]).text))
+        cache.truncate(min(cache.common_prefix(ids), len(ids) - 1))
+        known = len(cache.tokens)
+        hidden = self._read(ids[known:], Features(image_tokens), cache)
+        return self.lisa.seg_projector(hidden[self.grounding.predicts_mask(torch.tensor([ids]))[0, known:]])
+
+    def empty_cache(self) -> PrefixCache:
+        """A cache for prompts about a new frame: it holds the text before the image."""
+        return self._prefix.copy(len(self._prefix.tokens))
+
+    def mask_logits(self, encoded: EncodedImage, hidden: Tensor) -> NDArray[np.float32]:
+        """Mask logits (S, H, W) of states (S, H) that predict mask tokens, at the size of the frame."""
+        self._ensure_embedding(encoded)
+        return self._upsampled(self.grounding.masks(hidden, encoded.features), encoded.size)
+
+    def _forced(self, encoded: EncodedImage, ids: list[int], hidden: Tensor, begin: int) -> Tensor:
+        """Mask logits (S, 1, h, w) of the mask tokens of ids from ``begin`` on, with their states (L, H)."""
+        fine = [at - 1 for at, token in enumerate(ids) if self.grounding.is_mask(token)]
+        pairs = [(at, whose) for at, whose in zip(fine, self.grounding.coarse_of(ids), strict=True) if at + 1 >= begin]
+        coarse = self._coarse_logits(encoded, [None if whose is None else Coarse(hidden[whose]) for _, whose in pairs])
+        return self.grounding.masks(hidden[[at for at, _ in pairs]], encoded.features, coarse)
+
     # --- the prompt ---
 
-    def _question(self, ask: Ask, follow_up: bool) -> str:
-        """The text of a turn. follow_up: whether there are earlier turns."""
+    def _question(self, ask: Ask, follow_up: bool) -> Turn:
+        """A turn without an answer. follow_up: whether there are earlier turns."""
+        if ask.targets and self.spec.answers_targets:
+            return question_about(names_of(ask.targets, self.spec.questions), self.spec.questions)
         if ask.verbatim:
             check_words(ask.text)
-            return ask.text
-        return phrase_command(ask.text, self.spec.questions, explain=ask.explain, follow_up=follow_up)
+            return Turn(ask.text)
+        return Turn(phrase_command(ask.text, self.spec.questions, explain=ask.explain, follow_up=follow_up))
 
     def _prompt(self, turns: Sequence[Turn]) -> Prompt:
-        return build_prompt(turns, self.template, im_start_end=self.spec.image_start_end)
+        tokens = self.family.answer_tokens
+        return build_prompt(turns, self.template, im_start_end=self.spec.image_start_end, answer_tokens=tokens)
 
-    def _prompt_ids(self, question: str, history: Conversation | None, max_new_tokens: int) -> tuple[list[int], int]:
+    def _prompt_ids(self, question: Turn, history: Conversation | None, max_new_tokens: int) -> tuple[list[int], int]:
         """Expanded ids of the prompt, and the number of old turns that did not fit."""
         past = list(history.turns) if history is not None else []
         limit = self.lisa.llama.config.max_position_embeddings
         room = limit - min(max_new_tokens, limit // 4)
         for dropped in range(len(past) + 1):
-            ids = self._expand(self._prompt([*past[dropped:], Turn(question)]))
+            ids = self.expand(self._prompt([*past[dropped:], question]))
             if len(ids) <= room:
                 return ids, dropped
         raise CommandError(
             f"with this command the prompt has {len(ids)} tokens; {self.name} reads at most {room}: send a shorter one"
         )
 
-    def _expand(self, prompt: Prompt) -> list[int]:
+    def expand(self, prompt: Prompt) -> list[int]:
         """Ids of the prompt, with IMAGE_ID repeated for each image token."""
         ids = self.tokenizer.encode_prompt(prompt.text, prompt.literal)
         at = ids.index(IMAGE_ID)
@@ -338,7 +377,7 @@ class Segmenter:
 
     def _read_system_text(self) -> PrefixCache:
         """Keys and values of the text before the image. It is the same for every frame, so they are computed once."""
-        ids = self._expand(self._prompt([Turn("x")]))
+        ids = self.expand(self._prompt([Turn("x")]))
         cache = self.lisa.new_cache()
         with torch.inference_mode():
             self._read(ids[: ids.index(IMAGE_ID)], None, cache)
@@ -347,9 +386,16 @@ class Segmenter:
     # --- the answer ---
 
     def _generate(
-        self, encoded: EncodedImage, prompt: list[int], max_new_tokens: int, draft: bool, stop: ShouldStop
-    ) -> Iterator[list[_Step]]:
+        self,
+        encoded: EncodedImage,
+        prompt: list[int],
+        max_new_tokens: int,
+        about: Sequence[tuple[int, ...]] | None,
+        stop: ShouldStop,
+    ) -> Iterator[list[Step]]:
         """Greedy decoding with a draft. Yields the new tokens of each pass of the model.
+
+        about: answers of this command to try as drafts first; None: no drafts.
 
         Each pass also reads a draft of the rest of the answer, and gives the model's own choice at every position.
         Choices are accepted up to the first one that differs from the draft. So the text is that of greedy decoding.
@@ -357,85 +403,111 @@ class Segmenter:
         cache = encoded.cache
         cache.truncate(min(cache.common_prefix(prompt), len(prompt) - 1))
         answer: list[int] = []
+        right = False  # the last draft, as a whole
         limit = min(max_new_tokens, self.lisa.llama.config.max_position_embeddings - len(prompt))
         while len(answer) < limit:
             if stop():
                 raise Cancelled("canceled before the answer was complete")
-            proposed = self._drafts.continuation(answer)[: limit - len(answer) - 1] if draft else []
+            proposed = [] if about is None else self._drafts.continuation(answer, about, whole=right)
+            del proposed[limit - len(answer) - 1 :]
             pending = (prompt + answer)[len(cache.tokens) :] + proposed
             with one_thread(self._one_thread):
-                hidden = self._read(pending, encoded.features.tokens, cache)[-len(proposed) - 1 :]  # (P + 1, H)
+                hidden = self._read(pending, encoded.features, cache)[-len(proposed) - 1 :]  # (P + 1, H)
                 logits = self.grounding.logits(hidden, encoded.features)  # (P + 1, V)
             steps = []
             highest, tokens = logits.max(-1)  # of a NaN the maximum is NaN
             self._check_finite(bool(highest.isfinite().all()), "logits")
             for position, token in enumerate(tokens.tolist()):
                 answer.append(token)
-                steps.append(_Step(token, hidden[position], logits[position]))
+                steps.append(Step(token, hidden[position], logits[position]))
                 if token == self.tokenizer.eos_id or position == len(proposed) or token != proposed[position]:
                     break
+            right = len(steps) == len(proposed) + 1
             cache.truncate(len(prompt) + len(answer) - 1)
             yield steps
             if answer[-1] == self.tokenizer.eos_id:
                 self._drafts.learn(answer)
                 return
 
-    def _read(self, ids: Sequence[int], image_tokens: Tensor | None, cache: PrefixCache) -> Tensor:
-        """Hidden states (len(ids), H) of ids that follow those in the cache."""
-        wanted = ids.count(IMAGE_ID)
-        tokens = None
-        if wanted:
-            if image_tokens is None:
-                raise ValueError("a prompt with an image needs its tokens")
-            tokens = image_tokens[:, -wanted:]  # the first ones may be in the cache
+    def _read(self, ids: Sequence[int], frame: Features | None, cache: PrefixCache) -> Tensor:
+        """Hidden states (len(ids), H) of ids that follow those in the cache.
+
+        A cache has all image tokens of a frame or none: they follow the system text, which never changes.
+        """
+        has_image = IMAGE_ID in ids
+        if has_image and frame is None:
+            raise ValueError("a prompt with an image needs its tokens")
+        tokens = frame.tokens if frame is not None and has_image else None
         embedded = self.grounding.embed(torch.tensor([ids], device=self.device), tokens)  # (1, len(ids), H)
         hidden = self.lisa.read(embedded, cache)[0]
+        if frame is not None and has_image and self.spec.points is not None:
+            begin = ids.index(IMAGE_ID)
+            frame.states = hidden[begin : begin + frame.tokens.shape[1]].clone()
         cache.tokens.extend(ids)
         return hidden
 
-    def _take(self, encoded: EncodedImage, answer: _Draft, steps: list[_Step], stop: ShouldStop) -> None:
+    def _take(
+        self,
+        encoded: EncodedImage,
+        answer: PartialAnswer,
+        steps: list[Step],
+        clock: _Clock,
+        send: OnEvent,
+        stop: ShouldStop,
+    ) -> None:
         """Add the tokens of one pass to the answer, and decode the masks of its mask tokens at once."""
         if not answer.ids:
-            answer.on_event(Stage("generating"))
-        marks: list[_Mark] = []
-        for step in steps:
-            answer.ids.append(step.token)
-            answer.text.push(step.token)
-            if self.grounding.is_mask(step.token) and len(answer.regions) + len(marks) < answer.max_masks:
-                end = len(answer.text.text)
-                probability = float(step.logits.float().softmax(-1)[step.token])
-                marks.append(_Mark(step.hidden, probability, (end - len(self.tokenizer.decode([step.token])), end)))
-        answer.on_event(Token(answer.text.text))
-        if not marks:
+            send(Stage("generating"))
+        marks = answer.add(steps)
+        send(Token(answer.text))
+        early = answer.new_coarse if self._coarse_regions else []
+        if not marks and not early:
             return
         if stop():
             raise Cancelled("canceled before the mask was decoded")
-        answer.on_event(Stage("decoding"))
-        answer.embed_s += self._ensure_embedding(encoded)
-        if stop():
-            raise Cancelled("canceled before the mask was decoded")
-        begun = time.perf_counter()
-        with one_thread(self._one_thread):
-            regions = self._decode(encoded, answer, marks)
-        answer.decode_s += time.perf_counter() - begun
-        answer.first_mask_s = answer.first_mask_s or time.perf_counter() - answer.begun
-        answer.regions += regions
-        answer.on_event(Regions(regions))
+        send(Stage("decoding"))
+        clock.embed_s += self._ensure_embedding(encoded)
+        if early:
+            send(Regions(self._decode_early(encoded, early)))
+        for first in range(0, len(marks), MASKS_AT_ONCE):
+            if stop():
+                raise Cancelled("canceled before the mask was decoded")
+            begun = time.perf_counter()
+            with one_thread(self._one_thread):
+                regions = self._decode(encoded, answer, marks[first : first + MASKS_AT_ONCE])
+            clock.decode_s += time.perf_counter() - begun
+            clock.first_mask_s = clock.first_mask_s or time.perf_counter() - clock.begun
+            send(Regions(regions))
 
-    def _decode(self, encoded: EncodedImage, answer: _Draft, marks: list[_Mark]) -> list[Region]:
-        low_res = self.grounding.masks(torch.stack([mark.hidden for mark in marks]), encoded.features)  # (S, 1, h, w)
+    def _decode(self, encoded: EncodedImage, answer: PartialAnswer, marks: list[Mark]) -> list[Region]:
+        coarse = self._coarse_logits(encoded, [mark.coarse for mark in marks])
+        hidden = torch.stack([mark.hidden for mark in marks])
+        low_res = self.grounding.masks(hidden, encoded.features, coarse)  # (S, 1, h, w)
         self._check_finite(bool(low_res.isfinite().all()), "masks")
         full = self._upsampled(low_res, encoded.size)
-        if answer.details:
-            answer.low_res.append(low_res)
-            answer.logits.append(full.copy())
-            answer.probabilities += [mark.probability for mark in marks]
+        answer.store(marks, low_res, full)
         regions = []
         for logits, mark in zip(full, marks, strict=True):
             self._drop_specks(logits)
-            score = mask_score(mark.probability, logits)
-            regions.append(Region(crop_mask(logits > 0, score=score), score, span=mark.span))
+            score = mask_score(mark.confidence, logits)
+            region = Region(crop_mask(logits > 0, score=score), score, answer.phrase_of(mark), span=mark.span)
+            answer.place(mark, region)
+            regions.append(region)
         return regions
+
+    def _coarse_logits(self, encoded: EncodedImage, ones: Sequence[Coarse | None]) -> list[Tensor | None]:
+        """Coarse masks, each (1, h, w); those that are not decoded yet are decoded together."""
+        new = [one for one in ones if one is not None and one.logits is None]
+        if new:
+            masks = self.grounding.coarse_masks(torch.stack([one.hidden for one in new]), encoded.features)
+            for one, logits in zip(new, masks, strict=True):
+                one.logits = logits
+        return [None if one is None else one.logits for one in ones]
+
+    def _decode_early(self, encoded: EncodedImage, ones: list[Coarse]) -> list[Region]:
+        """Regions of coarse masks, to be shown before the masks that they prompt."""
+        logits = torch.stack([one for one in self._coarse_logits(encoded, ones) if one is not None]).float()
+        return [Region(crop_mask(mask > 0), phrase="coarse") for mask in self._upsampled(logits, encoded.size)]
 
     def _upsampled(self, low_res: Tensor, size: Size) -> NDArray[np.float32]:
         """Mask logits (S, 1, h, w), resized to the image (S, H, W)."""
@@ -446,28 +518,17 @@ class Segmenter:
         if self.spec.smallest_part:
             drop_specks(logits, self.spec.smallest_part)
 
-    def _answer(self, encoded: EncodedImage, answer: _Draft) -> Answer:
-        total = time.perf_counter() - answer.begun
+    def _answer(self, encoded: EncodedImage, answer: PartialAnswer, clock: _Clock) -> Answer:
+        total = time.perf_counter() - clock.begun
         timings = Timings(
-            encode_s=answer.embed_s,
-            generate_s=total - answer.embed_s - answer.decode_s,
-            decode_s=answer.decode_s,
-            first_mask_s=answer.first_mask_s,
+            encode_s=clock.embed_s,
+            generate_s=total - clock.embed_s - clock.decode_s,
+            decode_s=clock.decode_s,
+            first_mask_s=clock.first_mask_s,
             total_s=total,
         )
-        details = self._details(encoded, answer) if answer.details else None
-        return Answer(answer.text.text, tuple(answer.regions), (), timings, details)
-
-    def _details(self, encoded: EncodedImage, answer: _Draft) -> dict[str, Any]:
-        side = 4 * embedding_side(self.lisa.sam)
-        low_res = torch.cat(answer.low_res).cpu() if answer.low_res else torch.zeros(0, 1, side, side)
-        logits = np.concatenate(answer.logits) if answer.logits else np.zeros((0, *encoded.size), np.float32)
-        return {
-            "answer_ids": answer.ids,
-            "mask_logits": logits,
-            "low_res_logits": low_res.numpy(),
-            "seg_probabilities": np.array(answer.probabilities, np.float32),
-        }
+        result, side = answer.found(), 4 * embedding_side(self.lisa.sam)
+        return Answer(answer.text, result.regions, result.absent, timings, answer.details(encoded.size, side))
 
     def _check_finite(self, finite: bool, what: str) -> None:
         """Raise NumericalError unless ``finite``: with NaN, an answer would have no mask and look like NOT_FOUND."""
@@ -504,14 +565,12 @@ class Segmenter:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _required_token(self, text: str) -> int:
-        token = self.tokenizer.id_of(text)
-        if token is None:
+    def _check_token(self, token: str) -> None:
+        if self.tokenizer.id_of(token) is None:
             raise CheckpointError(
-                f"{self.name}: the tokenizer has no {text}; added_tokens.json is missing or not LISA's: download the "
-                "checkpoint again"
+                f"{self.name}: the tokenizer has no {token}, which the family '{self.family.name}' needs; "
+                "added_tokens.json is missing, or the model is of another family (option family)"
             )
-        return token
 
 
 def _ignore(event: Event) -> None:
@@ -520,21 +579,3 @@ def _ignore(event: Event) -> None:
 
 def _never() -> bool:
     return False
-
-
-@contextmanager
-def _out_of_memory(doing: str) -> Iterator[None]:
-    """Turn every error about too little memory into OutOfMemory, with advice."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(_memory_advice(doing, error)) from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
-            raise
-        raise OutOfMemory(_memory_advice(doing, error)) from error
-
-
-def _memory_advice(doing: str, error: BaseException) -> str:
-    reason = str(error).splitlines()[0] if str(error) else "no memory left"
-    return f"out of memory while {doing}: {reason}; use precision nf4 or int8, a smaller model or a smaller image"

@@ -6,7 +6,7 @@ differently. So this module has the old rules, on top of the sentencepiece libra
 
 1. The text is split at the added tokens, longest match first.
 2. White space on both sides of ``[SEG]``, ``<im_start>``, ``<im_end>`` and other plain added tokens is removed. Beside
-   ``<s>``, ``</s>`` and ``<unk>`` it stays.
+   ``<s>``, ``</s>`` and ``<unk>`` it stays. Since transformers 4.34 it stays everywhere; GSVA's figures are from 4.44.
 3. Every remaining piece is encoded on its own, so each begins with its own word-begin mark.
 """
 
@@ -29,10 +29,17 @@ IMAGE_ID = -200
 
 
 class Tokenizer:
-    """Text to ids and back. Thread-safe, immutable."""
+    """Text to ids and back. Thread-safe, immutable.
 
-    def __init__(self, pieces: SentencePieceProcessor, added: dict[str, int]):
+    Args:
+        pieces: The sentencepiece model.
+        added: Id of each added token.
+        strips_blanks: Whether white space beside plain added tokens is removed (rule 2).
+    """
+
+    def __init__(self, pieces: SentencePieceProcessor, added: dict[str, int], *, strips_blanks: bool = True):
         self._pieces = pieces
+        self._strips_blanks = strips_blanks
         self._control = {pieces.id_to_piece(i): i for i in (pieces.unk_id(), pieces.bos_id(), pieces.eos_id())}
         self._added = dict(added)
         self._texts = {i: text for text, i in (self._control | self._added).items()}
@@ -44,8 +51,12 @@ class Tokenizer:
         self.unk_id: int = pieces.unk_id()
 
     @classmethod
-    def from_folder(cls, folder: Path) -> Tokenizer:
+    def from_folder(cls, folder: Path, *, strips_blanks: bool = True) -> Tokenizer:
         """Read ``tokenizer.model`` and the added tokens of a checkpoint folder.
+
+        Args:
+            folder: The checkpoint's.
+            strips_blanks: As in the constructor.
 
         Raises:
             CheckpointError: A file is missing or invalid.
@@ -60,7 +71,7 @@ class Tokenizer:
             pieces = SentencePieceProcessor(model_file=str(model))
         except (OSError, RuntimeError) as error:
             raise CheckpointError(substitute(model) or f"{model} is not a sentencepiece model: {error}") from error
-        return cls(pieces, _added_tokens(folder, pieces.get_piece_size()))
+        return cls(pieces, _added_tokens(folder, pieces.get_piece_size()), strips_blanks=strips_blanks)
 
     def __len__(self) -> int:
         """Least number of rows of the embedding table."""
@@ -116,6 +127,18 @@ class Tokenizer:
         """Text of an answer for users: without ``</s>``, and without a space between ``[SEG]`` and a full stop."""
         return tidy(self.decode(i for i in ids if i not in (self.bos_id, self.eos_id)))
 
+    def exact_text(self, ids: Iterable[int]) -> str:
+        """Text of an answer that gives the same ids again, for a tokenizer that keeps blanks: none is added to it."""
+        texts: list[str] = []
+        run: list[int] = []
+        for i in ids:
+            if self.is_added(i):
+                texts += [self._pieces.decode(run), self._texts[i]]
+                run = []
+            elif i not in (self.bos_id, self.eos_id):
+                run.append(i)
+        return "".join([*texts, self._pieces.decode(run)])
+
     def is_added(self, token: int) -> bool:
         """Whether an id is an added token such as ``[SEG]``; ``<s>``, ``</s>`` and ``<unk>`` are not."""
         return token in self._texts and token not in self._control.values()
@@ -133,14 +156,13 @@ class Tokenizer:
         parts.append((text[begin:], None))
         stripped = []
         for index, (piece, token) in enumerate(parts):
-            if token is None:
+            if token is None and self._strips_blanks:
                 if index > 0 and parts[index - 1][0] in self._added:
                     piece = piece.lstrip()
                 if index + 1 < len(parts) and parts[index + 1][0] in self._added:
                     piece = piece.rstrip()
-                if not piece:
-                    continue
-            stripped.append((piece, token))
+            if piece:
+                stripped.append((piece, token))
         return stripped
 
     def _matches(self, text: str, literal: Sequence[Span]) -> Iterable[re.Match[str]]:
@@ -168,9 +190,9 @@ class Tokenizer:
 
 
 def tidy(text: str) -> str:
-    """Normalise the blanks of decoded text: single ones, and none between ``[SEG]`` and a full stop."""
+    """Normalise the blanks of decoded text: single ones, and none between ``[SEG]`` or ``<ins>`` and a full stop."""
     text = re.sub(r" {2,}", " ", text)
-    return re.sub(r"(?<=\]) (?=[.,;:!?])", "", text).strip()
+    return re.sub(r"(?:(?<=\])|(?<=ins>)) (?=[.,;:!?])", "", text).strip()
 
 
 def _added_tokens(folder: Path, pieces: int) -> dict[str, int]:

@@ -216,6 +216,32 @@ def _view(image: Any, layout: Layout) -> NDArray[Any]:
     return pixels if channels > 1 else pixels[:, :, 0]
 
 
+def open_compressed(image: Any, max_pixels: int) -> Image.Image:
+    """Read the header of a JPEG or PNG image and check its size. No pixel is decoded.
+
+    Args:
+        image: A sensor_msgs/CompressedImage.
+        max_pixels: Largest accepted number of pixels.
+
+    Raises:
+        ImageError: The data is neither JPEG nor PNG, or has an unsupported size.
+    """
+    try:
+        # Not Image.open: it warns or raises about many pixels by a limit of its own, and check_size knows the user's.
+        kind = PngImageFile if bytes(image.data[: len(PNG)]) == PNG else JpegImageFile
+        picture = kind(io.BytesIO(image.data))
+    except Exception as error:
+        raise ImageError(
+            f"{_compressed(image)} is neither JPEG nor PNG; publish one of them, or a raw image"
+        ) from error
+    check_size(picture.height, picture.width, max_pixels)  # known from the header, before a decompression bomb goes off
+    return picture
+
+
+def _compressed(image: Any) -> str:
+    return f"the compressed image (format {image.format!r}, {len(image.data)} bytes)"
+
+
 def decode_compressed(image: Any, max_pixels: int) -> Pixels:
     """Decode a JPEG or PNG image.
 
@@ -233,14 +259,8 @@ def decode_compressed(image: Any, max_pixels: int) -> Pixels:
     Raises:
         ImageError: The data is not JPEG or PNG, is damaged, or has an unsupported size or Bayer pattern.
     """
-    what = f"the compressed image (format {image.format!r}, {len(image.data)} bytes)"
-    try:
-        # Not Image.open: it warns or raises about many pixels by a limit of its own, and check_size knows the user's.
-        kind = PngImageFile if bytes(image.data[: len(PNG)]) == PNG else JpegImageFile
-        picture = kind(io.BytesIO(image.data))
-    except Exception as error:
-        raise ImageError(f"{what} is neither JPEG nor PNG; publish one of them, or a raw image") from error
-    check_size(picture.height, picture.width, max_pixels)  # known from the header, before a decompression bomb goes off
+    what = _compressed(image)
+    picture = open_compressed(image, max_pixels)
     try:
         return _bayer(picture, image.format) if "bayer" in image.format else rgb_of(picture)
     except ImageError as error:

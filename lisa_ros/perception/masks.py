@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_ros.engine.api import MaskCrop
+from lisa_ros.engine.api import MaskCrop, crop_mask
 
 
 def mask_score(seg_probability: float, logits: NDArray[np.float32]) -> float:
@@ -44,6 +44,17 @@ def union_image(crops: Sequence[MaskCrop], size: tuple[int, int]) -> NDArray[np.
         window = image[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width]
         np.maximum(window, crop.pixels, out=window)
     return image
+
+
+def united_crop(crops: Sequence[MaskCrop], score: float) -> MaskCrop:
+    """Union of masks of one image as one crop.
+
+    Args:
+        crops: At least one mask; the label of the first is used.
+        score: Confidence of the union, in [0, 1].
+    """
+    size = (max(crop.y + crop.height for crop in crops), max(crop.x + crop.width for crop in crops))
+    return crop_mask(union_image(crops, size) > 0, crops[0].label, score)
 
 
 def labels_image(crops: Sequence[MaskCrop], size: tuple[int, int]) -> NDArray[np.uint8]:

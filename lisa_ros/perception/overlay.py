@@ -42,8 +42,13 @@ def draw_overlay(
     return image
 
 
+def colour_of(label: int) -> tuple[int, int, int]:
+    """Red, green and blue of a mask's label, from 1."""
+    return COLOURS[(label - 1) % len(COLOURS)]
+
+
 def _colour(crop: MaskCrop) -> tuple[int, int, int]:
-    return COLOURS[(crop.label - 1) % len(COLOURS)]
+    return colour_of(crop.label)
 
 
 def _fill(image: NDArray[np.uint8], crop: MaskCrop, opacity: float) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lisa_ros.engine.options import PRECISIONS, parse_options
-from lisa_ros.engine.registry import is_callable_name
+from lisa_ros.engine.registry import is_callable_name, is_url
 from lisa_ros.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class Parameters:
 
     model: str = _parameter(
         "",
-        "folder or URL of a model, or package.module:callable (at the node's start only) that makes an engine; empty: "
-        "the bundled demo model",
+        "folder of a model; or, at the node's start only, URL of a server or package.module:callable that makes an "
+        "engine; empty: the bundled demo model",
     )
     options: tuple[str, ...] = _parameter(
         ("",), "options of the engine as name=value, for example [family=lisa]; the engine names the ones it knows"
@@ -302,12 +302,30 @@ def change(current: Parameters, changes: Iterable[Parameter], *, configured: boo
                 f"{change.name} is read-only once the node is configured; clean the node up first "
                 "(ros2 lifecycle set NODE deactivate, cleanup), or start it with the other value"
             )
-        if change.name == "model" and change.value != current.model and is_callable_name(str(change.value)):
+    changed = current.changed({change.name: change.value for change in changes if change.name in ours})
+    if changed.model != current.model:
+        _check_chosen_by_service(changed.model)
+    for name, value in changed.engine_options.items():
+        if isinstance(value, str) and is_url(value) and value != current.engine_options.get(name):
             raise ConfigError(
-                f"model is {change.value!r}, which is code; who calls a service may not choose what runs: start the "
-                "node with it, or set a folder"
+                f"option {name} is {value!r}; who calls a service may not choose where frames go: start the node with "
+                "it"
             )
-    return current.changed({change.name: change.value for change in changes if change.name in ours})
+    return changed
+
+
+def _check_chosen_by_service(model: str) -> None:
+    """Raise ConfigError for a model that would run code or send frames and token away."""
+    if is_callable_name(model):
+        raise ConfigError(
+            f"model is {model!r}, which is code; who calls a service may not choose what runs: start the node with it, "
+            "or set a folder"
+        )
+    if is_url(model):
+        raise ConfigError(
+            f"model is {model!r}, a server; who calls a service may not choose where frames go: start the node with "
+            "it, or set a folder"
+        )
 
 
 def _descriptor(parameter: Field[Any]) -> Any:

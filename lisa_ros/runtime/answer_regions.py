@@ -9,6 +9,11 @@ from lisa_ros.engine.api import MAX_LABELS, Region
 from lisa_ros.engine.support import numbered
 
 
+def unique(regions: Sequence[Region]) -> list[Region]:
+    """The regions of an answer, each object once, as many as have labels."""
+    return list({id(region): region for region in regions}.values())[:MAX_LABELS]
+
+
 class AnswerRegions:
     """What was sent of one answer. The engine's complete answer decides; what it announced before is not sent again."""
 
@@ -25,12 +30,12 @@ class AnswerRegions:
 
     def complete(self, regions: Sequence[Region]) -> tuple[list[Region], list[int]]:
         """Regions of the answer that were not sent before, and all of them as indexes into everything sent."""
-        unique = list({id(region): region for region in regions}.values())[:MAX_LABELS]
+        each = unique(regions)
         before = len(self._sent)
-        indexes = [self._index(region) for region in unique]
+        indexes = [self._index(region) for region in each]
         used = {self._sent[index][1].mask.label for index in indexes if index is not None}
         free = (label for label in itertools.count(1) if label not in used)
-        for at, region in enumerate(unique):
+        for at, region in enumerate(each):
             if indexes[at] is None:
                 indexes[at] = len(self._sent)
                 self._number(region, next(free))
@@ -42,4 +47,14 @@ class AnswerRegions:
         return sent
 
     def _index(self, region: Region) -> int | None:
-        return next((at for at, (theirs, _) in enumerate(self._sent) if theirs is region), None)
+        """Of the same object, or else of the same mask: what is mentioned again is a new region with more spans."""
+        for at, (theirs, _) in enumerate(self._sent):
+            if theirs is region:
+                return at
+        same = (at for at, (theirs, _) in enumerate(self._sent) if _is_again(theirs, region))
+        return next(same, None)
+
+
+def _is_again(earlier: Region, region: Region) -> bool:
+    """Whether ``region`` is ``earlier`` with further mentions."""
+    return earlier.mask is region.mask and set(earlier.spans) < set(region.spans)

@@ -257,7 +257,7 @@ class RequestQueue:
     def _take_answer(self, running: Running, done: worker.Done) -> None:
         """The engine is done; the request keeps its place until its masks are measured."""
         self.engine.gpu_bytes = done.gpu_bytes
-        regions = running.regions(done)
+        regions = with_pixels(running.regions(done))
         request = running.request
         if regions and not request.answered and not request.background and self._measures(running, regions):
             running.done = done

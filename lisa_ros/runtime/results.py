@@ -14,8 +14,8 @@ from lisa_ros.perception.geometry import Object3D
 from lisa_ros.runtime import worker
 from lisa_ros.runtime.engine_life import EngineLife
 from lisa_ros.runtime.requests import Frame, Request, Result
-from lisa_ros.runtime.running import Running
-from lisa_ros.runtime.status import NOTHING_FOUND, Status, status_of
+from lisa_ros.runtime.running import Running, with_pixels
+from lisa_ros.runtime.status import Status, message_of, status_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +43,11 @@ class Results:
 
     def succeed(self, running: Running, done: worker.Done, objects: Sequence[Object3D]) -> None:
         """The engine answered: SUCCESS, or NOT_FOUND without a mask."""
-        request, regions = running.request, running.regions(done)
+        request, every = running.request, running.regions(done)
+        regions = with_pixels(every)
         result = Result(
             Status.SUCCESS if regions else Status.NOT_FOUND,
-            "" if regions else NOTHING_FOUND,
+            message_of(every, done.absent, request.ask.targets),
             request.request_id,
             request.ask,
             frame=running.frame,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lisa_ros.engine.api import Region
 from lisa_ros.runtime import worker
@@ -43,9 +43,14 @@ class Running:
         return Progress(self.stage, self.partial_answer, regions, len(with_pixels(new)), self.frame)
 
     def regions(self, done: worker.Done) -> list[Region]:
-        """Of the complete answer, in its order; those without pixels are left out."""
+        """Of the complete answer, in its order."""
         every = [*self.announced, *done.new]
-        return with_pixels([every[index] for index in done.order])
+        regions = [every[index] for index in done.order]
+        if done.spans:
+            regions = [
+                replace(one, spans=tuple(all_), span=None) for one, all_ in zip(regions, done.spans, strict=True)
+            ]
+        return regions
 
 
 def with_pixels(regions: Sequence[Region]) -> list[Region]:

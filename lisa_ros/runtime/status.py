@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 from lisa_ros import errors
+from lisa_ros.engine.api import Region
+from lisa_ros.engine.support import unanswered
+from lisa_ros.errors import Busy, NotReady, TimedOut
 
 
 class Status(IntEnum):
@@ -24,23 +28,29 @@ class Status(IntEnum):
 
 
 NOTHING_FOUND = "there is nothing like that in the image; the answer may say more"
-"""The message beside NOT_FOUND."""
+EMPTY_MASK = "the answer claims to mark something, but its mask is empty; ask in other words, or about another image"
+SHOWN_NAMES = 8
+NOT_MENTIONED = "the answer does not mention {}; ask for each alone"
+
+
+def message_of(regions: Sequence[Region], absent: Sequence[str], targets: Sequence[str]) -> str:
+    """The message beside SUCCESS or NOT_FOUND.
+
+    Args:
+        regions: Of the answer, those without pixels too.
+        absent: Targets that are not in the image, according to the answer.
+        targets: Of the command.
+    """
+    if missing := unanswered(regions, absent, targets):
+        rest = f" and {len(missing) - SHOWN_NAMES} more" if len(missing) > SHOWN_NAMES else ""
+        return NOT_MENTIONED.format(", ".join(missing[:SHOWN_NAMES]) + rest)
+    if any(region.mask.area for region in regions):
+        return ""
+    return EMPTY_MASK if regions else NOTHING_FOUND
 
 
 class NoImage(errors.LisaError):
     """No frame has arrived yet, or the newest one is too old."""
-
-
-class NotReady(errors.LisaError):
-    """The model is loading, or could not be loaded, or the node is not active."""
-
-
-class Busy(errors.LisaError):
-    """The queue is full."""
-
-
-class TimedOut(errors.LisaError):
-    """The time given to a command ran out."""
 
 
 STATUS_OF: dict[type[BaseException], Status] = {

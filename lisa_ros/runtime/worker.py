@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-from lisa_ros.engine.api import Ask, EngineInfo, Region, Timings
+from lisa_ros.engine.api import Ask, EngineInfo, Region, Span, Timings
 from lisa_ros.errors import LisaError
 from lisa_ros.runtime.transport import Ticket, Transport
 
@@ -163,6 +163,8 @@ class Done:
         absent: Targets that are not in the image.
         timings: Seconds.
         gpu_bytes: Memory that the process holds on the GPU now.
+        spans: All mentions of each region, as in ``order``. One that was announced had only those until then. Empty:
+            as they were announced.
     """
 
     request_id: str
@@ -172,6 +174,7 @@ class Done:
     absent: Sequence[str] = ()
     timings: Timings = field(default_factory=Timings)
     gpu_bytes: int = 0
+    spans: Sequence[Sequence[Span]] = ()
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import Cancelled, ConfigError, LisaError, OutOfMemory
 from lisa_ros.process_tuning import keep_freed_buffers
 from lisa_ros.runtime import worker
-from lisa_ros.runtime.answer_regions import AnswerRegions
+from lisa_ros.runtime.answer_regions import AnswerRegions, unique
+from lisa_ros.runtime.encoded_frames import EncodedFrames
 from lisa_ros.runtime.transport import Receiver
 
 logger = logging.getLogger("lisa_ros.runtime.worker_process")  # __name__ is "__main__" here
@@ -202,7 +203,7 @@ class CommandRunner:
         self._pipe = pipe
         self._inbox = inbox
         self._settings = settings
-        self._encoded: OrderedDict[bytes, Any] = OrderedDict()
+        self._encoded = EncodedFrames(engine, settings.kept_frames)
         self._sessions: OrderedDict[str, Conversation] = OrderedDict()
 
     def handle(self, message: worker.Command | worker.ForgetSessions) -> None:
@@ -216,7 +217,7 @@ class CommandRunner:
                 logger.error("%s", traceback.format_exc())
             event = worker.Failed(message.request_id, as_lisa_error(error, "the model failed"))
             if isinstance(event.error, OutOfMemory):
-                self._free_memory()
+                self._encoded.free_memory()
         self._pipe.send(event)
 
     def _answer(self, command: worker.Command) -> worker.Done:
@@ -237,6 +238,7 @@ class CommandRunner:
             answer.absent,
             whole_timings(answer.timings, encode_s),
             gpu_bytes(),
+            [region.spans for region in unique(answer.regions)],
         )
 
     def _encode(self, command: worker.Command, events: CommandEvents) -> tuple[Any, float]:
@@ -245,16 +247,9 @@ class CommandRunner:
         # The pixels are the key: a frame that a client sends twice is recognised, too.
         key = hashlib.sha1(rgb.data, usedforsecurity=False).digest() + repr(rgb.shape).encode()
         if key in self._encoded:
-            self._encoded.move_to_end(key)
-            return self._encoded[key], 0.0
+            return self._encoded.get(key), 0.0
         events.on_event(Stage("encoding"))
-        while len(self._encoded) >= max(self._settings.kept_frames, 1):
-            self._encoded.popitem(last=False)  # before the new one is made: the peak is kept_frames, not one more
-        started = time.monotonic()
-        encoded = self._engine.encode(own_pixels(rgb))
-        if self._settings.kept_frames:
-            self._encoded[key] = encoded
-        return encoded, time.monotonic() - started
+        return self._encoded.encode(key, lambda: own_pixels(rgb))
 
     def _history(self, session: str) -> Conversation | None:
         if not session:
@@ -265,13 +260,6 @@ class CommandRunner:
                 self._sessions.popitem(last=False)
         self._sessions.move_to_end(session)
         return self._sessions[session]
-
-    def _free_memory(self) -> None:
-        """After an out-of-memory: free everything that can be made again."""
-        self._encoded.clear()
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 def own_pixels(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""From examples to what a step of training reads: pixels, ids, labels, and the mask of every ``[SEG]``.
+"""From examples to what a step of training reads: pixels, ids, labels, and the mask of every mask token.
 
 B images, N conversations, T ids, S masks of an image.
 """
@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 
 from lisa_ros.data.picture import BadExample
+from lisa_ros.lisa.family import FAMILIES, Family
 from lisa_ros.lisa.preprocess import ClipPreprocessing, Size, for_clip, for_sam
 from lisa_ros.lisa.prompt import Template, build_prompt
 from lisa_ros.lisa.tokenizer import Tokenizer
-from lisa_ros.training.collate import answer_spans, collate, cuts_seg
+from lisa_ros.training.collate import answer_spans, collate, cuts_token
 from lisa_ros.training.datasets.example import Dialogue, Example
-from lisa_ros.training.templates import SEG
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """One example, ready to be batched. masks: (S, H, W) uint8, camera pixels, in the order of the texts' ``[SEG]``."""
+    """One example, ready to be batched. masks: (S, H, W) uint8, camera pixels, in the order of the texts' mask
+    tokens."""
 
     pixels: Tensor
     tower_pixels: Tensor | None
@@ -69,6 +70,7 @@ class Batcher:
     """How one model reads.
 
     input_size: side of the mask decoder's image, pixels. max_tokens: of a conversation, with one for the whole image.
+    family: the model's.
     """
 
     tokenizer: Tokenizer
@@ -77,11 +79,12 @@ class Batcher:
     input_size: int
     clip: ClipPreprocessing | None
     max_tokens: int
+    family: Family = FAMILIES["lisa"]
 
     def prepare(self, example: Example, on_skip: Callable[[str], None]) -> Prepared:
         """Make pixels, and the conversations that fit.
 
-        A conversation whose ``[SEG]`` would be cut off loses its last turns, masks included; one whose first turn is
+        A conversation whose mask token would be cut off loses its last turns, masks included; one whose first turn is
         too long is left out.
 
         Args:
@@ -126,13 +129,15 @@ class Batcher:
         return build_prompt(dialogue.turns, self.template, im_start_end=self.image_start_end).text
 
     def _fit(self, dialogue: Dialogue, name: str, on_skip: Callable[[str], None]) -> Dialogue:
-        fitting = dialogue
-        while cuts_seg(self._text(fitting), self.tokenizer, self.max_tokens):
+        fitting, token = dialogue, self.family.mask_token
+        while cuts_token(self._text(fitting), self.tokenizer, self.max_tokens, self.family.answer_tokens):
             turns = fitting.turns[:-1]
             if not turns:
-                raise BadExample(f"{name}: {self._quote(dialogue)} is cut before its {SEG} at {self.max_tokens} tokens")
-            count = sum((turn.answer or "").count(SEG) for turn in turns)
-            fitting = Dialogue(turns, dialogue.masks[:count])
+                raise BadExample(
+                    f"{name}: {self._quote(dialogue)} is cut before its {token} at {self.max_tokens} tokens"
+                )
+            count = sum((turn.answer or "").count(token) for turn in turns)
+            fitting = Dialogue(turns, dialogue.masks[:count], self.family)
         if fitting is not dialogue:
             on_skip(f"{name}: {len(dialogue.turns) - len(fitting.turns)} turns that end after {self.max_tokens} tokens")
         try:

@@ -25,7 +25,7 @@ def collate(conversations: Sequence[str], tokenizer: Tokenizer, template: Templa
     """Tokenise whole conversations (``<image>`` in each stands for the image) and mask all but the answers.
 
     An answer and its ``</s>`` are trained. What is longer than ``max_tokens`` (before the image is expanded) is cut, as
-    in the reference; ask :func:`cuts_seg` first where no ``[SEG]`` may be lost.
+    in the reference; ask :func:`cuts_token` first where no mask token may be lost.
     """
     rows = [tokenizer.encode_prompt(text) for text in conversations]
     longest = max(len(row) for row in rows)
@@ -41,16 +41,20 @@ def collate(conversations: Sequence[str], tokenizer: Tokenizer, template: Templa
 def answer_spans(text: str, tokenizer: Tokenizer, template: Template) -> list[tuple[int, int]]:
     """[begin, end) of each answer with its ``</s>`` among the ids of ``text``.
 
+    The text before the first question may hold an example with an answer (CoReS), which is not trained.
+
     Counted as the reference counts: a round on its own has a ``<s>`` more and an ``</s>`` less than in the whole text.
     Raises ValueError for a round without an answer.
     """
     end_of_answer, begin_of_answer = template.answer_end.strip(), template.question_end + " "
-    spans, at = [], 1
+    spans: list[tuple[int, int]] = []
+    at = 1
     for turn in text.split(end_of_answer):
         if not turn.strip():
             break
-        question, separator, answer = turn.partition(begin_of_answer)
-        if not separator or begin_of_answer in answer:
+        question, separator, _ = turn.rpartition(begin_of_answer)
+        examples = template.open.count(begin_of_answer) if not spans else 0
+        if not separator or question.count(begin_of_answer) != examples:
             raise ValueError(f"a turn needs one '{begin_of_answer}': {turn[-80:]!r}")
         length = len(tokenizer.encode_prompt(turn))
         # The prefix ends in a lone word-begin mark that the whole text does not have, and begins with <s>.
@@ -60,7 +64,7 @@ def answer_spans(text: str, tokenizer: Tokenizer, template: Template) -> list[tu
     return spans
 
 
-def cuts_seg(text: str, tokenizer: Tokenizer, max_tokens: int) -> bool:
-    """Whether cutting ``text`` to ``max_tokens`` would lose a ``[SEG]`` and with it the match of masks to answers."""
-    seg = tokenizer.id_of("[SEG]")
-    return seg in tokenizer.encode_prompt(text)[max_tokens:] or IMAGE not in text
+def cuts_token(text: str, tokenizer: Tokenizer, max_tokens: int, tokens: Sequence[str] = ("[SEG]",)) -> bool:
+    """Whether cutting ``text`` to ``max_tokens`` would lose one of ``tokens`` and with it the match to the masks."""
+    lost = tokenizer.encode_prompt(text)[max_tokens:]
+    return any(tokenizer.id_of(token) in lost for token in tokens) or IMAGE not in text

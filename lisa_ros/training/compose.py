@@ -9,21 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sentencepiece import SentencePieceProcessor
 from torch import Tensor, nn
 
 from lisa_ros.errors import CheckpointError
 from lisa_ros.json_file import read_json_object
-from lisa_ros.lisa.tokenizer import Tokenizer
+from lisa_ros.lisa.family import FAMILIES, Family
 from lisa_ros.lisa.weights.tensors import find_files, iterate_tensors, read_shapes
 from lisa_ros.training.sharded import ShardWriter
-
-_NEW_TOKENS = ("[SEG]", "<im_start>", "<im_end>")
-_BY_TOKEN = ("model.embed_tokens.weight", "lm_head.weight")
-"""Tensors with a row for every token."""
+from lisa_ros.training.vocabulary import BY_TOKEN, base_tokens, grown, new_tokens, with_tokens
 
 
-def compose(llava: Path, sam: Path, folder: Path, seed: int) -> None:
+def compose(llava: Path, sam: Path, folder: Path, seed: int, family: Family = FAMILIES["lisa"]) -> None:
     """Write a LISA checkpoint: LLaVA's tensors and SAM's, new rows for the new tokens, an untrained projector.
 
     As in the reference, new rows are normal with the model's initializer_range. Takes the memory of one shard of LLaVA.
@@ -33,6 +29,7 @@ def compose(llava: Path, sam: Path, folder: Path, seed: int) -> None:
         sam: sam_vit_h_4b8939.pth or another of SAM's.
         folder: To write.
         seed: Of what is drawn.
+        family: Whose tokens are added.
 
     Raises:
         CheckpointError: One of the two is missing, damaged or another model.
@@ -46,7 +43,8 @@ def compose(llava: Path, sam: Path, folder: Path, seed: int) -> None:
     sam_shapes = read_shapes([sam])
     if "prompt_encoder.no_mask_embed.weight" not in sam_shapes:
         raise CheckpointError(f"{sam} is not SAM: prompt_encoder.no_mask_embed.weight is missing")
-    added = _added_tokens(llava)
+    pieces, known = base_tokens(llava)
+    added = with_tokens(known, pieces, new_tokens(family))
     vocabulary = max(added.values()) + 1
     channels, hidden = sam_shapes["prompt_encoder.no_mask_embed.weight"][1], int(config["hidden_size"])
     generator = torch.Generator().manual_seed(seed)
@@ -57,8 +55,8 @@ def compose(llava: Path, sam: Path, folder: Path, seed: int) -> None:
             if "vision_tower." in name or name.endswith("rotary_emb.inv_freq"):
                 continue
             shard[name] = (
-                _resized(tensor, vocabulary, float(config.get("initializer_range", 0.02)), generator)
-                if name in _BY_TOKEN
+                grown(tensor, vocabulary, float(config.get("initializer_range", 0.02)), generator)
+                if name in BY_TOKEN
                 else tensor.clone()
             )
         writer.write(shard)
@@ -70,7 +68,7 @@ def compose(llava: Path, sam: Path, folder: Path, seed: int) -> None:
             shutil.copyfile(file, folder / file.name)
     (folder / "added_tokens.json").write_text(json.dumps(added, indent=2) + "\n", "utf-8")
     # Last, because a folder with config.json counts as whole.
-    writer.close({**config, **settings, "architectures": ["LISAForCausalLM"], "tie_word_embeddings": False})
+    writer.close({**config, **settings, "architectures": [family.architecture], "tie_word_embeddings": False})
 
 
 def _llava_config(folder: Path) -> dict[str, Any]:
@@ -78,21 +76,6 @@ def _llava_config(folder: Path) -> dict[str, Any]:
     if "mm_hidden_size" not in config:
         raise CheckpointError(f"{folder} is not LLaVA: its config.json has no mm_hidden_size")
     return config
-
-
-def _added_tokens(folder: Path) -> dict[str, int]:
-    """Tokens beyond the sentencepiece model: LLaVA's own, then LISA's where they are not among them."""
-    tokenizer = Tokenizer.from_folder(folder)
-    pieces = SentencePieceProcessor(model_file=str(folder / "tokenizer.model")).get_piece_size()
-    added = {tokenizer.decode([i]): i for i in range(pieces, len(tokenizer))}
-    for token in _NEW_TOKENS:
-        added.setdefault(token, pieces + len(added))
-    return added
-
-
-def _resized(rows: Tensor, count: int, spread: float, generator: torch.Generator) -> Tensor:
-    new = torch.randn(max(count - len(rows), 0), rows.shape[1], generator=generator) * spread
-    return torch.cat([rows[:count], new.to(rows.dtype)])
 
 
 def _seg_projector(hidden: int, channels: int, generator: torch.Generator) -> dict[str, Tensor]:

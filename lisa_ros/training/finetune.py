@@ -25,10 +25,12 @@ from lisa_ros.errors import CheckpointError, ConfigError, OutOfMemory
 from lisa_ros.evaluation.examples import Picture, read_pictures
 from lisa_ros.evaluation.metrics import Overlap, ciou, giou, overlap
 from lisa_ros.evaluation.run import forced_mask
+from lisa_ros.lisa.family import family_named
+from lisa_ros.lisa.grounding import seg_grounding
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.quantize import Precision
 from lisa_ros.lisa.prompt import template
-from lisa_ros.lisa.segmenter import SEG, Segmenter
+from lisa_ros.lisa.segmenter import Segmenter
 from lisa_ros.lisa.tokenizer import Tokenizer
 from lisa_ros.lisa.weights.load import load_lisa
 from lisa_ros.lisa.weights.names import reference_name
@@ -40,9 +42,11 @@ from lisa_ros.training.finetune_config import FinetuneConfig, LlavaAndSam, Valid
 from lisa_ros.training.loop import Forward, Pace, Pass, TrainingLoop, make_accelerator
 from lisa_ros.training.lora import prepare_training, training_mode
 from lisa_ros.training.objective import Objective
+from lisa_ros.training.phrasing import Phrasing
 from lisa_ros.training.report import Report
 from lisa_ros.training.schedule import ParameterGroup, adamw, linear
 from lisa_ros.training.snapshot import TRAINED, Snapshots, save_trained
+from lisa_ros.training.vocabulary import adopt
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -89,23 +93,27 @@ class Finetuning:
         self.start = _start_folder(config, accelerator)
         precision = _precision(config, accelerator.device)
         self.spec, self.clip = _look_up(config, self.start)
-        self.tokenizer = Tokenizer.from_folder(self.start)
+        self.tokenizer = Tokenizer.from_folder(self.start, strips_blanks=self.spec.strips_blanks)
         self.conversation = config.conversation or self.spec.conversation
         torch.manual_seed(config.seed)
         self.lisa, _ = load_lisa(self.start, self.clip, precision, accelerator.device)
         _check_tokens(self.tokenizer, self.lisa, self.spec)
         trained = prepare_training(
-            self.lisa, config.lora, quantised=precision.quantised, checkpointing=config.gradient_checkpointing
+            self.lisa,
+            config.lora,
+            quantised=precision.quantised,
+            checkpointing=config.gradient_checkpointing,
+            mask_embed=config.mask_embed,
         )
         self.lisa.to(accelerator.device)  # LoRA was made on the CPU
         self.trained = {reference_name(self.lisa, name): parameter for name, parameter in trained.items()}
         self.precision = precision
-        self.mixture = open_mixture(config.data, Path())
+        self.mixture = open_mixture(config.data, Path(), Phrasing(self.spec.family))
         if config.validation:
             _check_validation(config.validation)
-        seg_id = self.tokenizer.id_of(SEG)
-        assert seg_id is not None
-        self.objective = accelerator.prepare_model(Objective(self.lisa, seg_id, config.loss))
+        reject_id = self.tokenizer.id_of(self.spec.family.reject_token)
+        grounding = seg_grounding(self.lisa, self.spec, self.tokenizer)
+        self.objective = accelerator.prepare_model(Objective(self.lisa, grounding, config.loss, reject_id))
         self.loop = self._loop()
 
     def to_the_end(self) -> None:
@@ -169,6 +177,7 @@ class Finetuning:
             self.clip.preprocessing if self.clip is not None else None,
             # One id stands for the whole image.
             config.max_length - self.lisa.vision_tower.num_tokens + 1,
+            self.spec.family,
         )
         if batcher.max_tokens < 16:
             raise ConfigError(
@@ -290,13 +299,20 @@ def _claim_folder(config: FinetuneConfig) -> None:
 
 
 def _start_folder(config: FinetuneConfig, accelerator: Accelerator) -> Path:
-    """The checkpoint to start from; made of LLaVA and SAM first, where the configuration names those."""
-    if not isinstance(config.start, LlavaAndSam):
-        return Path(config.start).expanduser()
+    """The checkpoint to start from; made first of LLaVA and SAM, or of another family's."""
+    family = family_named(config.family or "lisa")
     folder = config.folder / "start"
-    if accelerator.is_main_process and not (folder / "config.json").is_file():
+    if not isinstance(config.start, LlavaAndSam):
+        start = Path(config.start).expanduser()
+        if config.family in (None, read_spec(start).family.name):
+            return start
+        if accelerator.is_main_process and not (folder / "config.json").is_file():
+            log.info("adding the tokens of %s in %s", family.name, folder)
+            adopt(start, family, folder, config.seed, fresh_mask_embed=config.mask_embed)
+    elif accelerator.is_main_process and not (folder / "config.json").is_file():
         log.info("putting LLaVA and SAM together in %s", folder)
-        compose(Path(config.start.llava).expanduser(), Path(config.start.sam).expanduser(), folder, config.seed)
+        llava, sam = Path(config.start.llava).expanduser(), Path(config.start.sam).expanduser()
+        compose(llava, sam, folder, config.seed, family)
     accelerator.wait_for_everyone()
     return folder
 
@@ -308,7 +324,7 @@ def _look_up(config: FinetuneConfig, start: Path) -> tuple[Spec, ClipFolder | No
 
 
 def _check_tokens(tokenizer: Tokenizer, lisa: Lisa, spec: Spec) -> None:
-    needed = [SEG, *(("<im_start>", "<im_end>") if spec.image_start_end else ())]
+    needed = [*spec.family.tokens, *(("<im_start>", "<im_end>") if spec.image_start_end else ())]
     if missing := [token for token in needed if tokenizer.id_of(token) is None]:
         raise CheckpointError(f"{spec.name}: the tokenizer has no {missing[0]}")
     if len(tokenizer) > lisa.llama.config.vocab_size:

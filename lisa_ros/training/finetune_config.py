@@ -10,6 +10,7 @@ from typing import Any
 
 from lisa_ros.engine.options import PRECISIONS
 from lisa_ros.errors import ConfigError
+from lisa_ros.lisa.family import family_named
 from lisa_ros.training.lora import LoraOptions
 from lisa_ros.training.objective import LossWeights
 from lisa_ros.training.settings import build, check_positive
@@ -53,6 +54,9 @@ class FinetuneConfig:
         data: See :func:`lisa_ros.training.datasets.mixture.open_mixture`.
         vision_tower: Folder of CLIP; None: where the checkpoint says.
         conversation: Name of the template; None: the checkpoint's.
+        family: Of the model that is trained; its tokens are added to those of the start. None: the start's.
+        mask_embed: Train what makes a dense prompt of a coarse mask, from an untrained one. For a start without a
+            pretrained SAM.
         device: auto, or cpu.
         precision: auto (bf16 if the GPU has it, else fp32), bf16, fp16, fp32, int8, or nf4 for QLoRA.
         gradient_checkpointing: Recompute activations of the language model, for memory.
@@ -77,6 +81,8 @@ class FinetuneConfig:
     data: list[dict[str, Any]]
     vision_tower: str | None = None
     conversation: str | None = None
+    family: str | None = None
+    mask_embed: bool = False
     device: str = "auto"
     precision: str = "auto"
     gradient_checkpointing: bool = True
@@ -99,6 +105,8 @@ class FinetuneConfig:
         check_positive(
             self, "steps", "batch_size", "accumulation", "learning_rate", "clip_norm", "max_length", "save_every"
         )
+        if self.family is not None:
+            family_named(self.family)
         if self.warmup < 0:
             raise ConfigError(f"warmup is {self.warmup}; it is 0 or more steps")
         if self.precision not in PRECISIONS:

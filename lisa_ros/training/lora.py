@@ -46,7 +46,7 @@ class LoraOptions:
 
 
 def prepare_training(
-    lisa: Lisa, options: LoraOptions, *, quantised: bool, checkpointing: bool
+    lisa: Lisa, options: LoraOptions, *, quantised: bool, checkpointing: bool, mask_embed: bool = False
 ) -> dict[str, nn.Parameter]:
     """Put LoRA into ``lisa`` and choose what is trained.
 
@@ -55,6 +55,7 @@ def prepare_training(
         options: LoRA's.
         quantised: Whether the language model is in four or eight bits.
         checkpointing: Recompute activations of the language model in the backward pass, for memory.
+        mask_embed: Train what makes a dense prompt of a coarse mask, too; in SAM it is trained already.
 
     Returns:
         Name -> parameter that is trained, float32.
@@ -65,9 +66,11 @@ def prepare_training(
     lisa.requires_grad_(False)
     lisa.eval()
     if options.rank:
-        _add_lora(lisa.llama, options, quantised)
+        add_lora(lisa.llama, options, quantised)
     for part in (lisa.llama.embed_tokens, lisa.lm_head, lisa.seg_projector, lisa.sam.mask_decoder):
         part.requires_grad_(True)
+    if mask_embed:
+        lisa.sam.prompt_encoder.mask_embed.requires_grad_(True)
     trained = {name: parameter for name, parameter in lisa.named_parameters() if parameter.requires_grad}
     for parameter in trained.values():
         # In half precision, a step of Adam on a weight of size one is smaller than the weight's last bit.
@@ -92,7 +95,8 @@ def _checkpoint(llama: nn.Module) -> None:
         cast(LlamaModel, llama).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def _add_lora(llama: nn.Module, options: LoraOptions, quantised: bool) -> None:
+def add_lora(llama: nn.Module, options: LoraOptions, quantised: bool) -> None:
+    """Put LoRA into a language model, in place. Raises ConfigError where peft is missing or a target is no layer."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import re
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,16 +15,22 @@ from torch import Tensor
 
 from lisa_ros.errors import CheckpointError
 from lisa_ros.json_file import read_json_object
-from lisa_ros.lisa.weights.names import PEFT_PREFIX
+from lisa_ros.lisa.family import FAMILIES, Family
+from lisa_ros.lisa.weights.inspect import unknown_clip
+from lisa_ros.lisa.weights.load import build_lisa, compare, shapes_of
+from lisa_ros.lisa.weights.lora import LORA, fold
+from lisa_ros.lisa.weights.names import PEFT_PREFIX, our_name, reference_name
 from lisa_ros.lisa.weights.spec import Spec, read_spec, resolve_tower
-from lisa_ros.lisa.weights.tensors import find_files, iterate_tensors, read_shapes
+from lisa_ros.lisa.weights.tensors import Shape, find_files, iterate_tensors, read_shapes
 from lisa_ros.training.sharded import ShardWriter
 from lisa_ros.training.snapshot import TRAINED, newest_snapshot, read_trained
+from lisa_ros.training.vocabulary import base_tokens, new_tokens, with_tokens
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """Number formats that a merged checkpoint can be stored in."""
 
-_LORA = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
+_LLAVA_TOKENS = ("<im_patch>", "<im_start>", "<im_end>")
+"""Of LLaVA-Lightning, in this order."""
 
 
 def merge_run(
@@ -68,12 +76,12 @@ def merge_checkpoint(source: Path, out: Path, *, alpha: float, dtype: torch.dtyp
         CheckpointError: It has no LoRA, or several ranks, or is damaged.
     """
     files = find_files(source)
-    if not any(_LORA.fullmatch(name) for name in read_shapes(files)):
+    if not any(LORA.fullmatch(name) for name in read_shapes(files)):
         raise CheckpointError(f"{source} has no LoRA weights; there is nothing to merge")
     lora = {
         name.removeprefix(PEFT_PREFIX): tensor.clone()
         for name, tensor in iterate_tensors(files)
-        if _LORA.fullmatch(name)
+        if LORA.fullmatch(name)
     }
     ranks = {tensor.shape[0] for name, tensor in lora.items() if ".lora_A." in name}
     if len(ranks) != 1:
@@ -81,9 +89,46 @@ def merge_checkpoint(source: Path, out: Path, *, alpha: float, dtype: torch.dtyp
     _fold(source, lora, alpha / ranks.pop(), out, dtype)
 
 
-def fold(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-    """W + scale * B A, in float32: W (out, in), A ``down`` (rank, in), B ``up`` (out, rank)."""
-    return weight.float() + scale * (up.float() @ down.float())
+def merge_file(file: Path, base: Path, out: Path, *, alpha: float = 16.0, dtype: torch.dtype | None = None) -> None:
+    """Merge GSVA's released file, one ``.bin`` with a whole model and its LoRA, into a folder like any other.
+
+    Merged matrices are stored as float32, so that nothing is rounded; all other tensors are copied. The CLIP tower in
+    the file is left out, as in the released checkpoints of LISA.
+
+    Args:
+        file: The state dict.
+        base: Folder of the LLaVA that the model was trained from; its config.json and tokenizer are used.
+        out: Folder to write.
+        alpha: Of LoRA; the rank of each matrix is read off its tensors.
+        dtype: Of all weights; None: as they are.
+
+    Raises:
+        CheckpointError: Tensors are missing or do not belong to the model, or the base is another one's.
+    """
+    family = FAMILIES["gsva"]
+    shapes = {_plain(name): shape for name, shape in read_shapes([file]).items()}
+    rows = _rows(file, shapes)
+    added = _added_tokens(base, family, rows)
+    config = read_json_object(base / "config.json", CheckpointError) | {
+        "architectures": [family.architecture],
+        "lisa": {"family": family.name, "added_tokens": "strip" if family.strips_blanks else "keep"},
+        "mm_use_im_start_end": True,
+        "out_dim": shapes.get("model.text_hidden_fcs.0.2.weight", (256,))[0],
+        "tie_word_embeddings": False,
+        "train_mask_decoder": True,
+        "vocab_size": rows,
+    }
+    _check_file(file, shapes, config)
+    lora = {_plain(name): tensor.clone() for name, tensor in iterate_tensors([file]) if LORA.fullmatch(name)}
+    tower = _tower(_spec_of(config), base)
+    writer = ShardWriter(out)
+    _write_folded([file], lora, lambda down: alpha / len(down), writer, dtype, merged_as=torch.float32)
+    _copy_words(base, out)
+    (out / "added_tokens.json").write_text(json.dumps(added, indent=2) + "\n", "utf-8")
+    if tower is not None and _tower(_spec_of(config), out) is None:
+        config["mm_vision_tower"] = str(tower.resolve())
+    writer.close(config)
+    read_spec(out)
 
 
 def _weights_of(run: Path, weights: str | None) -> Path:
@@ -105,38 +150,147 @@ def _fold(
     tower: Path | None = None,
     conversation: str | None = None,
 ) -> None:
+    writer = ShardWriter(out)
+    try:
+        vocabulary = _write_folded(find_files(base), trained, lambda down: scale, writer, dtype)
+    except KeyError as error:
+        raise CheckpointError(f"{base} is not the model that was trained: it has no {error.args[0]}") from error
+    _copy_words(base, out)
+    writer.close(_config(base, out, vocabulary, tower, conversation))
+    read_spec(out)
+
+
+def _write_folded(
+    files: list[Path],
+    trained: Mapping[str, Tensor],
+    scale: Callable[[Tensor], float],
+    writer: ShardWriter,
+    dtype: torch.dtype | None,
+    merged_as: torch.dtype | None = None,
+) -> int | None:
+    """Write the tensors of ``files`` with ``trained`` in them, a shard for each file.
+
+    Args:
+        files: Weights.
+        trained: LoRA pairs, and tensors that replace those in the files.
+        scale: From LoRA's A (rank, in) to its scale.
+        writer: Takes the shards.
+        dtype: Of all weights; None: as they are.
+        merged_as: Of matrices with LoRA where ``dtype`` is None; None: as they are.
+
+    Returns:
+        Number of rows of the embedding; None if it is not there.
+
+    Raises:
+        KeyError: A tensor of ``trained`` has no place in the files.
+    """
     pairs: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
     for name, tensor in trained.items():
-        if match := _LORA.fullmatch(name):
+        if match := LORA.fullmatch(name):
             pairs.setdefault(f"{match[1]}.weight", {})[match[2]] = tensor
         else:
             whole[name] = tensor
     waiting = {*pairs, *whole}
     vocabulary = None
-    writer = ShardWriter(out)
-    for file in find_files(base):
+    for file in files:
         shard = {}
         for theirs, tensor in iterate_tensors([file]):
-            name = theirs.removeprefix(PEFT_PREFIX).replace(".base_layer.", ".")
-            if _LORA.fullmatch(name) or _is_clip(name) or name.endswith("rotary_emb.inv_freq"):
+            name = _plain(theirs)
+            if LORA.fullmatch(name) or _is_clip(name) or name.endswith("rotary_emb.inv_freq"):
                 continue
-            result = tensor
+            result, stored_as = tensor, tensor.dtype
             if name in pairs:
-                result = fold(tensor, pairs[name]["A"], pairs[name]["B"], scale)
+                down, up = pairs[name]["A"], pairs[name]["B"]
+                result, stored_as = fold(tensor, down, up, scale(down)), merged_as or stored_as
             elif name in whole:
                 result = whole[name]
             waiting.discard(name)
-            stored_as = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
+            if dtype is not None and tensor.is_floating_point():
+                stored_as = dtype
             shard[name] = result.to(stored_as, copy=True)
             if name == "model.embed_tokens.weight":
                 vocabulary = len(result)
         writer.write(shard)
     if waiting:
-        raise CheckpointError(f"{base} is not the model that was trained: it has no {min(waiting)}")
-    _copy_words(base, out)
-    writer.close(_config(base, out, vocabulary, tower, conversation))
-    read_spec(out)
+        raise KeyError(min(waiting))
+    return vocabulary
+
+
+def _plain(name: str) -> str:
+    """The reference's name of a tensor inside PEFT's wrapper; newer releases of peft say ``base_layer``."""
+    return name.removeprefix(PEFT_PREFIX).replace(".base_layer.", ".")
+
+
+# --- one file with a whole model ---
+
+
+def _rows(file: Path, shapes: Mapping[str, Shape]) -> int:
+    """Rows of the embedding, after a check that the file holds a whole model and its LoRA."""
+    if not any(LORA.fullmatch(name) for name in shapes):
+        raise CheckpointError(f"{file} has no LoRA weights; there is nothing to merge")
+    if "model.embed_tokens.weight" not in shapes:
+        raise CheckpointError(
+            f"{file} is not a whole model: it has no model.embed_tokens.weight; merge a folder that holds the model "
+            "beside its LoRA with 'lisa merge FOLDER --out OTHER'"
+        )
+    return shapes["model.embed_tokens.weight"][0]
+
+
+def _added_tokens(base: Path, family: Family, rows: int) -> dict[str, int]:
+    """The table of tokens that the embedding's ``rows`` belong to: those of the base, then the family's.
+
+    LLaVA-Lightning has three tokens of its own, which its folder may not list; other bases have none.
+
+    Raises:
+        CheckpointError: No such table has ``rows`` rows.
+    """
+    known = base_tokens(base)
+    pieces = known.pieces
+    tables = [known.added] if known.added else [{}, {token: pieces + i for i, token in enumerate(_LLAVA_TOKENS)}]
+    extended = [with_tokens(table, pieces, new_tokens(family)) for table in tables]
+    for table in extended:
+        if pieces + len(table) == rows:
+            return dict(sorted(table.items(), key=lambda one: one[1]))
+    possible = " or ".join(str(pieces + len(table)) for table in extended)
+    raise CheckpointError(
+        f"{base} is not the base of this file: the file's embedding has {rows} rows, the tokenizer of the base with "
+        f"the tokens of {family.name} has {possible}; give another --base"
+    )
+
+
+def _check_file(file: Path, shapes: Mapping[str, Shape], config: Mapping[str, Any]) -> None:
+    """Raise CheckpointError naming tensors that are missing from the file, or that have no place in the model."""
+    own = {name: shape for name, shape in shapes.items() if not _is_clip(name)}
+    pairs: dict[str, dict[str, Shape]] = {}
+    for name, shape in own.items():
+        if match := LORA.fullmatch(name):
+            pairs.setdefault(match[1], {})[match[2]] = shape
+    for layer, pair in sorted(pairs.items()):
+        if len(pair) < 2:
+            raise CheckpointError(f"{file}: {layer} has lora_{min(pair)} without the other of A and B")
+        if (weight := own.get(f"{layer}.weight")) is None:
+            raise CheckpointError(f"{file}: {layer} has LoRA, but {layer}.weight is missing")
+        down, up = pair["A"], pair["B"]
+        if (up[0], down[1]) != weight or up[1] != down[0]:
+            raise CheckpointError(f"{file}: {layer} has the shape {weight}, its LoRA A {down} and B {up}")
+    spec = _spec_of(config)
+    model = {name: shape for name, shape in own.items() if not LORA.fullmatch(name)}
+    try:
+        with torch.device("meta"):
+            lisa = build_lisa(spec, model, unknown_clip(spec))
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{file}: its tensors and the config.json of the base do not fit: {error}") from error
+    expected = {name: shape for name, shape in shapes_of(lisa).items() if not name.startswith("vision_tower.")}
+    found = {ours: shape for name, shape in model.items() if (ours := our_name(lisa, name))}
+    compare(found, expected, partial(reference_name, lisa), file)
+
+
+def _spec_of(config: Mapping[str, Any]) -> Spec:
+    """What a folder with this config.json would say."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(config), "utf-8")
+        return read_spec(Path(folder))
 
 
 def _is_clip(name: str) -> bool:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from lisa_ros.lisa.draft import ANSWERS
+from lisa_ros.lisa.family import FAMILIES
 
 SEG = "[SEG]"
+
+ANSWERS = FAMILIES["lisa"].answers
+"""With a mask."""
 
 SHORT_QUESTIONS = (
     "Can you segment the {} in this image?",
@@ -42,6 +45,13 @@ REFUSALS_OF_A_SENTENCE = (
     "I see nothing like that here.",
 )
 
+CORRECTIONS = (
+    "There is no {} in this image, but there is {}.",
+    "I see no {} here. What I see is {}.",
+    "No {} is in this image; perhaps you mean {}.",
+)
+"""For a noun phrase that names nothing in the picture, and one that does."""
+
 _ARTICLES = ("the ", "a ", "an ", "any ", "some ")
 
 
@@ -66,6 +76,14 @@ def refuse(text: str, is_sentence: bool, rng: random.Random) -> str:
     if is_sentence:
         return rng.choice(REFUSALS_OF_A_SENTENCE)
     return rng.choice(REFUSALS).format(_without_article(text.strip().lower().rstrip(".?!")))
+
+
+def deny(text: str, instead: str, rng: random.Random) -> str:
+    """An answer to a referring expression that means nothing; ``instead``: what is there in its place, or empty."""
+    if not instead:
+        return refuse(text, True, rng)
+    phrase, other = _without_article(text.strip().lower().rstrip(".?!")), instead.strip().lower().rstrip(".?!")
+    return rng.choice(CORRECTIONS).format(phrase, other)
 
 
 def ask_several(names: Sequence[str], rng: random.Random) -> tuple[str, str]:

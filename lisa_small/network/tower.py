@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -79,6 +80,22 @@ class SharedTower(nn.Module):
         """Tokens (n, out_channels) of the cells ``index`` (n,) for a picture made of words alone: shares (n, words)."""
         _, words = self.reader
         return words(shares) + self.position[index]
+
+    def class_map(self, image_embedding: Tensor) -> Tensor:
+        """(1, C, g, g) -> probabilities (1 + classes, g, g) of each cell, background first."""
+        recognition, _ = self.reader
+        classes: Tensor = recognition(image_embedding)[0]
+        return classes[0]
+
+    def showing(self, labels: Sequence[int], cells: Sequence[int]) -> Tensor:
+        """(grid * grid, out_channels) of a picture made of words: one thing of each of ``labels``, each filling one of
+        ``cells``."""
+        _, words = self.reader
+        shares = words.weight.new_zeros(self.grid**2, words.in_features)
+        shares[list(cells), list(labels)] = 1.0
+        if self.things:
+            shares[list(cells), -2] = 1.0  # its middle is there
+        return self.spoken(shares, torch.arange(self.grid**2, device=shares.device))
 
     def shares(self, image_embedding: Tensor) -> Tensor:
         """(B, C, g, g) -> (B, grid * grid, classes + colours): the share of a token that each covers, in [0, 1].

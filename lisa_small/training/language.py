@@ -241,6 +241,7 @@ def train_language(
     validate: Callable[[], dict[str, float]],
     report: Report,
     folder: Path,
+    change: Callable[[Packed, list[int]], Packed] = lambda packed, numbers: packed,
 ) -> Snapshots:
     """Run one round of stage 2 or 3, or the rest of it.
 
@@ -254,6 +255,7 @@ def train_language(
         validate: Called every VALIDATE_EVERY steps and at the end.
         report: Of this round.
         folder: Of snapshots, from which a stopped round resumes exactly.
+        change: Changes what is read; it gets the packed batch and the scenes' numbers.
 
     Returns:
         The snapshots; the caller clears them when it has saved the model.
@@ -275,7 +277,7 @@ def train_language(
             library.speech.forget(suffix, config.forgotten, rng)
         with half_precision(config.precision):
             images = [picture(number, rng) for number in numbers]
-            packed = pack(lisa, library.speech, images, suffixes, library.grid**2)
+            packed = change(pack(lisa, library.speech, images, suffixes, library.grid**2), numbers)
             states = read_packed(lisa, packed)
             logits = predict_packed(lisa, packed, states[-1]).float()
             presence = presence_loss(lisa, packed, states[-1])

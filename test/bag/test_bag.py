@@ -22,7 +22,7 @@ from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
 from lisa_ros import cli
 from lisa_ros.bag import messages
-from lisa_ros.bag.annotation import split
+from lisa_ros.bag.annotation import Job, split
 from lisa_ros.bag.recording import RELIABLE, Frame, write_recording
 from lisa_ros.cli import bag as bag_cli
 from lisa_ros.engine.support import SupportedEngine
@@ -164,7 +164,7 @@ def test_targets_that_are_not_there_are_listed(recording, tmp_path, bright, caps
     assert (result.command, result.absent) == ("box, nothing", ["nothing"])
     assert "without the command" not in capsys.readouterr().err
     assert annotate(recording, tmp_path / "both.mcap", "--target", "box", "--every", 0) == 0
-    assert "bright answers each --target alone and ignores the command" in capsys.readouterr().err
+    assert "bright ignores the command beside --target" in capsys.readouterr().err
     assert (result.status, len(result.masks)) == (result.SUCCESS, 1)
 
 
@@ -355,6 +355,26 @@ def test_a_run_that_was_killed_continues_and_writes_the_same_bytes_as_an_unbroke
     assert annotate(recording, unbroken, *options) == 0
     assert out.read_bytes() == unbroken.read_bytes()
     assert not list(tmp_path.glob(".unfinished*"))
+
+
+def test_parts_that_another_worker_has_annotated_are_not_annotated_again(recording, tmp_path, bright, monkeypatch):
+    """Work that was interrupted may have gaps: one worker is faster than another."""
+    out, unbroken = tmp_path / "out.mcap", tmp_path / "unbroken" / "out.mcap"
+    unbroken.parent.mkdir()
+    whole = Job.annotate
+
+    def odd_parts_alone(*given):
+        whole(*given[:5], lambda index: index % 2 == 1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Job, "annotate", odd_parts_alone)
+    assert annotate(recording, out, "--every", "0.5") == 130
+    assert len(bright.commands) == 2  # of five parts
+    monkeypatch.setattr(Job, "annotate", whole)
+    assert annotate(recording, out, "--every", "0.5") == 0
+    assert len(bright.commands) == 5
+    assert annotate(recording, unbroken, "--every", "0.5") == 0
+    assert out.read_bytes() == unbroken.read_bytes()
 
 
 def test_recordings_are_written_with_fast_compression(tmp_path):

@@ -211,7 +211,7 @@ def test_targets_replace_the_command_and_absent_ones_are_listed(
     assert answer["answer"] == "This is the red thing.\nThere is no green thing."
     assert main(["segment", str(blocks), "--target", "red", "--target", "green", "--model", "colour_engine:load"]) == 3
     printed = capsys.readouterr().out
-    assert "mask 1 (red thing): score" in printed
+    assert "mask 1 (red): score" in printed
     assert "not there: green" in printed
 
 
@@ -220,7 +220,7 @@ def test_a_warning_names_a_command_that_is_ignored_beside_targets(
     blocks: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["segment", str(blocks), "the blue one", "--target", "red", "--model", "colour_engine:load"]) == 0
-    assert "colours answers each --target alone" in capsys.readouterr().err
+    assert "colours ignores the command beside --target" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("colour_engine")
@@ -331,7 +331,10 @@ def test_a_picture_comes_from_standard_input_too(monkeypatch: pytest.MonkeyPatch
         ((PHOTO, "x", "--device", "cuda:9"), "device 'cuda:9' does not exist"),
         ((PHOTO, "x", "--conversation", "y"), "conversation 'y' is not known; choose one of"),
         ((PHOTO, "x", "--option", "conversation"), "option 'conversation' is not name=value"),
-        ((PHOTO, "x", "--option", "size=3"), "engine 'lisa' has no option 'size'; its options: conversation, family"),
+        (
+            (PHOTO, "x", "--option", "size=3"),
+            "engine 'lisa' has no option 'size'; its options: coarse_regions, conversation, family",
+        ),
         ((PHOTO, "x", "--conversation", "v1", "--option", "conversation=v1"), "is given by --option and by --conv"),
         ((PHOTO, "x", "--model", "nowhere.engines:load"), "engine 'nowhere.engines:load' cannot be imported"),
         ((PHOTO, "x", "--model", "grpc://robot"), "no engine serves 'grpc://robot'; installed engines: lisa"),
@@ -402,6 +405,32 @@ def test_a_growing_answer_is_shown_once() -> None:
         stream(event)
     stream.finish("It is ☕, [SEG].")
     assert "".join(shown) == "It is ☕, [SEG].\n"
+
+
+def test_numbers_of_masks_have_the_colours_of_the_overlay(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number is painted once its mask is known; a number that names no mask is text."""
+    from lisa_ros.engine.api import Region, Regions, Token, crop_mask
+    from lisa_ros.perception.overlay import COLOURS
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    whole = "the cup [1], the spoon [2], the cup [1], item [7]."
+    region = Region(crop_mask(np.ones((2, 2), bool)))
+    events = [Token("the cup [1]"), Regions([region]), Token("the cup [1], the spoon [2]"), Regions([region])]
+    stream = _Stream()
+    for event in events:
+        stream(event)
+    stream.finish(whole)
+    painted = [f"\x1b[1;38;2;{r};{g};{b}m[{n}]\x1b[0m" for n, (r, g, b) in enumerate(COLOURS[:2], 1)]
+    expected = whole.replace("[1]", painted[0]).replace("[2]", painted[1]) + "\n"
+    assert capsys.readouterr().out == expected
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = _Stream()
+    for event in events:
+        plain(event)
+    plain.finish(whole)
+    assert capsys.readouterr().out == f"{whole}\n"
 
 
 # --- pictures ---

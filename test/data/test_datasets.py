@@ -21,7 +21,6 @@ from lisa_ros.data.plain_pickle import load_plain
 from lisa_ros.engine.api import Turn
 from lisa_ros.errors import ConfigError
 from lisa_ros.evaluation.examples import read_pictures
-from lisa_ros.lisa.draft import ANSWERS
 from lisa_ros.training import templates
 from lisa_ros.training.datasets.ade20k import ade20k
 from lisa_ros.training.datasets.cocostuff import cocostuff
@@ -31,6 +30,7 @@ from lisa_ros.training.datasets.mixture import KINDS, Mixture, open_mixture
 from lisa_ros.training.datasets.parts import Parts
 from lisa_ros.training.datasets.reasonseg import ReasonSeg
 from lisa_ros.training.datasets.refer import GRefCoco, Refer
+from lisa_ros.training.templates import ANSWERS
 from lisa_small.training.dataset import Scenes
 
 

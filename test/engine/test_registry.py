@@ -211,8 +211,12 @@ def test_a_folder_that_is_missing_is_an_error_of_its_engine() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 3}, "engine 'lisa' has no option 'size'; its options: conversation, family, vision_tower"),
-        ({"family": "gsva"}, "option family is 'gsva'; choose one of lisa"),
+        (
+            {"size": 3},
+            "engine 'lisa' has no option 'size'; "
+            "its options: coarse_regions, conversation, family, points, vision_tower",
+        ),
+        ({"family": "gres"}, "family is 'gres'; choose one of lisa, sesame, read, lasagna, gsva, cores"),
         ({"conversation": 3}, "option conversation is 3; it must be text"),
     ],
 )

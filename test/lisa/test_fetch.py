@@ -18,6 +18,7 @@ from machine_speed import limit
 from safetensors.torch import load_file
 from whole_answer import segment
 
+from lisa_ros.cli import main
 from lisa_ros.errors import CheckpointError
 from lisa_ros.lisa.weights import fetch as fetch_module
 from lisa_ros.lisa.weights.convert import convert
@@ -344,3 +345,27 @@ def test_a_difference_between_source_and_copy_is_found(tmp_path: Path, monkeypat
     with pytest.raises(CheckpointError, match="weight is not as in"):
         convert(tmp_path / "weights.bin", tmp_path / "weights.safetensors")
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["weights.bin"]
+
+
+def test_known_names_are_listed_with_size_and_licence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "tsunghanwu/SESAME: sesame, 16.2 GB, licence MIT (the terms of LLaMA apply besides)" in lines
+    assert any("gsva-7b-ft-gres.bin: gsva, size not stated, licence not stated; from OneDrive" in one for one in lines)
+
+
+def test_a_file_that_no_hub_has_says_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fetch", "gsva-7b-ft-gres.bin"]) == 1
+    assert "OneDrive or Tsinghua Cloud" in capsys.readouterr().err
+    (tmp_path / "gsva-7b-ft-gres.bin").touch()
+    assert main(["fetch", "gsva-7b-ft-gres.bin"]) == 1
+    assert "--base" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tower", ["../dataset/clip-vit-large-patch14-336", "./checkpoint/CLIP/clip-vit-large-patch14"])
+def test_a_tower_at_a_path_of_another_machine_is_fetched_by_its_name(tower: str, tmp_path: Path) -> None:
+    folder = _pickled(tmp_path / "read", tower=tower)
+    assert fetch_module._tower_name(read_spec(folder)) == "openai/" + tower.rpartition("/")[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from lisa_ros.cli import main
 from lisa_ros.errors import CheckpointError
+from lisa_ros.lisa.family import FAMILIES
 from lisa_ros.lisa.segmenter import Segmenter
 from lisa_ros.lisa.weights.inspect import inspect
 
@@ -136,12 +138,30 @@ def test_sam_files_are_described(tmp_path: Path) -> None:
         (shutil.rmtree, "there is no"),
     ],
 )
-def test_a_broken_folder_is_an_error_in_one_line(
+def test_a_broken_folder_is_a_problem_in_one_line(
     checkpoint: Path, damage, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage(checkpoint)
     assert main(["inspect", str(checkpoint)]) == 1
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.startswith("lisa: ")
-    assert error.count("\n") == 1
+    output = capsys.readouterr()
+    (line,) = [line for line in (output.out + output.err).splitlines() if message in line]
+    assert line.startswith(("lisa: ", "problem: "))
+    assert "Traceback" not in output.err
+
+
+@pytest.mark.parametrize("family", ["gsva", "cores", "lasagna", "sesame", "read"])
+def test_the_family_is_printed_even_where_the_folder_cannot_be_loaded(
+    family: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"architectures": [FAMILIES[family].architecture]}))
+    for damage in (lambda: None, (checkpoint / "model.safetensors").unlink):
+        damage()
+        main(["inspect", str(checkpoint)])
+        assert re.search(rf"family +{family}\n", capsys.readouterr().out)
+
+
+def test_a_tokenizer_of_another_family_is_a_problem_that_names_the_token(checkpoint: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"lisa": {"family": "gsva"}}))
+    assert "the tokenizer has no [REJ], a token of gsva" in " ".join(inspect(checkpoint).problems)

@@ -25,7 +25,7 @@ from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.lisa.grounding import Features
 from lisa_ros.lisa.model.lisa import image_columns
 from lisa_ros.lisa.preprocess import ClipPreprocessing, for_clip, for_sam, resized_size
-from lisa_ros.lisa.prompt import TEMPLATES, build_prompt, template
+from lisa_ros.lisa.prompt import build_prompt, template
 from lisa_ros.lisa.tokenizer import IMAGE_ID, Tokenizer
 
 EVERY_CASE = [pytest.param(case, id=case.name) for folder in (GOLDEN, GOLDEN_A, *FULL) for case in read_cases(folder)]
@@ -193,7 +193,7 @@ def test_sizes_after_resizing_are_identical() -> None:
         assert resized_size((height, width), 1024) == tuple(expected)
 
 
-@pytest.mark.parametrize("name", sorted(set(TEMPLATES) - {"compact"}))
+@pytest.mark.parametrize("name", ["llava_llama_2", "llava_v1", "v1"])
 def test_conversation_templates_are_identical(name: str) -> None:
     recorded = json.loads((GOLDEN / "misc" / "prompts.json").read_text("utf-8"))[name]
     forms = {

@@ -9,11 +9,12 @@ import pytest
 import yaml
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
+from rclpy.parameter import Parameter as RosParameter
 from robot import NodeProcess, scene, stamped, wait_for
 
 from lisa_ros.errors import ConfigError
 from lisa_ros.msg import Segmentation, Status
-from lisa_ros.ros.parameters import Parameters, as_table, as_yaml, unknown
+from lisa_ros.ros.parameters import Parameters, as_table, as_yaml, change, unknown
 
 
 def test_the_yaml_file_is_what_the_dataclass_says(repository):
@@ -153,6 +154,24 @@ def test_who_may_call_a_service_may_not_choose_the_code_that_runs(launch):
     successful, reason = put(client, "options", ["no option"])
     assert (successful, "is not name=value" in reason) == (False, True)
     assert put(client, "options", ["family=lisa"]) == (True, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("model", "http://thief:8000", "model is 'http://thief:8000', a server; who calls a service may not choose"),
+        ("model", "HTTPS://thief", "model is 'HTTPS://thief', a server"),
+        ("options", ["endpoint=http://thief/v1"], "option endpoint is 'http://thief/v1'; who calls a service may not"),
+    ],
+)
+def test_who_may_call_a_service_may_not_choose_where_frames_go(name, value, says):
+    started = Parameters().changed({"model": "http://box:8000", "options": ("endpoint=http://box/v1",)})
+    with pytest.raises(ConfigError, match=says):
+        change(started, [RosParameter(name, value=value)], configured=False)
+    kept = change(started, [RosParameter("model", value="http://box:8000")], configured=False)
+    assert kept == started
+    folder = change(started, [RosParameter("model", value="/models/lisa")], configured=False)
+    assert folder.model == "/models/lisa"
 
 
 def test_settings_of_lisa_become_options_of_the_engine():

@@ -13,9 +13,10 @@ from lisa_ros.errors import Cancelled, CheckpointError, CommandError, ImageError
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.runtime import worker
 from lisa_ros.runtime.admission import MAX_POINTS, clean_ask, clean_command
+from lisa_ros.runtime.answer_regions import AnswerRegions
 from lisa_ros.runtime.queue import RequestQueue
 from lisa_ros.runtime.requests import Frame, Measured, Request
-from lisa_ros.runtime.status import NoImage, NotReady, Stage, State, Status
+from lisa_ros.runtime.status import EMPTY_MASK, NoImage, NotReady, Stage, State, Status
 from lisa_ros.runtime.transport import Ticket
 
 READY = worker.Ready(EngineInfo("tiny", "cpu", "fp32"), 1.0)
@@ -163,6 +164,7 @@ def test_an_empty_mask_is_not_found(robot):
     key = robot.submit()
     robot.done(key, [replace(region(), mask=replace(region().mask, area=0))])
     assert robot.status(key) is Status.NOT_FOUND
+    assert robot.answers[key][0].message == EMPTY_MASK
 
 
 class TestMeasuring:
@@ -557,6 +559,13 @@ def test_partly_found_is_success_and_the_rest_is_absent(robot):
     assert (robot.status(key), robot.answers[key][0].absent) == (Status.NOT_FOUND, ["unicorn"])
 
 
+def test_a_target_that_the_answer_does_not_mention_is_named(robot):
+    key = robot.submit(Ask("", targets=("cup", "knife", "unicorn")))
+    robot.done(key, [replace(region(), phrase="cup")], absent=["unicorn"])
+    assert robot.status(key) is Status.SUCCESS
+    assert "does not mention knife;" in robot.answers[key][0].message
+
+
 def test_the_answer_decides_which_regions_count_and_in_which_order(robot):
     key = robot.submit()
     robot.queue.handle(worker.NewRegions(key, [region(1), region(2)]))
@@ -596,3 +605,21 @@ def test_the_reason_why_a_model_cannot_be_loaded_is_logged_once(caplog):
     robot = Robot()
     robot.queue.handle(worker.LoadFailed(CheckpointError("keys are missing: a, b")))
     assert caplog.text.count("keys are missing: a, b") == 1
+
+
+def test_a_region_that_was_announced_has_all_mentions_of_the_answer(robot):
+    key = robot.submit()
+    robot.queue.handle(worker.NewRegions(key, [replace(region(1), spans=((0, 3),), span=None)]))
+    robot.queue.handle(worker.Done(key, "[1] and [1]", [], [0], spans=[((0, 3), (8, 11))]))
+    [one] = robot.answers[key][0].regions
+    assert (one.spans, one.span, one.mask.label) == (((0, 3), (8, 11)), (0, 3), 1)
+
+
+def test_a_region_with_further_mentions_is_not_sent_again():
+    regions = AnswerRegions()
+    first, other = replace(region(0), spans=((0, 3),), span=None), replace(region(0), spans=((4, 7),), span=None)
+    [sent] = regions.announce([first])
+    regions.announce([other])
+    again = replace(first, spans=((0, 3), (8, 11)), span=None)
+    assert regions.complete([again, other]) == ([], [0, 1])
+    assert sent.mask.label == 1

@@ -48,7 +48,7 @@ from lisa_ros.training.datasets.example import Dialogue, Example
 from lisa_ros.training.finetune_config import FinetuneConfig
 from lisa_ros.training.loop import TrainingLoop
 from lisa_ros.training.lora import LoraOptions, prepare_training, training_mode
-from lisa_ros.training.objective import LossWeights, Objective
+from lisa_ros.training.objective import LossWeights, Objective, seg_grounding
 from lisa_ros.training.snapshot import read_trained
 
 pytestmark = pytest.mark.skipif(
@@ -75,9 +75,8 @@ def batcher(folder: Path, lisa: Lisa, max_tokens: int = 257) -> Batcher:
 
 
 def objective(folder: Path, lisa: Lisa) -> Objective:
-    seg = Tokenizer.from_folder(folder / "ckpt").id_of("[SEG]")
-    assert seg is not None
-    return Objective(lisa, seg, LossWeights())
+    spec = read_spec(folder / "ckpt")
+    return Objective(lisa, seg_grounding(lisa, spec, Tokenizer.from_folder(folder / "ckpt")), LossWeights())
 
 
 def is_lora(name: str) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from lisa_ros.lisa.prompt import template
 from lisa_ros.lisa.tokenizer import Tokenizer
-from lisa_ros.training.collate import collate, cuts_seg
+from lisa_ros.training.collate import collate, cuts_token
 
 GOLDENS = Path(__file__).parents[1] / "golden"
 
@@ -28,4 +28,4 @@ def test_a_conversation_that_would_lose_its_seg_is_noticed():
     told = json.loads((GOLDENS / "misc" / "collate_A_long.json").read_text())
     tokenizer = Tokenizer.from_folder(GOLDENS / told["tokenizer"])
     first, *_, longest = told["conversation_list"]
-    assert cuts_seg(longest, tokenizer, 257) and not cuts_seg(first, tokenizer, 257)
+    assert cuts_token(longest, tokenizer, 257) and not cuts_token(first, tokenizer, 257)

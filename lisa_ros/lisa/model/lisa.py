@@ -1,7 +1,7 @@
 """LISA: LLaMA reads CLIP's image tokens and the text; the state that predicts ``[SEG]`` prompts SAM's mask decoder.
 
 One path serves inference, evaluation and training: ``embed`` (ids and image tokens to positions), ``read`` (positions
-to states), ``predict`` (states to the next token's logits), ``ground`` (states that predict ``[SEG]`` to masks).
+to states), ``predict`` (states to the next token's logits), ``decode_masks`` (mask prompts to masks).
 
 Shapes: B images, N conversations, T ids, K image tokens, L = T + K - 1 expanded positions, H hidden size,
 C channels of the image embedding (256 in SAM), S masks. Paper: Lai et al., LISA, arXiv:2308.00692.
@@ -9,6 +9,7 @@ C channels of the image embedding (256 in SAM), S masks. Paper: Lai et al., LISA
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -18,7 +19,7 @@ from transformers import LlamaModel, SamModel
 from lisa_ros.lisa.model import llama as language_model
 from lisa_ros.lisa.model.cache import PrefixCache
 from lisa_ros.lisa.model.clip import VisionTower
-from lisa_ros.lisa.model.mask_decoder import decode_prompts
+from lisa_ros.lisa.model.mask_decoder import Window, decode_prompts, decode_windows
 from lisa_ros.lisa.model.sam import embedding_side, image_positions, prompt_config
 from lisa_ros.lisa.tokenizer import IMAGE_ID
 
@@ -111,22 +112,48 @@ class Lisa(nn.Module):
         logits = self.lm_head(hidden)
         return logits if self.presence is None else logits + self.presence(hidden, image_tokens)
 
-    def ground(self, hidden: Tensor, image_embedding: Tensor) -> Tensor:
-        """Mask logits of states that predict ``[SEG]``: (S, H) and (1, C, h, w) to (S, 1, 4h, 4w).
+    def decode_masks(
+        self,
+        seg_embeddings: Tensor,
+        image_embedding: Tensor,
+        points: Tensor | None = None,
+        coarse: Tensor | None = None,
+    ) -> Tensor:
+        """Mask logits of one image, in the decoder's own precision.
 
-        In the mask decoder's own precision.
+        Args:
+            seg_embeddings: (S, C) mask prompts, from ``seg_projector``.
+            image_embedding: (1, C, h, w).
+            points: (S, n, C) tokens of points, before each mask prompt (READ).
+            coarse: (S, 1, 4h, 4w) logits of coarse masks, as dense prompts (CoReS).
+
+        Returns:
+            (S, 1, 4h, 4w).
         """
-        return self.decode_masks(self.seg_projector(hidden), image_embedding)
-
-    def decode_masks(self, seg_embeddings: Tensor, image_embedding: Tensor) -> Tensor:
-        """Mask logits of one image: (S, C) and (1, C, h, w) to (S, 1, 4h, 4w), in the decoder's own precision."""
         dtype = self.sam.mask_decoder.iou_token.weight.dtype
-        image_embedding, seg_embeddings = image_embedding.to(dtype), seg_embeddings.to(dtype)
-        if not len(seg_embeddings):
+        image_embedding, prompts = image_embedding.to(dtype), seg_embeddings.to(dtype)[:, None]  # (S, 1, C)
+        if not len(prompts):
             side = 4 * image_embedding.shape[-1]
             return image_embedding.new_zeros(0, 1, side, side)
-        prompts = seg_embeddings[None]  # (1, S, C)
-        return decode_prompts(self.sam, image_embedding, self._image_positions(), prompts).transpose(0, 1)
+        if points is not None:
+            prompts = torch.cat([points.to(dtype), prompts], dim=1)  # (S, n + 1, C)
+        positions = self._image_positions()
+        if coarse is None:
+            return decode_prompts(self.sam, image_embedding, positions, prompts[None]).transpose(0, 1)
+        dense = self.sam.prompt_encoder.mask_embed(coarse.to(dtype))  # (S, C, h, w)
+        return decode_prompts(self.sam, image_embedding, positions, prompts[:, None], dense)
+
+    def decode_windows(
+        self, seg_embeddings: Tensor, image_embedding: Tensor, windows: Sequence[Window]
+    ) -> list[Tensor]:
+        """Mask logits in parts of one image: (S, C) and (1, C, h, w) to S times (4 rows, 4 columns) of the window.
+
+        ``image_embedding`` may be cut on the right and below: what is left out is not looked at.
+        """
+        dtype = self.sam.mask_decoder.iou_token.weight.dtype
+        height, width = image_embedding.shape[-2:]
+        positions = self._image_positions()[..., :height, :width]
+        return decode_windows(self.sam, image_embedding.to(dtype), positions, seg_embeddings.to(dtype)[None], windows)
 
     def _image_positions(self) -> Tensor:
         """(1, C, h, w): a constant, so computed once for each device."""

@@ -1,9 +1,9 @@
 """SAM's mask decoder for many prompts of many images, faster than that of transformers, with the same results.
 
-There are few prompt tokens and many image tokens. So projections are applied to the prompt tokens: ``(keys W)
-(queries)`` is computed as ``keys (W queries)``, heads become columns of one matrix, and no image token is projected or
-transposed. The transposed convolutions (kernel 2, stride 2, so no overlap) are a matrix product for each cell; only the
-logits are then rearranged to an image.
+There are few prompt tokens and many image tokens. So, unless there are many of both, projections are applied to the
+prompt tokens: ``(keys W) (queries)`` is computed as ``keys (W queries)``, heads become columns of one matrix, and no
+image token is projected or transposed. The transposed convolutions (kernel 2, stride 2, so no overlap) are a matrix
+product for each cell; only the logits are then rearranged to an image.
 
 Shapes: B images, P prompts each, N = B * P, G = h * w image tokens, T tokens (predicted IoU, masks, prompt), C
 channels, n heads of d channels.
@@ -11,7 +11,7 @@ channels, n heads of d channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -23,19 +23,24 @@ from transformers.models.sam.modeling_sam import SamAttention, SamMaskDecoder, S
 from lisa_ros.lisa.preprocess import Size, resized_size
 
 
-def decode_prompts(sam: SamModel, image_embeddings: Tensor, positions: Tensor, prompts: Tensor) -> Tensor:
+def decode_prompts(
+    sam: SamModel, image_embeddings: Tensor, positions: Tensor, prompts: Tensor, dense: Tensor | None = None
+) -> Tensor:
     """Mask logits of SAM's single-mask output.
 
     Args:
         sam: The model.
         image_embeddings: (B, C, h, w).
         positions: (1, C, h, w), see ``sam.image_positions``.
-        prompts: (B, P, C), one sparse prompt token for each mask.
+        prompts: (B, P, C), one sparse prompt token for each mask, or (B, P, k, C), k tokens for each.
+        dense: (B, C, h, w), dense prompt from a mask; None: SAM's embedding for no mask.
 
     Returns:
         (B, P, 4h, 4w).
     """
-    return decode_and_look(sam, image_embeddings, positions, prompts)[0]
+    if dense is None:
+        return decode_and_look(sam, image_embeddings, positions, prompts)[0]
+    return _decode(sam.mask_decoder, image_embeddings + dense, positions, prompts)[0]
 
 
 def decode_and_look(
@@ -44,6 +49,36 @@ def decode_and_look(
     """:func:`decode_prompts`, and for each layer the attention scores (N, n, T, G) from image tokens to tokens."""
     dense = sam.prompt_encoder.no_mask_embed.weight[:, :, None, None]  # (1, C, 1, 1)
     return _decode(sam.mask_decoder, image_embeddings + dense, positions, prompts)
+
+
+Window = tuple[int, int, int, int]
+"""Top, left, bottom and right (exclusive) of a part of the image embedding, in cells."""
+
+
+def decode_windows(
+    sam: SamModel, image_embedding: Tensor, positions: Tensor, prompts: Tensor, windows: Sequence[Window]
+) -> list[Tensor]:
+    """:func:`decode_prompts` of one image, each mask in a part of it only. Half of the work is to upscale the logits.
+
+    Args:
+        sam: The model.
+        image_embedding: (1, C, h, w); not necessarily square.
+        positions: (1, C, h, w), see ``sam.image_positions``.
+        prompts: (1, P, C).
+        windows: P parts.
+
+    Returns:
+        P times (4 * rows, 4 * columns) of the window: the same logits as :func:`decode_prompts` has there.
+    """
+    dense = sam.prompt_encoder.no_mask_embed.weight[:, :, None, None]  # (1, C, 1, 1)
+    keys, weights, _ = _attend(sam.mask_decoder, image_embedding + dense, positions, prompts)
+    grid = keys.unflatten(1, image_embedding.shape[-2:])  # (P, h, w, C)
+    logits = []
+    for number, (top, left, bottom, right) in enumerate(windows):
+        part = grid[number : number + 1, top:bottom, left:right]
+        upscaled = _upscale(sam.mask_decoder, part.flatten(1, 2), weights[number : number + 1])
+        logits.append(_as_image(upscaled, 1, bottom - top, right - left)[0, 0])
+    return logits
 
 
 def upsample_logits(low_res: Tensor, size: Size, input_size: int) -> Tensor:
@@ -67,31 +102,57 @@ def upsample_logits(low_res: Tensor, size: Size, input_size: int) -> Tensor:
 def _decode(
     decoder: SamMaskDecoder, image_embeddings: Tensor, positions: Tensor, prompts: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    batch, count, _ = prompts.shape
+    keys, weights, looks = _attend(decoder, image_embeddings, positions, prompts)
     height, width = image_embeddings.shape[-2:]
+    return _as_image(_upscale(decoder, keys, weights), prompts.shape[0], height, width), looks
+
+
+def _as_image(logits: Tensor, batch: int, height: int, width: int) -> Tensor:
+    """(N, G, 2 * 2, 2 * 2), two doublings with rows and columns of each, to (B, P, 4h, 4w)."""
+    logits = logits.view(batch, -1, height, width, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
+    return logits.reshape(batch, -1, 4 * height, 4 * width)
+
+
+def _attend(
+    decoder: SamMaskDecoder, image_embeddings: Tensor, positions: Tensor, prompts: Tensor
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Image tokens (N, G, C) and the mask's weights (N, C / 8) after all layers, and the scores of each layer."""
+    if prompts.ndim == 3:
+        prompts = prompts[:, :, None]  # (B, P, 1, C)
+    batch, count = prompts.shape[:2]
     fixed = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([fixed.expand(batch, count, -1, -1), prompts[:, :, None]], dim=2).flatten(0, 1)  # (N, T, C)
-    where = positions.flatten(2)[0]  # (C, G)
+    tokens = torch.cat([fixed.expand(batch, count, -1, -1), prompts], dim=2).flatten(0, 1)  # (N, T, C)
+    where = positions.flatten(2).transpose(1, 2)  # (1, G, C)
     keys = image_embeddings.flatten(2).transpose(1, 2)  # (B, G, C): shared by an image's prompts until they write to it
     queries, looks = tokens, []
+    placed = keys + where  # until they are written to, both directions read the same sum
     for layer in cast(Iterable[SamTwoWayAttentionBlock], decoder.transformer.layers):
         if layer.skip_first_layer_pe:
             queries = _among_tokens(layer.self_attn, queries, queries)
         else:
             queries = queries + _among_tokens(layer.self_attn, queries + tokens, queries)
         queries = layer.layer_norm1(queries)
-        queries = queries + _from_image(layer.cross_attn_token_to_image, queries + tokens, keys, where)
+        queries = queries + _from_image(layer.cross_attn_token_to_image, queries + tokens, keys, placed)
         queries = layer.layer_norm2(queries)
         queries = layer.layer_norm3(queries + layer.mlp(queries))
-        keys, scores = _to_image(layer.cross_attn_image_to_token, keys, where, queries + tokens, queries)
+        keys, scores = _to_image(layer.cross_attn_image_to_token, keys, placed, queries + tokens, queries)
         keys = layer.layer_norm4(keys)
+        placed = keys + where
         looks.append(scores)
-    queries = queries + _from_image(decoder.transformer.final_attn_token_to_image, queries + tokens, keys, where)
+    queries = queries + _from_image(decoder.transformer.final_attn_token_to_image, queries + tokens, keys, placed)
     queries = decoder.transformer.layer_norm_final_attn(queries)
-    weights = decoder.output_hypernetworks_mlps[0](queries[:, 1])  # (N, C / 8)
-    logits = _upscale(decoder, keys, weights)  # (N, G, 4, 4): two doublings, rows and columns of each
-    logits = logits.view(batch, count, height, width, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
-    return logits.reshape(batch, count, 4 * height, 4 * width), looks
+    return keys, decoder.output_hypernetworks_mlps[0](queries[:, 1]), looks
+
+
+def _has_many(attention: SamAttention, tokens: Tensor) -> bool:
+    """Whether projecting the image tokens takes fewer multiplications than projecting the tokens (N, T, C) for each."""
+    (_, count, width), inner = tokens.shape, attention.internal_dim
+    return attention.num_attention_heads * count * width > inner * (width + count)
+
+
+def _of_each(x: Tensor, prompts: int) -> Tensor:
+    """Values of each image for each of its prompts: (B, ...) -> (B * prompts, ...)."""
+    return x if prompts == 1 else x[:, None].expand(-1, prompts, *x.shape[1:]).flatten(0, 1)
 
 
 def _heads(attention: SamAttention, x: Tensor) -> Tensor:
@@ -107,21 +168,28 @@ def _among_tokens(attention: SamAttention, query: Tensor, value: Tensor) -> Tens
     return attention.out_proj(out.transpose(1, 2).flatten(2))
 
 
-def _scores(columns: Tensor, keys: Tensor, where: Tensor) -> Tensor:
-    """columns (N, n, T, C) against image tokens (B or N, G, C) at their places (C, G): (B or N, all columns, G)."""
-    rows = columns.reshape(keys.shape[0], -1, columns.shape[-1])
-    return torch.baddbmm(rows @ where, rows, keys.transpose(1, 2))
+def _scores(columns: Tensor, placed: Tensor) -> Tensor:
+    """columns (N, n, T, C) against image tokens with their places (B or N, G, C): (B or N, all columns, G)."""
+    rows = columns.reshape(placed.shape[0], -1, columns.shape[-1])
+    return rows @ placed.transpose(1, 2)
 
 
-def _from_image(attention: SamAttention, query: Tensor, keys: Tensor, where: Tensor) -> Tensor:
-    """Cross-attention from tokens (N, T, C) to the image, keys (B or N, G, C). Returns (N, T, C).
+def _from_image(attention: SamAttention, query: Tensor, keys: Tensor, placed: Tensor) -> Tensor:
+    """Cross-attention from tokens (N, T, C) to the image, keys (B or N, G, C) and the same with their places. Returns
+    (N, T, C).
 
     The bias of k_proj adds the same to all of a query's scores and falls out of the softmax.
     """
+    if _has_many(attention, query):
+        q, each = _heads(attention, attention.q_proj(query)), len(query) // len(keys)
+        k = _of_each(_heads(attention, attention.k_proj(placed)), each)
+        v = _of_each(_heads(attention, attention.v_proj(keys)), each)
+        out = F.scaled_dot_product_attention(q, k, v, scale=attention.scaling)
+        return attention.out_proj(out.transpose(1, 2).flatten(2))
     n, tokens = attention.num_attention_heads, query.shape[1]
     q = _heads(attention, attention.q_proj(query)) * attention.scaling  # (N, n, T, d)
     through_k = attention.k_proj.weight.unflatten(0, (n, -1))  # (n, d, C)
-    seen = torch.softmax(_scores(q @ through_k, keys, where), dim=-1) @ keys
+    seen = torch.softmax(_scores(q @ through_k, placed), dim=-1) @ keys
     seen = seen.view(-1, n, tokens, seen.shape[-1])  # (N, n, T, C)
     through_v = attention.v_proj.weight.unflatten(0, (n, -1)).transpose(1, 2)  # (n, C, d)
     out = (seen @ through_v).transpose(1, 2).flatten(2) + attention.v_proj.bias
@@ -129,23 +197,30 @@ def _from_image(attention: SamAttention, query: Tensor, keys: Tensor, where: Ten
 
 
 def _to_image(
-    attention: SamAttention, keys: Tensor, where: Tensor, key: Tensor, value: Tensor
+    attention: SamAttention, keys: Tensor, placed: Tensor, key: Tensor, value: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Cross-attention from the image, keys (B or N, G, C), to the tokens, key and value (N, T, C).
+    """Cross-attention from the image, keys (B or N, G, C) and the same with their places, to the tokens, key and value
+    (N, T, C).
 
     Returns keys + attention (N, G, C), and the scores of the tokens (N, n, T, G) before the softmax."""
     n, (count, tokens) = attention.num_attention_heads, key.shape[:2]
+    if _has_many(attention, key):
+        each = count // len(keys)
+        q = _of_each(_heads(attention, attention.q_proj(placed)), each)  # (N, n, G, d)
+        k = _heads(attention, attention.k_proj(key)) * attention.scaling
+        scores = k @ q.transpose(2, 3)  # (N, n, T, G)
+        out = torch.softmax(scores, dim=2).transpose(2, 3) @ _heads(attention, attention.v_proj(value))
+        return _of_each(keys, each) + attention.out_proj(out.transpose(1, 2).flatten(2)), scores
     k = _heads(attention, attention.k_proj(key)) * attention.scaling  # (N, n, T, d)
     through_q = attention.q_proj.weight.unflatten(0, (n, -1))  # (n, d, C)
     offset = k @ attention.q_proj.bias.view(n, -1, 1)  # (N, n, T, 1)
-    scores = _scores(k @ through_q, keys, where).view(count, n, tokens, -1) + offset
+    scores = _scores(k @ through_q, placed).view(count, n, tokens, -1) + offset
     seen = torch.softmax(scores, dim=2).flatten(1, 2)  # (N, n * T, G)
     v = _heads(attention, attention.v_proj(value))  # (N, n, T, d)
     through_out = attention.out_proj.weight.unflatten(1, (n, -1)).permute(1, 2, 0)  # (n, d, C)
     # A head's weights sum to one, so the bias can ride on the values.
     rows = (v @ through_out + attention.out_proj.bias / n).flatten(1, 2)  # (N, n * T, C)
-    if keys.shape[0] != count:
-        keys = keys[:, None].expand(-1, count // keys.shape[0], -1, -1).flatten(0, 1)
+    keys = _of_each(keys, count // len(keys))
     return torch.baddbmm(keys, seen.transpose(1, 2), rows), scores
 
 

@@ -10,7 +10,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaModel
 
 from lisa_ros.engine.options import PRECISIONS
 from lisa_ros.errors import ConfigError, DeviceError
@@ -80,20 +79,20 @@ class Precision:
     def quantised(self) -> bool:
         return self.name in ("int8", "nf4")
 
-    def prepare(self, llama: LlamaModel) -> None:
+    def prepare(self, llama: nn.Module) -> None:
         """Replace the linear layers of the language model's decoder layers by quantised ones.
 
         lm_head, both projectors and SAM are not quantised: when the reference quantises them, masks are empty.
         """
         if not self.quantised:
             return
-        for layer in llama.layers:
+        for layer in cast(nn.ModuleList, llama.layers):
             for name, linear in list(layer.named_modules()):
                 if isinstance(linear, nn.Linear):
                     parent = layer.get_submodule(name.rpartition(".")[0])
                     setattr(parent, name.rpartition(".")[2], self._quantised_linear(linear))
 
-    def assign(self, lisa: Lisa, name: str, tensor: Tensor, device: torch.device) -> None:
+    def assign(self, lisa: nn.Module, name: str, tensor: Tensor, device: torch.device) -> None:
         """Give ``lisa`` its tensor ``name``: copied, cast or quantised, and moved."""
         owner = lisa.get_submodule(name.rpartition(".")[0])
         if self.quantised and name.endswith(".weight") and _is_quantised(owner):

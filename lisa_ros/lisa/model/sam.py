@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers import SamConfig, SamModel, SamVisionConfig
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig
 from transformers.models.sam.modeling_sam import SamAttention
@@ -163,3 +164,25 @@ def image_positions(sam: SamModel, side: int) -> Tensor:
     centres = (torch.arange(side, device=like.device, dtype=torch.float32) + 0.5) / side
     grid = torch.stack(torch.meshgrid(centres, centres, indexing="ij")[::-1], dim=-1)  # (side, side, 2) x, y
     return sam.shared_image_embedding(grid.to(like.dtype)).permute(2, 0, 1)[None]
+
+
+def point_tokens(sam: SamModel, points: Tensor, labels: Tensor) -> Tensor:
+    """Sparse prompt tokens of points, as SAM's prompt encoder makes them where there is no box.
+
+    Args:
+        sam: The model.
+        points: (S, n, 2) float32, (x, y) in pixels of the encoder's square input.
+        labels: (S, n): 1 on the object, 0 not on it, -1 not a point.
+
+    Returns:
+        (S, n + 1, C), in the encoding's precision; the last one is padding, which SAM was trained with.
+    """
+    encoder = sam.prompt_encoder
+    places = (points + 0.5) / cast(int, prompt_config(sam).image_size)
+    tokens = sam.shared_image_embedding(F.pad(places, (0, 0, 0, 1)))  # (S, n + 1, C)
+    labels = F.pad(labels, (0, 1), value=-1)[..., None]
+    tokens = torch.where(labels == -1, encoder.not_a_point_embed.weight, tokens)
+    for label in (0, 1):
+        embedding = cast(nn.Embedding, encoder.point_embed[label]).weight
+        tokens = torch.where(labels == label, tokens + embedding, tokens)
+    return tokens

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,16 +25,19 @@ from lisa_ros.json_file import read_json_object
 from lisa_ros.lisa.weights.convert import convert
 from lisa_ros.lisa.weights.inspect import gigabytes, inspect
 from lisa_ros.lisa.weights.origin import RECORD, HubRepository, LocalFolder, Origin, find_origin, sha256
+from lisa_ros.lisa.weights.released import RELEASES
 from lisa_ros.lisa.weights.spec import Spec, read_clip, read_spec, resolve_tower
 from lisa_ros.lisa.weights.tensors import shard_names
 
+_TOWER = "openai/clip-vit-large-patch14"
 _STAGING = ".fetch"
 _PIN = "pin.json"
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors")
 _INDEX = "model.safetensors.index.json"
 _KEPT = re.compile(
-    r"(config|generation_config|preprocessor_config|tokenizer_config|special_tokens_map|added_tokens|tokenizer|classes)\.json"
-    r"|tokenizer\.model|(README|LICENSE|NOTICE|USE_POLICY)[\w.]*"
+    r"(config|adapter_config|generation_config|preprocessor_config|processor_config|video_preprocessor_config|tokenizer_config)\.json"
+    r"|(special_tokens_map|added_tokens|tokenizer|classes|chat_template|vocab)\.json"
+    r"|tokenizer\.model|merges\.txt|vocab\.txt|chat_template\.jinja|(README|LICENSE|NOTICE|USE_POLICY)[\w.]*"
 )
 
 Say = Callable[[str], object]
@@ -104,22 +107,43 @@ def fetch(source: str, out: Path | None = None, *, revision: str | None = None, 
     if _complete(out) and revision in (None, earlier.get("revision")):
         say(f"{out} is complete already: {source}{_at(earlier)}")
         return out
+    if release := RELEASES.get(source):
+        say(release.describe())
     origin = find_origin(source, revision or earlier.get("revision"))
     if earlier and origin.revision != earlier.get("revision"):
         raise CheckpointError(f"{out} holds {source}{_at(earlier)}, not {origin.revision}; choose another --out")
-    jobs = _plan(origin, out, say)
-    for job in jobs:
-        say(job.describe())
-    _check_space(out, sum(job.bytes_needed() for job in jobs), say)
-    for job in jobs:
-        _pin(job)
     # The tower first: with its checkpoint's record written, a folder is complete.
-    for job in reversed(jobs):
-        _carry_out(job)
+    _carry_out_all(out, reversed(_plan(origin, out, say)), say)
     problems = inspect(out).problems
     if problems:
         raise CheckpointError(f"{out} was written, but the model in it cannot be used: {'; '.join(problems)}")
     return out
+
+
+def fetch_parts(parts: Mapping[Path, str], out: Path, say: Say = print) -> None:
+    """Make a folder of safetensors for each of several models of transformers.
+
+    Args:
+        parts: Folder to write -> repository of the hub, or a folder, which is only read.
+        out: Folder that holds them, for the disk space.
+        say: Called with each line of progress.
+
+    Raises:
+        CheckpointError: As :func:`fetch`.
+        OSError: A file cannot be read or written.
+    """
+    jobs = []
+    for folder, source in parts.items():
+        earlier = _earlier(folder, source)
+        if _complete(folder):
+            say(f"{folder} is complete already: {source}{_at(earlier)}")
+            continue
+        origin = find_origin(source, earlier.get("revision"))
+        if not {"config.json", "adapter_config.json"} & origin.sizes.keys():
+            raise CheckpointError(f"{origin} has no config.json; it is not a model folder")
+        with TemporaryDirectory() as look:
+            jobs.append(_job(origin, folder, Path(look)))
+    _carry_out_all(out, jobs, say)
 
 
 # --- what to do ---
@@ -187,7 +211,10 @@ def is_clip(folder: Path) -> bool:
 
 
 def _tower_name(spec: Spec) -> str:
-    return spec.tower or "openai/clip-vit-large-patch14"
+    """Name of the tower's repository. Trainers may write a path of their machine, which ends in the name of a tower."""
+    name = spec.tower or _TOWER
+    last = name.rstrip("/").rpartition("/")[2]
+    return f"openai/{last}" if last.startswith("clip-vit-") else name
 
 
 def _tower_origin(origin: Origin, spec: Spec, inside: Path, say: Say) -> Origin | None:
@@ -247,6 +274,17 @@ def _check_space(out: Path, needed: int, say: Say) -> None:
 
 
 # --- doing it ---
+
+
+def _carry_out_all(out: Path, jobs: Iterable[Job], say: Say) -> None:
+    jobs = list(jobs)
+    for job in jobs:
+        say(job.describe())
+    _check_space(out, sum(job.bytes_needed() for job in jobs), say)
+    for job in jobs:
+        _pin(job)
+    for job in jobs:
+        _carry_out(job)
 
 
 def _pin(job: Job) -> None:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, SamModel
 
-from lisa_ros.errors import CheckpointError
+from lisa_ros.errors import CheckpointError, ConfigError
+from lisa_ros.lisa.family import FAMILIES, family_of
 from lisa_ros.lisa.model.clip import num_patches
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.quantize import WHOLE
@@ -28,7 +29,7 @@ from lisa_ros.lisa.weights.load import build_lisa, named_tensors, shapes_of
 from lisa_ros.lisa.weights.names import PEFT_PREFIX, SAM_NAMES, is_text_half, our_name, reference_name
 from lisa_ros.lisa.weights.networks import networks_for
 from lisa_ros.lisa.weights.origin import RECORD
-from lisa_ros.lisa.weights.spec import ClipFolder, Spec, read_clip, read_spec, resolve_tower
+from lisa_ros.lisa.weights.spec import ClipFolder, Spec, read_clip, read_json, read_spec, resolve_tower
 from lisa_ros.lisa.weights.substitute import missing_folder
 from lisa_ros.lisa.weights.tensors import Shape, find_files, iterate_tensors
 
@@ -68,7 +69,7 @@ class Report:
 
     Args:
         name: Of the model.
-        kind: LISA, CLIP or SAM.
+        kind: LISA, CLIP, SAM, or locator and cutter.
         path: Folder or file.
         size: Of the weight files, bytes.
         files: Names of the weight files.
@@ -138,24 +139,53 @@ def inspect(path: Path) -> Report:
 
 
 def _inspect_lisa(folder: Path) -> Report:
+    config = read_json(folder, "config.json")
+    family = _family(config)
+    try:
+        return _inspect_readable(folder, family)
+    except CheckpointError as error:
+        if not family:
+            raise
+        # What it is helps to find out what is wrong with it.
+        facts = {"family": family}
+        return Report(folder.resolve().name, "LISA", str(folder), 0, [], {}, facts, problems=[str(error)])
+
+
+def _family(config: dict[str, Any]) -> str:
+    """Name of the family; empty where config.json is of no family that this package knows."""
+    named = "lisa" in config or any(
+        family.architecture in (config.get("architectures") or []) for family in FAMILIES.values()
+    )
+    try:
+        return family_of(config).name if named else ""
+    except ConfigError:
+        return ""
+
+
+def _inspect_readable(folder: Path, family: str) -> Report:
     spec = read_spec(folder)
     files = find_files(folder)
-    shapes, dtypes = _read_headers(files)
+    shapes, dtypes = read_headers(files)
     shapes = {name.removeprefix(PEFT_PREFIX): shape for name, shape in shapes.items()}
     if "model.embed_tokens.weight" in shapes:
         spec.llama.vocab_size = shapes["model.embed_tokens.weight"][0]
-    report = Report(spec.name, "LISA", str(folder), _size(files), [f.name for f in files], dtypes, {})
-    report.origin = _origin(folder)
+    report = Report(spec.name, "LISA", str(folder), size_of(files), [f.name for f in files], dtypes, {})
+    report.origin = origin_of(folder)
     clip = _clip_of(spec, folder, report)
-    with torch.device("meta"):
-        lisa = build_lisa(spec, shapes, clip or _unknown_clip(spec), networks_for(folder))
+    try:
+        with torch.device("meta"):
+            lisa = build_lisa(spec, shapes, clip or unknown_clip(spec), networks_for(folder))
+    except (CheckpointError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+        report.facts = {"family": spec.family.name}
+        report.problems.append(f"config.json and the shapes of the tensors do not describe a LISA: {error}")
+        return report
     _compare_lisa(report, lisa, shapes, clip)
     report.facts = _lisa_facts(spec, lisa, clip, folder, report)
     weighed = {
         name: tensor for name, tensor in named_tensors(lisa) if clip or not name.startswith("vision_tower.clip.")
     }
     report.parameters = _count(weighed)
-    _search_not_finite(report, files)
+    search_not_finite(report, files)
     report.cache_tokens = min(CACHE_TOKENS, spec.llama.max_position_embeddings)
     report.memory = {
         name: _lisa_memory(name, lisa, weighed, report.cache_tokens) for name in ("fp32", "bf16", "fp16", "int8", "nf4")
@@ -163,7 +193,7 @@ def _inspect_lisa(folder: Path) -> Report:
     return report
 
 
-def _search_not_finite(report: Report, files: list[Path]) -> None:
+def search_not_finite(report: Report, files: list[Path]) -> None:
     """Add a problem for tensors with NaN or infinity; large weights are not searched, which adds a note."""
     if report.size > SEARCHED_BYTES:
         report.notes.append(f"{gigabytes(report.size)} of weights were not searched for NaN or infinite values")
@@ -181,9 +211,9 @@ def _search_not_finite(report: Report, files: list[Path]) -> None:
 def _inspect_clip(folder: Path) -> Report:
     clip = read_clip(folder)
     files = find_files(folder)
-    shapes, dtypes = _read_headers(files)
-    report = Report(folder.resolve().name, "CLIP", str(folder), _size(files), [f.name for f in files], dtypes, {})
-    report.origin = _origin(folder)
+    shapes, dtypes = read_headers(files)
+    report = Report(folder.resolve().name, "CLIP", str(folder), size_of(files), [f.name for f in files], dtypes, {})
+    report.origin = origin_of(folder)
     with torch.device("meta"):
         model = CLIPVisionModel(clip.config)
     vision = {name: shape for name, shape in shapes.items() if not is_text_half(name)}
@@ -197,7 +227,7 @@ def _inspect_clip(folder: Path) -> Report:
 
 
 def _inspect_sam(file: Path) -> Report:
-    shapes, dtypes = _read_headers([file])
+    shapes, dtypes = read_headers([file])
     report = Report(file.name, "SAM", str(file), file.stat().st_size, [file.name], dtypes, {})
     try:
         config = infer_sam_config(shapes)
@@ -240,7 +270,7 @@ def _clip_of(spec: Spec, folder: Path, report: Report) -> ClipFolder | None:
     return clip
 
 
-def _unknown_clip(spec: Spec) -> ClipFolder:
+def unknown_clip(spec: Spec) -> ClipFolder:
     """Stands for a tower that is not on this machine, so that the rest can be built and compared."""
     config = CLIPVisionConfig(hidden_size=spec.mm_hidden_size, num_attention_heads=1, num_hidden_layers=1)
     return ClipFolder(Path(), config, ClipPreprocessing())
@@ -250,7 +280,7 @@ def _compare_lisa(report: Report, lisa: Lisa, shapes: dict[str, Shape], clip: Cl
     found = {ours: shape for name, shape in shapes.items() if (ours := our_name(lisa, name))}
     expected = shapes_of(lisa)
     if clip is not None and not any(name.startswith("model.vision_tower.") for name in shapes):
-        tower, _ = _read_headers(find_files(clip.folder))
+        tower, _ = read_headers(find_files(clip.folder))
         for name, shape in tower.items():
             ours = our_name(lisa, _CLIP_PREFIX + name.removeprefix("vision_model."))
             if ours and not is_text_half(name):
@@ -270,6 +300,7 @@ def _lisa_facts(spec: Spec, lisa: Lisa, clip: ClipFolder | None, folder: Path, r
     llama = spec.llama
     shared_heads = f" ({llama.num_key_value_heads} for keys)" if _shares_heads(lisa) else ""
     facts = {
+        "family": spec.family.name,
         "language": f"LLaMA, {llama.num_hidden_layers} layers, {llama.hidden_size} wide, {llama.num_attention_heads} "
         f"heads{shared_heads}, vocabulary {llama.vocab_size}, reads {llama.max_position_embeddings} tokens",
         "masks": _describe_sam(lisa.sam, spec),
@@ -280,23 +311,28 @@ def _lisa_facts(spec: Spec, lisa: Lisa, clip: ClipFolder | None, folder: Path, r
         facts["vision"] = f"{_describe_clip(clip)}, in {clip.folder}"
     else:
         facts["vision"] = f"CLIP {spec.tower}, not on this machine"
-    facts["tokens"] = _describe_tokens(folder, llama.vocab_size, report)
+    facts["tokens"] = _describe_tokens(folder, spec, report)
     facts["conversation"] = f"{spec.conversation}, {'with' if spec.image_start_end else 'without'} <im_start>, <im_end>"
     return facts
 
 
-def _describe_tokens(folder: Path, rows: int, report: Report) -> str:
+def _describe_tokens(folder: Path, spec: Spec, report: Report) -> str:
     try:
         tokenizer = Tokenizer.from_folder(folder)
     except CheckpointError as error:
         report.problems.append(str(error))
         return "unknown"
+    rows = spec.llama.vocab_size
     if len(tokenizer) > rows:
         report.problems.append(f"the tokenizer has {len(tokenizer)} tokens, the embedding only {rows} rows")
-    ids = {text: tokenizer.id_of(text) for text in ("[SEG]", "<im_start>", "<im_end>")}
-    if ids["[SEG]"] is None:
-        report.problems.append("the tokenizer has no [SEG]; added_tokens.json is missing or not LISA's")
-    return ", ".join(f"{text} {i}" for text, i in ids.items() if i is not None) or "no [SEG]"
+    needed = (*spec.family.tokens, *(("<im_start>", "<im_end>") if spec.image_start_end else ()))
+    ids = {text: tokenizer.id_of(text) for text in needed}
+    if lacking := [text for text in spec.family.tokens if ids[text] is None]:
+        report.problems.append(
+            f"the tokenizer has no {lacking[0]}, a token of {spec.family.name}; added_tokens.json is missing or of "
+            "another family"
+        )
+    return ", ".join(f"{text} {i}" for text, i in ids.items() if i is not None) or f"no {spec.family.mask_token}"
 
 
 def _describe_clip(clip: ClipFolder) -> str:
@@ -322,7 +358,7 @@ def _shares_heads(lisa: Lisa) -> bool:
     return lisa.llama.config.num_key_value_heads != lisa.llama.config.num_attention_heads
 
 
-def _origin(folder: Path) -> dict[str, Any]:
+def origin_of(folder: Path) -> dict[str, Any]:
     """Source, revision and date out of fetch.json; empty where the folder was not fetched."""
     try:
         record = json.loads((folder / RECORD).read_text("utf-8-sig"))
@@ -334,7 +370,7 @@ def _origin(folder: Path) -> dict[str, Any]:
 # --- numbers ---
 
 
-def _read_headers(files: list[Path]) -> tuple[dict[str, Shape], dict[str, int]]:
+def read_headers(files: list[Path]) -> tuple[dict[str, Shape], dict[str, int]]:
     """Shape by name, and how many parameters there are of each type. The tensors stay on disk."""
     shapes: dict[str, Shape] = {}
     dtypes: dict[str, int] = {}
@@ -345,7 +381,8 @@ def _read_headers(files: list[Path]) -> tuple[dict[str, Shape], dict[str, int]]:
     return shapes, dtypes
 
 
-def _size(files: Iterable[Path]) -> int:
+def size_of(files: Iterable[Path]) -> int:
+    """Bytes on disk."""
     return sum(file.stat().st_size for file in files)
 
 
@@ -420,19 +457,25 @@ def _some(names: list[str], shown: int = 8) -> str:
 def describe(report: Report) -> str:
     """The report as text for a person."""
     dtypes = ", ".join(sorted(report.dtypes, key=lambda dtype: -report.dtypes[dtype]))
-    lines = [f"{report.name}: {report.kind}, {_millions(sum(report.parameters.values()))} parameters"]
+    parameters = f", {_millions(sum(report.parameters.values()))} parameters" if report.parameters else ""
+    lines = [f"{report.name}: {report.kind}{parameters}"]
     if report.origin:
         revision = f" at {report.origin['revision']}" if report.origin.get("revision") else ""
         lines.append(f"  {'source':15} {report.origin['source']}{revision}, {report.origin['date']}")
-    files = f"{len(report.files)} files" if len(report.files) > 1 else report.files[0]
-    lines.append(f"  {'on disk':15} {gigabytes(report.size)}, {dtypes}, {files}")
+    if report.files:
+        files = f"{len(report.files)} files" if len(report.files) > 1 else report.files[0]
+        lines.append(f"  {'on disk':15} {gigabytes(report.size)}, {dtypes}, {files}")
     lines += [f"  {heading:15} {text}" for heading, text in report.facts.items()]
     lines += [f"  {part:15} {_millions(count)} parameters" for part, count in report.parameters.items()]
     if report.memory:
-        table: list[tuple[str, ...]] = [("memory", "weights", f"{report.cache_tokens} tokens", "work, about", "in all")]
+        cache = f"{report.cache_tokens} tokens" if report.cache_tokens else "cache"
+        table: list[tuple[str, ...]] = [("memory", "weights", cache, "work, about", "in all")]
         table += [(name, *map(gigabytes, (m.weights, m.cache, m.work, m.total))) for name, m in report.memory.items()]
         lines += ["", *("  {:15}{:>10}{:>14}{:>14}{:>10}".format(*row) for row in table)]
-        lines.append("  int8 and nf4 beside 16-bit parts, as on a GPU; on a CPU those parts are fp32, twice as large")
+        if "nf4" in report.memory:
+            lines.append(
+                "  int8 and nf4 beside 16-bit parts, as on a GPU; on a CPU those parts are fp32, twice as large"
+            )
     lines += [f"note: {note}" for note in report.notes]
     lines += [f"problem: {problem}" for problem in report.problems]
     return "\n".join(lines)

@@ -48,13 +48,29 @@ def build_lisa(
     hidden = spec.llama.hidden_size
     return Lisa(
         vision_tower=networks.vision_tower(spec, clip, sam),
-        image_projector=nn.Linear(spec.mm_hidden_size, hidden),
+        image_projector=_image_projector(spec, shapes),
         llama=llama,
         lm_head=nn.Linear(hidden, spec.llama.vocab_size, bias=False),
         seg_projector=nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, spec.out_dim)),
         sam=sam,
         presence=networks.presence(spec),
     )
+
+
+def _image_projector(spec: Spec, shapes: Mapping[str, Shape]) -> nn.Module:
+    """From CLIP's features to image tokens, as LLaVA builds it: ``mlp2x_gelu`` is linear, GELU, linear.
+
+    References whose projector is always one layer keep the name of another one in a config.json that they start from.
+    """
+    hidden = spec.llama.hidden_size
+    if spec.projector == "identity":
+        return nn.Identity()
+    first = nn.Linear(spec.mm_hidden_size, hidden)
+    if spec.projector == "linear" or "model.mm_projector.weight" in shapes:
+        return first
+    depth = int(spec.projector.removeprefix("mlp").removesuffix("x_gelu"))
+    more = [layer for _ in range(depth - 1) for layer in (nn.GELU(), nn.Linear(hidden, hidden))]
+    return nn.Sequential(first, *more)
 
 
 def _check_sizes(spec: Spec, clip: ClipFolder | None) -> None:
@@ -93,6 +109,7 @@ def load_lisa(
     precision: Precision,
     device: torch.device,
     progress: Callable[[float], None] | None = None,
+    spec: Spec | None = None,
 ) -> tuple[Lisa, Spec]:
     """Build LISA and load its weights, one tensor at a time, each directly to its device and precision.
 
@@ -104,12 +121,13 @@ def load_lisa(
         precision: Number format.
         device: Where the model goes.
         progress: Called with the loaded share, in [0, 1].
+        spec: Content of config.json; None reads it.
 
     Raises:
         CheckpointError: A file is damaged, or tensors are missing, unexpected or of another shape. The message lists
             their names.
     """
-    spec = read_spec(folder)
+    spec = spec or read_spec(folder)
     files = find_files(folder)
     shapes = {name.removeprefix(PEFT_PREFIX): shape for name, shape in read_shapes(files).items()}
     if "model.embed_tokens.weight" in shapes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from transformers import CLIPVisionConfig, LlamaConfig
 
 from lisa_ros.errors import CheckpointError, ConfigError
 from lisa_ros.json_file import read_json_object
+from lisa_ros.lisa.family import FAMILIES, Family, PointSettings, family_of
 from lisa_ros.lisa.preprocess import ClipPreprocessing
 from lisa_ros.lisa.prompt import QuestionForms
 from lisa_ros.lisa.weights.substitute import check_link, missing_folder, substitute
@@ -37,6 +40,11 @@ class Spec:
         presence: Whether the model has a module for the presence of objects.
         smallest_part: Parts of a mask below this share of the largest part are removed; 0: none.
         questions: Sentences that the model was trained on.
+        classes: Names of the classes that the shared tower recognises, in their order; empty: it has no names.
+        family: What the checkpoint shares with others of its system.
+        projector: Kind of the image projector: ``linear``, ``identity`` or ``mlp{N}x_gelu``.
+        strips_blanks: Whether the tokenizer removes white space beside added tokens.
+        points: Settings of similarity points; None: none.
     """
 
     name: str
@@ -53,10 +61,24 @@ class Spec:
     presence: bool = False
     smallest_part: float = 0.0
     questions: QuestionForms = field(default_factory=QuestionForms)
+    classes: tuple[str, ...] = ()
+    family: Family = FAMILIES["lisa"]
+    projector: str = "linear"
+    strips_blanks: bool = True
+    points: PointSettings | None = None
+
+    @property
+    def answers_targets(self) -> bool:
+        """Whether one answer is about several targets."""
+        return bool(self.questions.several)
 
 
-def read_spec(folder: Path) -> Spec:
+def read_spec(folder: Path, family: Family | None = None) -> Spec:
     """Read config.json.
+
+    Args:
+        folder: Of the checkpoint.
+        family: Overrides the family that config.json names.
 
     Raises:
         CheckpointError: It is missing, damaged or not LISA's.
@@ -67,6 +89,8 @@ def read_spec(folder: Path) -> Spec:
         raise CheckpointError(f"{folder} is {kind}, not a LISA checkpoint (its config.json has no train_mask_decoder)")
     try:
         own = config.get("lisa") or {}
+        family = family or family_of(config)
+        width = int(config["hidden_size"])
         return Spec(
             name=str(own.get("name", folder.resolve().name)),
             llama=_llama_config(config),
@@ -75,18 +99,69 @@ def read_spec(folder: Path) -> Spec:
             select_layer=int(config.get("mm_vision_select_layer", -2)),
             mm_hidden_size=int(config["mm_hidden_size"]),
             out_dim=int(config.get("out_dim", 256)),
-            conversation=str(own.get("conversation", "llava_v1")),
+            conversation=str(own.get("conversation", family.conversation)),
             image_size=own.get("image_size"),
             image_encoder=own.get("image_encoder"),
             shared_tower=own.get("vision_tower"),
             presence=bool(own.get("presence", False)),
             smallest_part=float(own.get("smallest_part", 0.0)),
-            questions=QuestionForms(**own.get("questions", {})),
+            classes=_classes(folder),
+            questions=replace(family.questions, **own.get("questions", {})),
+            family=family,
+            projector=_projector(config),
+            strips_blanks=_strips_blanks(own, family),
+            points=_points(own, family, width),
         )
+    except ConfigError as error:
+        raise CheckpointError(f"config.json in {folder}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise CheckpointError(f"config.json in {folder} has a missing or invalid value: {error}") from error
     except StrictDataclassError as error:  # transformers 5 raises it for sizes that do not fit together
         raise CheckpointError(f"config.json in {folder} is inconsistent: {' '.join(str(error).split())}") from error
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    """The names in classes.json; none without such a file. Raises ValueError for a file with anything else."""
+    file = folder / "classes.json"
+    if not file.is_file():
+        return ()
+    names = json.loads(file.read_text("utf-8"))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("classes.json must be a list of names")
+    return tuple(names)
+
+
+def _projector(config: dict[str, Any]) -> str:
+    kind = config.get("mm_projector_type") or "linear"
+    if not isinstance(kind, str) or not re.fullmatch(r"linear|identity|mlp[1-9]\d?x_gelu", kind):
+        raise ValueError(f"mm_projector_type is {kind!r}; linear, identity and mlp2x_gelu (any number) can be read")
+    return kind
+
+
+def with_points(spec: Spec, settings: Mapping[str, Any]) -> Spec:
+    """``spec`` with some settings of similarity points.
+
+    Raises:
+        ConfigError: A setting is not known or out of its range, or the family's masks are prompted by coarse masks.
+    """
+    if spec.family.coarse_token:
+        raise ConfigError(f"option points: masks of the family '{spec.family.name}' take no points; leave it out")
+    try:
+        return replace(spec, points=PointSettings.read(settings, spec.points))
+    except ValueError as error:
+        raise ConfigError(f"option points: {error}") from error
+
+
+def _points(own: dict[str, Any], family: Family, width: int) -> PointSettings | None:
+    known = family.points_for(width)
+    return known if own.get("points") is None else PointSettings.read(own["points"], known)
+
+
+def _strips_blanks(own: dict[str, Any], family: Family) -> bool:
+    rule = own.get("added_tokens")
+    if rule not in (None, "strip", "keep"):
+        raise ValueError(f"lisa.added_tokens is {rule!r}; it must be strip or keep")
+    return family.strips_blanks if rule is None else rule == "strip"
 
 
 def _llama_config(config: dict[str, Any]) -> LlamaConfig:
@@ -148,7 +223,7 @@ def resolve_tower(tower: str | Path | None, spec: Spec, checkpoint: Path) -> Pat
     Returns:
         The folder of the tower; None if the model has an encoder of its own. A caller's ``tower`` is tried as a path
         first. A tower of config.json is searched in the checkpoint and beside it first, so the working directory does
-        not matter. The local hub cache is last.
+        not matter. A path of another machine is searched by its last part. The local hub cache is last.
 
     Raises:
         CheckpointError: The tower is not on this computer. The message lists the places.
@@ -165,12 +240,15 @@ def resolve_tower(tower: str | Path | None, spec: Spec, checkpoint: Path) -> Pat
     for place in places:
         if (place / "config.json").is_file():
             return place
-    cached = try_to_load_from_cache(wanted, "config.json") if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", wanted) else None
-    if isinstance(cached, str):  # a marker object stands for "known to be absent"
-        return Path(cached).parent
+    # Trainers write a path of their machine; its last part is the name of one of OpenAI's towers.
+    names = [name for name in (wanted, f"openai/{short}") if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)]
+    for name in names:
+        cached = try_to_load_from_cache(name, "config.json")
+        if isinstance(cached, str):  # a marker object stands for "known to be absent"
+            return Path(cached).parent
     raise CheckpointError(
         f"the CLIP tower '{wanted}' is not on this machine; looked in {', '.join(map(str, places))} and the hub cache. "
-        f"Get it once with 'lisa fetch {wanted}', or pass vision_tower=FOLDER"
+        f"Get it once with 'lisa fetch {names[0] if names else wanted}', or pass vision_tower=FOLDER"
     )
 
 

@@ -10,24 +10,34 @@ from numpy.typing import NDArray
 
 from lisa_ros.errors import ConfigError
 from lisa_ros.training.datasets.label_maps import UNLABELLED, LabelMaps, pairs_by_name
+from lisa_ros.training.phrasing import LISA, Phrasing
 
 
 def ade20k(
-    path: Path, *, split: str = "training", questions: int = 3, several: float = 0.0, absent: float = 0.0
+    path: Path,
+    *,
+    split: str = "training",
+    questions: int = 3,
+    several: float = 0.0,
+    absent: float = 0.0,
+    listed: int = 80,
+    phrasing: Phrasing = LISA,
 ) -> LabelMaps:
     """Open ADE20K.
 
     Args:
         path: ADEChallengeData2016.
         split: ``training`` or ``validation``.
-        questions: As of :class:`LabelMaps`, like the other two.
+        questions: As of :class:`LabelMaps`, like the others.
 
     Raises:
         ConfigError: A folder or file is missing, or objectInfo150.txt does not name the classes.
     """
     pairs = pairs_by_name(path / "images" / split, path / "annotations" / split)
     names = _class_names(path / "objectInfo150.txt")
-    return LabelMaps(pairs, names, _number, questions=questions, several=several, absent=absent)
+    return LabelMaps(
+        pairs, names, _number, questions=questions, several=several, absent=absent, listed=listed, phrasing=phrasing
+    )
 
 
 def _number(label: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lisa_ros.errors import ConfigError
 from lisa_ros.training.datasets.label_maps import LabelMaps, pairs_by_name
+from lisa_ros.training.phrasing import LISA, Phrasing
 
 
 def cocostuff(
@@ -20,6 +21,8 @@ def cocostuff(
     questions: int = 3,
     several: float = 0.0,
     absent: float = 0.0,
+    listed: int = 80,
+    phrasing: Phrasing = LISA,
 ) -> LabelMaps:
     """Open COCO-Stuff. Classes with a hyphen ('wall-brick', 'food-other') are never asked about, as in the reference.
 
@@ -27,14 +30,16 @@ def cocostuff(
         path: Folder with labels.txt and the maps in ``split``.
         images: COCO's folder of that split.
         split: Name of the folder of maps.
-        questions: As of :class:`LabelMaps`, like the other two.
+        questions: As of :class:`LabelMaps`, like the others.
 
     Raises:
         ConfigError: A folder or file is missing, or labels.txt does not name the classes.
     """
     pairs = pairs_by_name(images, path / split)
     names = [None if "-" in name else name for name in _class_names(path / "labels.txt")]
-    return LabelMaps(pairs, names, _number, questions=questions, several=several, absent=absent)
+    return LabelMaps(
+        pairs, names, _number, questions=questions, several=several, absent=absent, listed=listed, phrasing=phrasing
+    )
 
 
 def _number(label: NDArray[np.int64]) -> NDArray[np.int64]:

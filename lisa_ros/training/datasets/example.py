@@ -1,4 +1,4 @@
-"""A picture and what is said about it, checked: every ``[SEG]`` has its mask."""
+"""A picture and what is said about it, checked: every mask token has its mask."""
 
 from __future__ import annotations
 
@@ -13,32 +13,46 @@ from numpy.typing import NDArray
 from lisa_ros.data.coco import Masks
 from lisa_ros.data.picture import BadExample
 from lisa_ros.engine.api import Turn
+from lisa_ros.lisa.family import FAMILIES, Family
 from lisa_ros.lisa.tokenizer import IMAGE
-from lisa_ros.training.templates import SEG
 
-_RESERVED = (SEG, IMAGE, "<im_start>", "<im_end>", "<s>", "</s>", "<unk>")
+_RESERVED = (IMAGE, "<im_start>", "<im_end>", "<s>", "</s>", "<unk>")
 
 
 @dataclass(frozen=True, eq=False)
 class Dialogue:
-    """One conversation about a picture. masks: (S, H, W) uint8 of 0 and 1, in the order of the answers' ``[SEG]``.
+    """One conversation about a picture.
 
-    Raises BadExample where the number of ``[SEG]`` is not S, or where a text holds a token that is not its to use.
+    Args:
+        turns: Each with its answer.
+        masks: (S, H, W) uint8 of 0 and 1, in the order of the answers' mask tokens.
+        family: Whose tokens the texts have.
+
+    Raises:
+        BadExample: The number of mask tokens is not S, a coarse token is missing, or a text holds a token that is not
+            its to use.
     """
 
     turns: tuple[Turn, ...]
     masks: Masks
+    family: Family = FAMILIES["lisa"]
 
     def __post_init__(self) -> None:
         answers = [turn.answer or "" for turn in self.turns]
-        count = sum(text.count(SEG) for text in answers)
-        if count != len(self.masks):
-            raise BadExample(f"{count} {SEG} for {len(self.masks)} masks in {' / '.join(answers)!r}")
-        for text in [*(turn.question for turn in self.turns), *(text.replace(SEG, "") for text in answers)]:
-            if reserved := [token for token in _RESERVED if token in text]:
-                raise BadExample(f"the text {text[:80]!r} holds {reserved[0]}, which only the template may")
+        for token in (self.family.mask_token, self.family.coarse_token):
+            count = sum(text.count(token) for text in answers) if token else len(self.masks)
+            if count != len(self.masks):
+                raise BadExample(f"{count} {token} for {len(self.masks)} masks in {' / '.join(answers)!r}")
+        self._check([turn.question for turn in self.turns], (*_RESERVED, *self.family.answer_tokens))
+        self._check(answers, (*_RESERVED, *self.family.list_tokens))
         if not self.turns or any(not turn.question.strip() or not (turn.answer or "").strip() for turn in self.turns):
             raise BadExample("a turn without a question or without an answer")
+
+    @staticmethod
+    def _check(texts: Sequence[str], reserved: Sequence[str]) -> None:
+        for text in texts:
+            if found := [token for token in reserved if token in text]:
+                raise BadExample(f"the text {text[:80]!r} holds {found[0]}, which only the template may")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +85,9 @@ class Dataset(Protocol):
         ...
 
 
-def single(question: str, answer: str, masks: Sequence[Masks], size: tuple[int, int]) -> Dialogue:
-    """A conversation of one turn. masks: each (H, W), one for every ``[SEG]`` of ``answer``; size: (H, W)."""
+def single(
+    question: str, answer: str, masks: Sequence[Masks], size: tuple[int, int], family: Family = FAMILIES["lisa"]
+) -> Dialogue:
+    """A conversation of one turn. masks: each (H, W), one for every mask token of ``answer``; size: (H, W)."""
     stacked = np.stack(list(masks)) if len(masks) else np.zeros((0, *size), np.uint8)
-    return Dialogue((Turn(question, answer),), stacked.astype(np.uint8, copy=False))
+    return Dialogue((Turn(question, answer),), stacked.astype(np.uint8, copy=False), family)

@@ -14,6 +14,7 @@ from lisa_ros.data.picture import BadExample, check_picture, read_label_map, rea
 from lisa_ros.errors import ConfigError
 from lisa_ros.training import templates
 from lisa_ros.training.datasets.example import Dialogue, Example, single
+from lisa_ros.training.phrasing import LISA, Phrasing, Target
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ class LabelMaps:
         questions: Classes asked about in one step.
         several: Share of pictures whose classes are asked for in one question, with one ``[SEG]`` each.
         absent: Share of pictures that are also asked for a class which is not there.
+        listed: Classes in one list, for a family that is asked for lists; the present ones first.
+        phrasing: The model's questions and answers.
 
     Raises:
         ConfigError: There is no pair.
@@ -44,11 +47,14 @@ class LabelMaps:
         questions: int = 3,
         several: float = 0.0,
         absent: float = 0.0,
+        listed: int = 80,
+        phrasing: Phrasing = LISA,
     ) -> None:
         if not pairs:
             raise ConfigError("no picture has a label map of its name; are both folders in place?")
         self._pairs, self._names, self._number = list(pairs), list(names), number
         self._questions, self._several, self._absent = questions, several, absent
+        self._listed, self._phrasing = listed, phrasing
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -63,27 +69,40 @@ class LabelMaps:
         nameable = [c for c in present if self._names[c] is not None]
         if not nameable:
             raise BadExample(f"{label} has no class to ask about")
+        size = rgb.shape[0], rgb.shape[1]
+        if self._phrasing.lists_classes:
+            chosen = rng.sample(nameable, min(self._listed, len(nameable)))
+            absent = self._absent_ones(present, self._listed - len(chosen), rng)
+            targets = [*(self._target(c, numbers) for c in chosen), *absent]
+            return Example(str(picture), rgb, (self._phrasing.classes(targets, size, rng),))
         chosen = rng.sample(nameable, min(self._questions, len(nameable)))
-        dialogues = self._dialogues(chosen, numbers, rng)
+        targets = [self._target(c, numbers) for c in chosen]
+        if self._phrasing.together:
+            if rng.random() < self._absent:
+                targets += self._absent_ones(present, 1, rng)
+                rng.shuffle(targets)
+            return Example(str(picture), rgb, self._phrasing.dialogues(targets, size, rng, ","))
+        dialogues = self._dialogues(targets, size, rng)
         if rng.random() < self._absent:
-            dialogues.append(self._refusal(present, rgb.shape[:2], rng))
+            dialogues += [self._phrasing.single(one, size, rng) for one in self._absent_ones(present, 1, rng)]
         return Example(str(picture), rgb, tuple(dialogues))
 
-    def _dialogues(self, chosen: list[int], numbers: NDArray[np.int64], rng: random.Random) -> list[Dialogue]:
-        size = numbers.shape[0], numbers.shape[1]
-        names = [str(self._names[c]) for c in chosen]
-        masks = [(numbers == c).astype(np.uint8) for c in chosen]
-        if len(chosen) > 1 and rng.random() < self._several:
-            return [single(*templates.ask_several(names, rng), masks, size)]
-        return [
-            single(templates.ask(name, False, rng), templates.answer(rng), [mask], size)
-            for name, mask in zip(names, masks, strict=True)
-        ]
+    def _target(self, number: int, numbers: NDArray[np.int64]) -> Target:
+        return Target(str(self._names[number]), (numbers == number).astype(np.uint8))
 
-    def _refusal(self, present: list[int], size: tuple[int, int], rng: random.Random) -> Dialogue:
+    def _absent_ones(self, present: list[int], count: int, rng: random.Random) -> list[Target]:
+        """At most ``count`` classes that are not in the picture."""
         named_here = {self._names[c] for c in present}
-        name = rng.choice([name for name in self._names if name is not None and name not in named_here])
-        return single(templates.ask(name, False, rng), templates.refuse(name, False, rng), [], size)
+        names = [name for name in self._names if name is not None and name not in named_here]
+        return [Target(name, None) for name in rng.sample(names, min(count, len(names)))]
+
+    def _dialogues(self, targets: list[Target], size: tuple[int, int], rng: random.Random) -> list[Dialogue]:
+        one_mask_token = not self._phrasing.family.coarse_token
+        if one_mask_token and len(targets) > 1 and rng.random() < self._several:
+            question, answer = templates.ask_several([target.name for target in targets], rng)
+            masks = [target.mask for target in targets if target.mask is not None]
+            return [single(question, answer, masks, size, self._phrasing.family)]
+        return list(self._phrasing.dialogues(targets, size, rng))
 
 
 def pairs_by_name(pictures: Path, labels: Path) -> list[tuple[Path, Path]]:

@@ -15,6 +15,7 @@ from lisa_ros.errors import ConfigError
 from lisa_ros.json_file import read_json
 from lisa_ros.lisa.tokenizer import IMAGE
 from lisa_ros.training.datasets.example import Dialogue, Example
+from lisa_ros.training.phrasing import LISA, Phrasing
 
 log = logging.getLogger(__name__)
 
@@ -25,12 +26,13 @@ class LlavaInstruct:
     Args:
         path: llava_instruct_150k.json.
         images: COCO's train2017.
+        phrasing: The model's questions and answers; it only says which tokens may not be in a text.
 
     Raises:
         ConfigError: The file is missing or broken, or has no conversation about a picture.
     """
 
-    def __init__(self, path: Path, *, images: Path) -> None:
+    def __init__(self, path: Path, *, images: Path, phrasing: Phrasing = LISA) -> None:
         content = read_json(path)
         if not isinstance(content, list):
             raise ConfigError(f"{path} is not a list of conversations")
@@ -39,7 +41,7 @@ class LlavaInstruct:
             raise ConfigError(f"{path} has no conversation about a picture")
         if len(self._entries) < len(content):
             log.warning("skipped: %d conversations of %s without an 'image'", len(content) - len(self._entries), path)
-        self._images = images
+        self._images, self._family = images, phrasing.family
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -59,4 +61,4 @@ class LlavaInstruct:
             Turn(question.replace(IMAGE, "").strip(), answer.strip())
             for (_, question), (_, answer) in list(pairwise(texts))[::2]
         ]
-        return Example(str(file), rgb, (Dialogue(tuple(turns), np.zeros((0, *rgb.shape[:2]), np.uint8)),))
+        return Example(str(file), rgb, (Dialogue(tuple(turns), np.zeros((0, *rgb.shape[:2]), np.uint8), self._family),))

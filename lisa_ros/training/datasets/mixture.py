@@ -12,11 +12,13 @@ from typing import Any
 from lisa_ros.data.picture import BadExample, SkipLog
 from lisa_ros.errors import ConfigError
 from lisa_ros.training.datasets.example import Dataset, Example
+from lisa_ros.training.phrasing import LISA, Phrasing
 
 KINDS = {
     "reasonseg": "lisa_ros.training.datasets.reasonseg:ReasonSeg",
     "refer": "lisa_ros.training.datasets.refer:Refer",
     "grefcoco": "lisa_ros.training.datasets.refer:GRefCoco",
+    "refzom": "lisa_ros.training.datasets.refer:RefZom",
     "ade20k": "lisa_ros.training.datasets.ade20k:ade20k",
     "cocostuff": "lisa_ros.training.datasets.cocostuff:cocostuff",
     "paco": "lisa_ros.training.datasets.parts:Parts",
@@ -59,10 +61,10 @@ class Mixture:
         raise ConfigError(f"{_TRIES} examples in a row cannot be used; the last: {reason}")
 
 
-def open_mixture(entries: Sequence[Mapping[str, Any]], base: Path) -> Mixture:
+def open_mixture(entries: Sequence[Mapping[str, Any]], base: Path, phrasing: Phrasing = LISA) -> Mixture:
     """The mixture that a configuration's ``data`` describes: entries with kind, path, rate (1) and their options.
 
-    base: where relative paths begin. Raises ConfigError naming the entry.
+    base: where relative paths begin. phrasing: the model's questions and answers. Raises ConfigError naming the entry.
     """
     if not isinstance(entries, Sequence) or not entries:
         raise ConfigError("data: at least one data set is needed, each with kind and path")
@@ -77,21 +79,21 @@ def open_mixture(entries: Sequence[Mapping[str, Any]], base: Path) -> Mixture:
             rates.append(float(rate))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{where}: the rate '{rate}' is not a number") from error
-        datasets.append(_open(kind, options, base, where))
+        datasets.append(_open(kind, options, base, where, phrasing))
     return Mixture(datasets, rates)
 
 
-def _open(kind: str, options: dict[str, Any], base: Path, where: str) -> Dataset:
+def _open(kind: str, options: dict[str, Any], base: Path, where: str, phrasing: Phrasing) -> Dataset:
     module, _, name = KINDS[kind].partition(":")
     maker = getattr(import_module(module), name)
-    known = list(inspect.signature(maker).parameters)
+    known = [name for name in inspect.signature(maker).parameters if name != "phrasing"]
     if unknown := set(options) - set(known):
         raise ConfigError(f"{where}: {kind} has no option '{min(unknown)}'; it has {', '.join(known)}")
     for path in ("path", *_PATHS):
         if options.get(path) is not None:
             options[path] = base / Path(str(options[path])).expanduser()
     try:
-        return maker(**options)
+        return maker(**options, phrasing=phrasing)
     except TypeError as error:
         raise ConfigError(f"{where}: {kind}: {error}") from error
     except ConfigError as error:

@@ -11,8 +11,8 @@ from lisa_ros.data.coco import read_coco, union_of
 from lisa_ros.data.picture import BadExample, SkipLog
 from lisa_ros.data.refer import picture_of
 from lisa_ros.errors import ConfigError
-from lisa_ros.training import templates
-from lisa_ros.training.datasets.example import Example, single
+from lisa_ros.training.datasets.example import Example
+from lisa_ros.training.phrasing import LISA, Phrasing, Target
 
 Name = tuple[str, str | None]
 """An object, and a part of it or None."""
@@ -27,15 +27,16 @@ class Parts:
         path: The json: paco_lvis_v1_train.json, or Pascal-Part's train.json.
         images: Where its file names begin.
         questions: Categories asked about in one step.
+        phrasing: The model's questions and answers.
 
     Raises:
         ConfigError: The file is missing or broken, or has no annotated picture.
     """
 
-    def __init__(self, path: Path, *, images: Path, questions: int = 3) -> None:
+    def __init__(self, path: Path, *, images: Path, questions: int = 3, phrasing: Phrasing = LISA) -> None:
         self._coco = read_coco(path)
         self._images = images
-        self._questions = questions
+        self._questions, self._phrasing = questions, phrasing
         self._name_skipped = SkipLog()
         self._names = {number: _name(text) for number, text in self._coco.categories.items()}
         self._ids = sorted(image for image in self._coco.images if self._coco.of_image.get(image))
@@ -51,9 +52,9 @@ class Parts:
         size = rgb.shape[:2]
         by_category = self._by_category(image_id, file)
         chosen = rng.sample(sorted(by_category), min(self._questions, len(by_category)))
-        dialogues, reason = [], ""
+        targets, reason = [], ""
         for category in chosen:
-            question = templates.ask(_phrase(self._names[category], rng), False, rng)
+            name = _phrase(self._names[category], rng)
             try:
                 mask = union_of(by_category[category], size)
             except BadExample as error:
@@ -61,10 +62,10 @@ class Parts:
                 if len(chosen) > 1:
                     self._name_skipped(reason)
                 continue
-            dialogues.append(single(question, templates.answer(rng), [mask], size))
-        if not dialogues:
+            targets.append(Target(name, mask))
+        if not targets:
             raise BadExample(reason)
-        return Example(file, rgb, tuple(dialogues))
+        return Example(file, rgb, self._phrasing.dialogues(targets, (rgb.shape[0], rgb.shape[1]), rng, ","))
 
     def _by_category(self, image_id: int, file: str) -> dict[int, list[dict[str, Any]]]:
         by_category: dict[int, list[dict[str, Any]]] = defaultdict(list)

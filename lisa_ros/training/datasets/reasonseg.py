@@ -14,6 +14,7 @@ from lisa_ros.data.reasonseg import labelled_pictures, read_example
 from lisa_ros.json_file import read_json
 from lisa_ros.training import templates
 from lisa_ros.training.datasets.example import Dialogue, Example, single
+from lisa_ros.training.phrasing import LISA, Phrasing, Target
 
 
 class ReasonSeg:
@@ -26,20 +27,27 @@ class ReasonSeg:
         explanatory: Share of the explained pictures that are asked for the reason alone; the others are asked for a
             mask, every second time with the reason. -1: no explanations.
         questions: Paraphrases of a picture's text that are asked in one step.
+        phrasing: The model's questions and answers.
 
     Raises:
         ConfigError: The folder has no labelled picture, or the explanations cannot be read.
     """
 
     def __init__(
-        self, path: Path, *, explanations: Path | None = None, explanatory: float = 0.1, questions: int = 3
+        self,
+        path: Path,
+        *,
+        explanations: Path | None = None,
+        explanatory: float = 0.1,
+        questions: int = 3,
+        phrasing: Phrasing = LISA,
     ) -> None:
         self._pictures = labelled_pictures(path)
         beside = path.parent / "explanatory" / "train.json"
         file = explanations or (beside if beside.is_file() else None)
         self._explained = _explanations(file) if file is not None and explanatory >= 0 else {}
         self._explanatory = explanatory
-        self._questions = questions
+        self._questions, self._phrasing = questions, phrasing
         self._name_skipped = SkipLog()
 
     def __len__(self) -> int:
@@ -65,13 +73,11 @@ class ReasonSeg:
     ) -> Dialogue:
         size = mask.shape[0], mask.shape[1]
         if style == "reason":
-            return single(text, self._explained[name], [], size)
-        if not mask.any():
-            return single(templates.ask(text, is_sentence, rng), templates.refuse(text, is_sentence, rng), [], size)
-        if style == "both":
-            answer = f"{templates.answer(rng)} {self._explained[name]}"
-            return single(templates.ask_why(text, rng), answer, [mask], size)
-        return single(templates.ask(text, is_sentence, rng), templates.answer(rng), [mask], size)
+            return single(text, self._explained[name], [], size, self._phrasing.family)
+        if style == "both" and mask.any():
+            answer = f"{self._phrasing.answer(rng)} {self._explained[name]}"
+            return single(templates.ask_why(text, rng), answer, [mask], size, self._phrasing.family)
+        return self._phrasing.single(Target(text, mask if mask.any() else None, is_sentence), size, rng)
 
 
 def _explanations(file: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""RefCOCO, RefCOCO+, RefCOCOg, RefCLEF and gRefCOCO: sentences that refer to one object of a picture, several or none.
+"""RefCOCO and its relatives: sentences that refer to one object of a picture, several or none.
 
 A sentence about nothing (gRefCOCO) is answered with a refusal and no ``[SEG]``.
 """
@@ -14,9 +14,13 @@ from lisa_ros.data.picture import BadExample, SkipLog
 from lisa_ros.data.refer import Sentence, image_folder, mask_of_sentence, picture_of, read_sentences
 from lisa_ros.errors import ConfigError
 from lisa_ros.training import templates
-from lisa_ros.training.datasets.example import Dialogue, Example, single
+from lisa_ros.training.datasets.example import Dialogue, Example
+from lisa_ros.training.phrasing import LISA, Phrasing, Target
 
-NAMES = ("refcoco", "refcoco+", "refcocog", "refclef")
+NAMES = (
+    *("refcoco", "refcoco+", "refcocog", "refclef"),
+    *("R-refcoco", "R-refcoco+", "R-refcocog", "fprefcoco", "fprefcoco+", "fprefcocog"),
+)
 
 
 class Refer:
@@ -25,10 +29,11 @@ class Refer:
     Args:
         path: The folder with all data sets.
         name: Which of them.
-        split_by: Whose split, in the file's name; ``umd`` for RefCOCOg, else ``unc``.
+        split_by: Whose split, in the file's name; None: the usual one.
         split: Such as ``train``.
         images: Where the pictures are; None: in the reference's layout.
         questions: How many sentences about a picture are asked in one step.
+        phrasing: The model's questions and answers.
 
     Raises:
         ConfigError: A file is missing or broken, or there is no such data set or split.
@@ -45,12 +50,13 @@ class Refer:
         split: str = "train",
         images: Path | None = None,
         questions: int = 3,
+        phrasing: Phrasing = LISA,
     ) -> None:
         if name not in self.names:
             raise ConfigError(f"'{name}' is not one of {', '.join(self.names)}")
         self._coco = read_coco(path / name / "instances.json")
         self._images = images or image_folder(path, name)
-        self._questions = questions
+        self._questions, self._phrasing = questions, phrasing
         self._sentences = read_sentences(path / name, split, split_by)
         self._ids = sorted(self._sentences)
         self._name_skipped = SkipLog()
@@ -68,37 +74,57 @@ class Refer:
     def _dialogues(
         self, sentences: Sequence[Sentence], size: tuple[int, int], name: str, rng: random.Random
     ) -> tuple[Dialogue, ...]:
-        """One for each sentence that can be used; the others are named."""
-        dialogues, reason = [], ""
+        """About all sentences that can be used; the others are named."""
+        targets, reason = [], ""
         for sentence in sentences:
             try:
                 mask = mask_of_sentence(sentence, self._coco, size)
-                question = templates.ask(sentence.text, False, rng)
                 if sentence.annotations:
-                    dialogues.append(single(question, templates.answer(rng), [mask], size))
+                    targets.append(Target(sentence.text, mask))
                 else:
-                    dialogues.append(single(question, templates.refuse(sentence.text, True, rng), [], size))
+                    targets.append(
+                        Target(sentence.text, None, denial=templates.deny(sentence.text, sentence.instead, rng))
+                    )
             except BadExample as error:
                 reason = f"{name}: {error}"
                 if len(sentences) > 1:
                     self._name_skipped(reason)
-        if not dialogues:
+        if not targets:
             raise BadExample(reason)
-        return tuple(dialogues)
+        return self._phrasing.dialogues(targets, size, rng)
 
 
-class GRefCoco(Refer):
-    """gRefCOCO. Arguments as of :class:`Refer`."""
-
-    names = ("grefcoco",)
+class _Named(Refer):
+    """A data set of its own kind. Arguments as of :class:`Refer`."""
 
     def __init__(
         self,
         path: Path,
         *,
-        split_by: str = "unc",
+        split_by: str | None = None,
         split: str = "train",
         images: Path | None = None,
         questions: int = 3,
+        phrasing: Phrasing = LISA,
     ) -> None:
-        super().__init__(path, name="grefcoco", split_by=split_by, split=split, images=images, questions=questions)
+        super().__init__(
+            path,
+            name=self.names[0],
+            split_by=split_by,
+            split=split,
+            images=images,
+            questions=questions,
+            phrasing=phrasing,
+        )
+
+
+class GRefCoco(_Named):
+    """gRefCOCO: ``ann_id`` [-1] is no target, several are their union."""
+
+    names = ("grefcoco",)
+
+
+class RefZom(_Named):
+    """Ref-ZOM: an empty ``ann_id`` is no target."""
+
+    names = ("refzom",)

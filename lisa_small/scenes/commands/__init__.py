@@ -10,5 +10,15 @@ lists every class that fits and every class that arguably fits, and a place or a
 from lisa_small.scenes.commands.conversations import KINDS, conversations_by, conversations_for
 from lisa_small.scenes.commands.sentences import sentences
 from lisa_small.scenes.commands.speaker import Speaker, contract
+from lisa_small.scenes.commands.targets import NamedThing, named_things
 
-__all__ = ["KINDS", "Speaker", "contract", "conversations_by", "conversations_for", "sentences"]
+__all__ = [
+    "KINDS",
+    "NamedThing",
+    "Speaker",
+    "contract",
+    "conversations_by",
+    "conversations_for",
+    "named_things",
+    "sentences",
+]

@@ -1,0 +1,1 @@
+"""Extract, do not generate: masks are proposed first, then the language model chooses among them."""

@@ -1,0 +1,1 @@
+"""Proposers: what turns a frame into candidate masks. ``registry`` lists them."""

@@ -1,0 +1,1 @@
+"""From boxes and points to masks: the SAM family."""

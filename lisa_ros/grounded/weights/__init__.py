@@ -1,0 +1,1 @@
+"""The parts of an engine on disk: loading, presets, fetching, inspecting."""

@@ -1,0 +1,1 @@
+"""An engine on another computer: the server of ``lisa serve``, and the engine for URLs that asks it."""
