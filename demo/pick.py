@@ -25,7 +25,7 @@ import run
 
 HERE = Path(__file__).resolve().parent
 EXAMPLE = HERE.parent / "examples" / "pick_and_place.py"
-ROBOTS = ("gantry", "ur5e")
+TRAVEL_M = {"gantry": 0.6, "ur5e": 0.4}  # at which each robot carries objects
 DEFAULT_SEED, DEFAULT_COMMAND = 4, "something to tighten this screw"
 NOT_FOUND = 3
 
@@ -66,6 +66,7 @@ def pick(arguments: argparse.Namespace) -> int:
             log = Path(folder, f"{name}.log")
             others[name] = (stack.enter_context(run.process(command, log)), log)
         picking = [sys.executable, str(EXAMPLE), "--out", str(arguments.out), "--timeout", str(arguments.timeout)]
+        picking += ["--travel", str(TRAVEL_M[arguments.robot])]
         if arguments.command is not None:
             picking += ["--", arguments.command]
         return watch(stack.enter_context(run.process(picking)), others)
@@ -75,7 +76,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="A simulated robot picks what a command means, over DDS.")
     parser.add_argument("--command", help=f'what to pick (default "{DEFAULT_COMMAND}"; with --seed, one that fits)')
     parser.add_argument("--seed", type=int, help=f"number of the scene (default {DEFAULT_SEED})")
-    parser.add_argument("--robot", choices=ROBOTS, default="gantry", help="gantry or ur5e (default gantry)")
+    parser.add_argument("--robot", choices=TRAVEL_M, default="gantry", help="gantry or ur5e (default gantry)")
     parser.add_argument("--speed", type=float, default=1.0, help="times real time (default 1)")
     parser.add_argument("--model", default="", help="model folder (default: the one in the package)")
     parser.add_argument("--device", default="", help="auto, cpu or cuda (default: the node's)")
