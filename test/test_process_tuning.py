@@ -93,7 +93,7 @@ def test_threads_are_as_before_afterwards() -> None:
 def test_a_small_model_reads_on_one_thread_and_encodes_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     segmenter = Segmenter.from_checkpoint(GOLDEN / "ckpt", device="cpu", precision="fp32")
-    threads: dict[str, set[int]] = {"read": set(), "embed_image": set(), "ground": set()}
+    threads: dict[str, set[int]] = {"read": set(), "embed_image": set(), "decode_masks": set()}
     for name, numbers in threads.items():
         original = getattr(segmenter.lisa, name)
 
@@ -111,4 +111,4 @@ def test_a_small_model_reads_on_one_thread_and_encodes_on_all(monkeypatch: pytes
         )
     finally:
         torch.set_num_threads(before)
-    assert threads == {"read": {1}, "embed_image": {2}, "ground": {1}}
+    assert threads == {"read": {1}, "embed_image": {2}, "decode_masks": {1}}

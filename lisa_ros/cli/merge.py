@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
+import sys
 from pathlib import Path
 
-from lisa_ros.errors import ConfigError
+from lisa_ros.errors import CheckpointError, ConfigError
+from lisa_ros.lisa.weights.spec import read_spec, resolve_tower
 from lisa_ros.plain_text import escaped
 from lisa_ros.training.merge import DTYPES, merge_checkpoint, merge_file, merge_run
 from lisa_ros.training.merge_llm_seg import merge_llm_seg
@@ -41,6 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.out.exists():
         raise ConfigError(f"{args.out} exists; choose another folder, or remove it")
+    if not args.source.exists():
+        raise ConfigError(f"{args.source} does not exist; name a run, a checkpoint's folder, or a .bin or .pt file")
+    if not (math.isfinite(args.lora_alpha) and args.lora_alpha >= 0):
+        raise ConfigError(f"lora-alpha is {args.lora_alpha:g}; it must be a number from 0 up")
     dtype = DTYPES[args.dtype] if args.dtype else None
     if args.source.is_file():
         if args.base is None:
@@ -48,6 +55,8 @@ def main(args: argparse.Namespace) -> int:
                 f"{args.source} has no config.json and no tokenizer of its own; name the folder of the LLaVA that it "
                 "was trained from with --base"
             )
+        if not args.base.is_dir():
+            raise ConfigError(f"--base {args.base} is no folder; name that of the LLaVA that {args.source} belongs to")
         merge = merge_llm_seg if args.source.suffix == ".pt" else merge_file
         merge(args.source, args.base, args.out, alpha=args.lora_alpha, dtype=dtype)
     elif args.base is not None:
@@ -57,4 +66,8 @@ def main(args: argparse.Namespace) -> int:
     else:
         merge_checkpoint(args.source, args.out, alpha=args.lora_alpha, dtype=dtype)
     print(f"wrote {escaped(args.out)}")
+    try:
+        resolve_tower(None, read_spec(args.out), args.out)
+    except CheckpointError as error:
+        print(f"lisa: the model is whole but for its CLIP tower: {escaped(error)}", file=sys.stderr)
     return 0

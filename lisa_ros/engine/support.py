@@ -231,15 +231,13 @@ def numbered_answer(answer: Answer) -> Answer:
 
 
 def unanswered(regions: Sequence[Region], absent: Sequence[str], targets: Sequence[str]) -> list[str]:
-    """Targets that an answer neither marks nor reports as absent; none if no region has a phrase, so may be of any.
+    """Targets that an answer neither marks nor reports as absent.
 
     Args:
         regions: Of the answer.
         absent: Of the answer.
         targets: Of the command.
     """
-    if regions and not any(region.phrase for region in regions):
-        return []
     mentioned = {name.casefold() for name in (*absent, *(region.phrase for region in regions))}
     return [target for target in dict.fromkeys(targets) if target.casefold() not in mentioned]
 

@@ -212,7 +212,7 @@ def names_of(targets: Sequence[str], forms: QuestionForms) -> list[str]:
     for target in targets:
         check_words(target)
         name = " ".join(target.split()).strip(" .")
-        if ", " in name or name.endswith(","):
+        if re.search(r",\s|\s,|,$", name):
             raise CommandError(f"the target {target!r} has a comma; give each target by itself")
         names.append(_cased(name, forms))
     return names

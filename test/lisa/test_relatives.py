@@ -452,7 +452,7 @@ def test_a_mask_without_a_coarse_one_is_decoded_in_one_pass(tmp_path: Path) -> N
     engine = load_relative(GOLDEN / "cores", tmp_path)
     cores: Any = engine.engine
     frame = cores.encode(read_rgb(GOLDEN / "cores" / "coffee.png"))
-    cores._ensure_embedding(frame)
+    cores.ensure_embedding(frame)
     hidden = torch.randn(2, 64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         plain = SegGrounding(cores.lisa, 0).masks(hidden, frame.features)

@@ -33,6 +33,7 @@ from lisa_ros.data.picture import BadExample
 from lisa_ros.engine.api import Turn
 from lisa_ros.errors import CheckpointError, ConfigError, TrainingDiverged
 from lisa_ros.evaluation.metrics import Overlap
+from lisa_ros.lisa.grounding import seg_grounding
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.quantize import Precision
 from lisa_ros.lisa.prompt import template
@@ -48,7 +49,7 @@ from lisa_ros.training.datasets.example import Dialogue, Example
 from lisa_ros.training.finetune_config import FinetuneConfig
 from lisa_ros.training.loop import TrainingLoop
 from lisa_ros.training.lora import LoraOptions, prepare_training, training_mode
-from lisa_ros.training.objective import LossWeights, Objective, seg_grounding
+from lisa_ros.training.objective import LossWeights, Objective
 from lisa_ros.training.snapshot import read_trained
 
 pytestmark = pytest.mark.skipif(

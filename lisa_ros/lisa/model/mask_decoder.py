@@ -144,10 +144,15 @@ def _attend(
     return keys, decoder.output_hypernetworks_mlps[0](queries[:, 1]), looks
 
 
+FEW_TOKENS = 8
+"""Iou, four masks, a prompt and its padding: LISA's tokens and fewer. There both ways cost about the same at any width,
+and projecting the tokens is nearer to the result in float64."""
+
+
 def _has_many(attention: SamAttention, tokens: Tensor) -> bool:
     """Whether projecting the image tokens takes fewer multiplications than projecting the tokens (N, T, C) for each."""
     (_, count, width), inner = tokens.shape, attention.internal_dim
-    return attention.num_attention_heads * count * width > inner * (width + count)
+    return count > FEW_TOKENS and attention.num_attention_heads * count * width > inner * (width + count)
 
 
 def _of_each(x: Tensor, prompts: int) -> Tensor:

@@ -89,6 +89,12 @@ def read_spec(folder: Path, family: Family | None = None) -> Spec:
         raise CheckpointError(f"{folder} is {kind}, not a LISA checkpoint (its config.json has no train_mask_decoder)")
     try:
         own = config.get("lisa") or {}
+        for name, value in (
+            ("lisa", own),
+            ("lisa.questions", own.get("questions", {}) if isinstance(own, dict) else {}),
+        ):
+            if not isinstance(value, dict):
+                raise ValueError(f"{name} is {value!r}; it must be a mapping")
         family = family or family_of(config)
         width = int(config["hidden_size"])
         return Spec(
@@ -237,6 +243,7 @@ def resolve_tower(tower: str | Path | None, spec: Spec, checkpoint: Path) -> Pat
     short = wanted.rstrip("/").rsplit("/", 1)[-1]
     near = [checkpoint / wanted, checkpoint / short, checkpoint.parent / short]
     places = [Path(wanted).expanduser(), *near] if tower else [*near, Path(wanted).expanduser()]
+    places = list(dict.fromkeys(places))
     for place in places:
         if (place / "config.json").is_file():
             return place

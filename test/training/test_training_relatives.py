@@ -15,6 +15,7 @@ from lisa_ros.data.picture import BadExample
 from lisa_ros.engine.api import Turn
 from lisa_ros.lisa import grounding
 from lisa_ros.lisa.family import FAMILIES, Family
+from lisa_ros.lisa.grounding import seg_grounding
 from lisa_ros.lisa.model.lisa import Lisa
 from lisa_ros.lisa.model.points import similarity_points
 from lisa_ros.lisa.model.quantize import Precision
@@ -27,7 +28,7 @@ from lisa_ros.training.batch import Batch, Batcher
 from lisa_ros.training.collate import answer_spans
 from lisa_ros.training.datasets.example import Dialogue, Example
 from lisa_ros.training.lora import LoraOptions, prepare_training, training_mode
-from lisa_ros.training.objective import LossWeights, Objective, grown_boxes, seg_grounding
+from lisa_ros.training.objective import LossWeights, Objective, grown_boxes
 
 CPU = torch.device("cpu")
 NO_LORA = LoraOptions(rank=0)
