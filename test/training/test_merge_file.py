@@ -108,6 +108,22 @@ def test_the_number_of_rows_says_which_tokens_a_base_has_that_lists_none(tmp_pat
     assert json.loads((tmp_path / "gsva" / "added_tokens.json").read_text()) == LLAVA | {"[SEG]": 803, "[REJ]": 804}
 
 
+@pytest.mark.parametrize("alpha", ["nan", "-3", "inf"])
+def test_an_alpha_that_cannot_be_used_is_named(tmp_path: Path, alpha: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "gsva.bin").write_bytes(b"x")
+    assert merge(tmp_path / "gsva.bin", "--out", tmp_path / "out", "--lora-alpha", alpha) == 1
+    assert f"lora-alpha is {alpha};" in capsys.readouterr().err
+
+
+def test_a_file_or_a_base_that_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", tmp_path / "out", "--base", tmp_path / "nope"]
+    assert merge(tmp_path / "none.bin", *out) == 1
+    assert "none.bin does not exist" in capsys.readouterr().err
+    (tmp_path / "gsva.bin").write_bytes(b"x")
+    assert merge(tmp_path / "gsva.bin", *out) == 1
+    assert "nope is no folder" in capsys.readouterr().err
+
+
 def test_another_alpha(tmp_path: Path, base: Path) -> None:
     file, tensors = released(tmp_path / "gsva.bin")
     assert merge(file, "--base", base, "--out", tmp_path / "gsva", "--lora-alpha", "0") == 0

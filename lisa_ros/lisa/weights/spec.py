@@ -89,12 +89,8 @@ def read_spec(folder: Path, family: Family | None = None) -> Spec:
         raise CheckpointError(f"{folder} is {kind}, not a LISA checkpoint (its config.json has no train_mask_decoder)")
     try:
         own = config.get("lisa") or {}
-        for name, value in (
-            ("lisa", own),
-            ("lisa.questions", own.get("questions", {}) if isinstance(own, dict) else {}),
-        ):
-            if not isinstance(value, dict):
-                raise ValueError(f"{name} is {value!r}; it must be a mapping")
+        if not isinstance(own, dict) or not isinstance(own.get("questions", {}), dict):
+            raise ValueError(f"lisa is {own!r}; it and its questions must be mappings")
         family = family or family_of(config)
         width = int(config["hidden_size"])
         return Spec(
