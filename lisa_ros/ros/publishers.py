@@ -113,10 +113,10 @@ class Publishers:
         self._early = (frame, regions)
 
     def _is_out(self, frame: Frame, regions: Sequence[Region]) -> bool:
-        """Whether exactly these regions were published early."""
+        """Whether exactly the masks of these regions were published early; their mentions may have grown since."""
         if self._early is None or self._early[0] is not frame or len(self._early[1]) != len(regions):
             return False
-        return all(early is final for early, final in zip(self._early[1], regions, strict=True))
+        return all(early.mask is final.mask for early, final in zip(self._early[1], regions, strict=True))
 
     def publish_state(self, state: NodeState) -> None:
         self._status.publish(status_message(self._node.get_clock().now().to_msg(), state))

@@ -271,7 +271,7 @@ def test_each_target_gets_its_masks_or_is_absent(client: Client, subject: Subjec
         assert_right_place(result, subject.truth)
         for mask in result.masks:
             words = [result.answer[b:e] for b, e in zip(mask.text_begin, mask.text_end, strict=True)]
-            assert words == [mask.phrase]
+            assert mask.phrase == subject.command and all(word in mask.phrase for word in words)
 
 
 @pytest.mark.parametrize("targets", [["cup"] * 256, ["cup", " "]], ids=["256 targets", "a blank target"])
