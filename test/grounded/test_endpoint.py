@@ -88,7 +88,7 @@ def test_a_closed_stream_frees_llama_for_the_next_command(random_llama, endpoint
     begun = time.monotonic()
 
     def stop() -> bool:
-        return time.monotonic() > begun + 0.5
+        return time.monotonic() > begun + 0.05  # a fast machine ends the answer within 0.5 s
 
     with pytest.raises(Cancelled):  # verbatim, so that no schema ends the answer
         engine.ask(encoded, Ask("go on", verbatim=True, max_new_tokens=7000), should_stop=stop)
