@@ -67,8 +67,8 @@ def overhead(engine_folder: Path) -> None:
             rows["mask"].append(answer.timings.decode_s)
     print(f"{SIZE[1]} x {SIZE[0]}, {COMMANDS} commands, milliseconds (least, median)")
     for name, seconds in rows.items():
-        kept = sorted(seconds[5:])
-        print(f"  {name:10}{1e3 * kept[0]:8.1f}{1e3 * statistics.median(kept):8.1f}")
+        warm = sorted(seconds[5:])
+        print(f"  {name:10}{1e3 * warm[0]:8.1f}{1e3 * statistics.median(warm):8.1f}")
 
 
 def reading() -> None:

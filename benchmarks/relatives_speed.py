@@ -21,13 +21,14 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from fixed_answer import FixedAnswer
 from loading_memory import machine
 from numpy.typing import NDArray
 from random_checkpoint import SIZES, write_checkpoint
@@ -36,37 +37,10 @@ from torch import Tensor
 from lisa_ros.engine.api import Ask
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.lisa.family import FAMILIES, Family, PointSettings
-from lisa_ros.lisa.grounding import Features, SegGrounding
 from lisa_ros.lisa.segmenter import Segmenter
 
 TARGETS = ("cup", "knife", "bowl", "fork", "red plate")
 SHORT = "Sure, [SEG]."
-
-
-class FixedAnswer(SegGrounding):
-    """Chooses the tokens of a given answer, whatever the logits are."""
-
-    answer: Sequence[int] = ()
-    _position = 0
-    _ids: Sequence[int] = ()
-
-    def embed(self, ids: Tensor, image_tokens: Tensor | None) -> Tensor:
-        self._ids = ids[0].tolist()
-        return super().embed(ids, image_tokens)
-
-    def begin(self) -> None:
-        self._position = 0
-
-    def logits(self, hidden: Tensor, frame: Features) -> Tensor:
-        logits = super().logits(hidden, frame)  # (P + 1, V)
-        proposed = self._ids[len(self._ids) - len(hidden) + 1 :]
-        for row in range(len(hidden)):
-            token = self.answer[self._position]
-            logits[row, token] = logits[row].max() + 10
-            self._position = (self._position + 1) % len(self.answer)
-            if self._position == 0 or row == len(hidden) - 1 or proposed[row] != token:
-                break
-        return logits
 
 
 def engine_of(segmenter: Segmenter, family: Family, points: PointSettings | None, answer: str) -> SupportedEngine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,12 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from relatives import NAMES, Case, checkpoint, load_relative, read_cases
 
+from benchmarks.fixed_answer import FixedAnswer
 from lisa_ros import load_engine
 from lisa_ros.engine.api import Answer, Ask, Conversation, Event, Regions, Turn
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import CheckpointError, CommandError, ConfigError
 from lisa_ros.lisa.family import FAMILIES, PointSettings, family_of
-from lisa_ros.lisa.grounding import Features, SegGrounding
+from lisa_ros.lisa.grounding import SegGrounding
 from lisa_ros.lisa.model.points import similarity_points
 from lisa_ros.lisa.partial_answer import PartialAnswer, Step
 from lisa_ros.lisa.prompt import build_prompt, template
@@ -317,31 +318,6 @@ def test_a_command_in_the_form_of_a_list_is_literal_text(engine_of: EngineOf) ->
     engine: Any = engine_of(GOLDEN / "lasagna").engine
     text = FAMILIES["lasagna"].questions.several.format("cup")
     assert engine.tokenizer.id_of("<semantic>") not in unexpanded(engine, Ask(text, verbatim=True))
-
-
-class FixedAnswer(SegGrounding):
-    """Chooses the tokens of a given answer, whatever the logits are, and counts the positions that are read."""
-
-    answer: Sequence[int] = ()
-    positions = 0
-    _ids: Sequence[int] = ()
-    _done = 0
-
-    def embed(self, ids: torch.Tensor, image_tokens: torch.Tensor | None) -> torch.Tensor:
-        self._ids = ids[0].tolist()
-        self.positions += len(self._ids)
-        return super().embed(ids, image_tokens)
-
-    def logits(self, hidden: torch.Tensor, frame: Features) -> torch.Tensor:
-        logits = super().logits(hidden, frame)
-        proposed = self._ids[len(self._ids) - len(hidden) + 1 :]
-        for row in range(len(hidden)):
-            token = self.answer[self._done]
-            logits[row, token] = logits[row].max() + 10
-            self._done = (self._done + 1) % len(self.answer)
-            if self._done == 0 or row == len(hidden) - 1 or proposed[row] != token:
-                break
-        return logits
 
 
 def with_answer(engine: SupportedEngine, text: str, monkeypatch: pytest.MonkeyPatch) -> FixedAnswer:
