@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import traceback
 from collections.abc import Callable
@@ -72,13 +73,15 @@ class Endpoints:
     def command(self, message: String) -> None:
         """~/command: the result goes to the topics only."""
         session = self._parameters().command_session
-        self._queue.submit(Request(f"command-{next(self._count)}", Ask(message.data), ignore_result, session=session))
+        request_id = f"command-{next(self._count)}"
+        self._queue.submit(Request(request_id, Ask(message.data), ignore_result, session=session, source="topic"))
 
     async def execute(self, goal: ServerGoalHandle) -> Segment.Result:
         """~/segment."""
         try:
             timeout_s = duration_s(goal.request.timeout)
-            result = await self._result(goal_id(goal), goal.request, timeout_s, lambda p: self._feedback(goal, p))
+            on_progress = functools.partial(self._feedback, goal)
+            result = await self._result("action", goal_id(goal), goal.request, timeout_s, on_progress)
         except Exception as error:
             result = self._fault(error, goal_id(goal), Ask(goal.request.command))
         if result.status in (Status.SUCCESS, Status.NOT_FOUND):
@@ -101,7 +104,7 @@ class Endpoints:
         """~/segment_image."""
         request_id = f"service-{next(self._count)}"
         try:
-            result = await self._result(request_id, request)
+            result = await self._result("service", request_id, request)
         except Exception as error:
             result = self._fault(error, request_id, Ask(request.command))
         return self._filled(response, result, request.compact)
@@ -112,13 +115,16 @@ class Endpoints:
         response.success, response.message = True, "every session is cleared"
         return response
 
-    async def _result(self, request_id: str, message: Any, timeout_s: float = 0.0, on_progress: Any = None) -> Result:
+    async def _result(
+        self, source: str, request_id: str, message: Any, timeout_s: float = 0.0, on_progress: Any = None
+    ) -> Result:
         future = Future()
         request = Request(
             request_id,
             ask_of(message),
             on_result=future.set_result,
             session=message.session,
+            source=source,
             image=message.image if has_image(message.image) else None,
             camera=message.camera,
             timeout_s=timeout_s,

@@ -16,10 +16,12 @@ from lisa_ros.action import Segment
 from lisa_ros.engine.api import MaskCrop, Region
 from lisa_ros.msg import Mask, Segmentation, TrackedMask, TrackedMasks
 from lisa_ros.msg import Object3D as Object3DMessage
+from lisa_ros.msg import Progress as ProgressMessage
 from lisa_ros.msg import Status as StatusMessage
 from lisa_ros.perception.geometry import Object3D
 from lisa_ros.ros.follower import Sighting
-from lisa_ros.runtime.requests import NodeState, Progress, Result
+from lisa_ros.runtime.requests import NodeState, Progress, Request, Result
+from lisa_ros.runtime.results import camera_of
 
 
 def image_message(header: Header, pixels: NDArray[np.uint8], encoding: str) -> Image:
@@ -112,6 +114,7 @@ def segmentation_message(result: Result) -> Segmentation:
     return Segmentation(
         header=header,
         request_id=result.request_id,
+        source=result.source,
         command=result.command,
         camera=result.camera,
         answer=result.text,
@@ -184,6 +187,21 @@ def feedback_message(progress: Progress, compact: bool = False) -> Segment.Feedb
             for index, region in enumerate(progress.regions)
         ]
     return feedback
+
+
+def progress_message(request: Request, progress: Progress) -> ProgressMessage:
+    """For everybody on ~/progress."""
+    frame = progress.frame
+    return ProgressMessage(
+        header=frame.header if frame is not None else Header(),
+        request_id=request.request_id,
+        source=request.source,
+        command=request.ask.text,
+        camera=camera_of(request, frame),
+        stage=int(progress.stage),
+        partial_answer=progress.partial_answer,
+        masks=len(progress.regions),
+    )
 
 
 def status_message(stamp: Any, state: NodeState) -> StatusMessage:

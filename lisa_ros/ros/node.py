@@ -66,6 +66,7 @@ class Outlet:
     def __init__(self, publishers: Publishers, following: Following) -> None:
         self.frame_taken = following.frame_taken
         self.publish_early = publishers.publish_early
+        self.publish_progress = publishers.publish_progress
         self.publish_state = publishers.publish_state
         self._publish_result = publishers.publish_result
         self._follow = following.take_result

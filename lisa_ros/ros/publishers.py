@@ -17,6 +17,7 @@ from visualization_msgs.msg import MarkerArray
 
 from lisa_ros.engine.api import Region
 from lisa_ros.msg import Grasps, Segmentation, TrackedMasks
+from lisa_ros.msg import Progress as ProgressMessage
 from lisa_ros.msg import Status as StatusMessage
 from lisa_ros.perception.masks import labels_image, union_image
 from lisa_ros.ros.detections import Detections
@@ -24,12 +25,12 @@ from lisa_ros.ros.diagnostics import Mismatches
 from lisa_ros.ros.frames import Frames
 from lisa_ros.ros.grasps import GraspCandidates
 from lisa_ros.ros.markers import Markers
-from lisa_ros.ros.messages import ResultMessages, image_message, status_message
+from lisa_ros.ros.messages import ResultMessages, image_message, progress_message, status_message
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.pictures import Pictures
 from lisa_ros.ros.serialized_image import with_stamp
 from lisa_ros.ros.vision_messages import vision_msgs
-from lisa_ros.runtime.requests import Frame, NodeState, Result
+from lisa_ros.runtime.requests import Frame, NodeState, Progress, Request, Result
 
 OUTPUT = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
 # As many as an endpoint keeps of commands (endpoints.REQUESTS): for somebody on ~/command the result is everything, and
@@ -71,6 +72,7 @@ class Publishers:
         self._early: tuple[Frame, Sequence[Region]] | None = None
         self.messages = ResultMessages()
         self._result = self._publisher(Segmentation, "~/result", RESULTS)
+        self._progress = self._publisher(ProgressMessage, "~/progress", RESULTS)
         self._mask = self._publisher(Image, "~/mask")
         self._labels = self._publisher(Image, "~/labels")
         self._camera_info = self._publisher(CameraInfo, "~/camera_info")
@@ -111,6 +113,10 @@ class Publishers:
         """Masks of an answer that still grows."""
         self._publish_masks(frame, regions)
         self._early = (frame, regions)
+
+    def publish_progress(self, request: Request, progress: Progress) -> None:
+        if is_wanted(self._progress):
+            self._progress.publish(progress_message(request, progress))
 
     def _is_out(self, frame: Frame, regions: Sequence[Region]) -> bool:
         """Whether exactly the masks of these regions were published early; their mentions may have grown since."""

@@ -47,6 +47,9 @@ class Outlet(Protocol):
     def publish_early(self, frame: Frame, regions: Sequence[Region]) -> None:
         """Regions of an answer that still grows."""
 
+    def publish_progress(self, request: Request, progress: Progress) -> None:
+        """What is known of a request before its result."""
+
     def publish_result(self, result: Result) -> None: ...
     def publish_state(self, state: NodeState) -> None: ...
 
@@ -206,7 +209,13 @@ class RequestQueue:
             return
         if new and self._limits().early_mask and not running.request.background:
             call_safely(self._outlet.publish_early, running.frame, with_pixels(running.announced))
-        call_safely(running.request.on_progress, running.progress(new))
+        self._publish_progress(running.request, running.progress(new))
+
+    def _publish_progress(self, request: Request, progress: Progress) -> None:
+        """To the caller, and to everybody where it is a command of somebody."""
+        call_safely(request.on_progress, progress)
+        if not request.background:
+            call_safely(self._outlet.publish_progress, request, progress)
 
     # --- a request's life
 
@@ -228,7 +237,7 @@ class RequestQueue:
             self._start(request)
         elif len(self._queued()) < places:
             self._waiting.append(request)
-            call_safely(request.on_progress, Progress(Stage.QUEUED))
+            self._publish_progress(request, Progress(Stage.QUEUED))
         else:
             raise Busy(
                 f"one command is running and {len(self._queued())} are waiting; ask again later, or raise queue_size"
@@ -241,7 +250,7 @@ class RequestQueue:
         self._running = Running(request, frame)
         call_safely(self._outlet.frame_taken, frame)
         self.engine.send(worker.Command(request.request_id, request.ask, ticket, request.session, frame.proposals))
-        call_safely(request.on_progress, self._running.progress())
+        self._publish_progress(request, self._running.progress())
 
     def _start_next(self) -> None:
         while self._running is None and self._waiting and self.engine.ready is not None:

@@ -94,6 +94,7 @@ class Result:
         frame: None unless the engine answered.
         camera: Name of the camera whose frame it is about; empty for the only camera and for a caller's own image.
         session: Name of the conversation; empty without one.
+        source: The endpoint of the command: action, service, topic or watch.
         text: What the engine says.
         regions: What it marks, in the order of the text, each with at least one pixel.
         absent: Targets that are not in the image.
@@ -111,6 +112,7 @@ class Result:
     frame: Frame | None = None
     camera: str = ""
     session: str = ""
+    source: str = ""
     text: str = ""
     regions: Sequence[Region] = ()
     absent: Sequence[str] = ()
@@ -140,6 +142,7 @@ class Request:
         on_result: Called exactly once.
         on_progress: Called before that, any number of times.
         session: Name of the conversation that it continues; empty: none.
+        source: The endpoint that it came from: action, service, topic or watch.
         image: The caller's own sensor_msgs/Image; None: the newest frame of ``camera``.
         camera: Name of the camera; empty: the first one.
         timeout_s: From receiving to the result; 0 takes the node's limit.
@@ -152,6 +155,7 @@ class Request:
     on_result: Callable[[Result], None]
     on_progress: Callable[[Progress], None] = ignore_progress
     session: str = ""
+    source: str = ""
     image: Any = None
     camera: str = ""
     timeout_s: float = 0.0

@@ -76,6 +76,7 @@ class Results:
             header=frame.header if frame is not None else getattr(request.image, "header", None),
             camera=camera_of(request, frame),
             session=request.session,
+            source=request.source,
             timings=replace(result.timings, total_s=self._clock() - request.received),
             model=info.name if info is not None else "",
             precision=info.precision if info is not None else "",

@@ -31,7 +31,7 @@ class Robot:
         self.sent, self.restarts, self.published, self.states, self.answers, self.progress = [], 0, [], [], {}, {}
         self.wake = None
         self.camera = None  # an error to raise
-        self.frames, self.early = [], []
+        self.frames, self.early, self.shared = [], [], []
         self.queue = RequestQueue(self, self, lambda: self.parameters, self.wake_at, lambda: self.now)
         self.configure()
         self.queue.activate()
@@ -66,6 +66,9 @@ class Robot:
 
     def publish_result(self, result):
         self.published.append(result)
+
+    def publish_progress(self, request, progress):
+        self.shared.append((request, progress))
 
     def publish_early(self, frame, regions):
         self.early.append(regions)
@@ -571,6 +574,16 @@ def test_the_answer_decides_which_regions_count_and_in_which_order(robot):
     robot.queue.handle(worker.NewRegions(key, [region(1), region(2)]))
     robot.queue.handle(worker.Done(key, "Sure.", [region(3)], [2, 1]))
     assert [one.mask.label for one in robot.answers[key][0].regions] == [3, 2]
+
+
+def test_progress_is_shared_with_everybody_but_that_of_the_nodes_own_questions_is_not(robot):
+    key = robot.submit(source="action")
+    assert [(request.request_id, request.source) for request, _ in robot.shared] == [(key, "action")]
+    robot.done(key)
+    shared = len(robot.shared)
+    own = robot.submit(background=True)
+    assert robot.progress[own]
+    assert len(robot.shared) == shared
 
 
 def test_progress_has_all_regions_and_the_number_of_new_ones(robot):
