@@ -575,7 +575,7 @@ def _parts(config: Any) -> dict[str, Any]:
 
 
 def sam2_video(folder: Path) -> Path:
-    """A Sam2VideoModel. transformers fixes the memory at 64 channels, and wants two such parts in a pointer at least."""
+    """A Sam2VideoModel. transformers fixes the memory at 64 channels, and wants two of them in a pointer at least."""
     image = transformers.Sam2Config.from_pretrained(sam2(folder.with_name("sam2_of_video"), width=128))
     torch.manual_seed(0)
     config = transformers.Sam2VideoConfig(**_parts(image), image_size=256, **_memory(128, 16))
