@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -131,6 +132,7 @@ def load_clients(arguments: argparse.Namespace) -> list[SupportedEngine]:
 @contextmanager
 def ray_tasks(arguments: argparse.Namespace) -> Iterator[Tasks]:
     """Ray, with the engine that the arguments name. Raises ConfigError where the cluster cannot be reached."""
+    _send_token()
     from lisa_ros.remote.tasks import EngineSettings, Tasks  # here: Ray need not be installed
 
     folder = Path(arguments.model)
@@ -139,6 +141,14 @@ def ray_tasks(arguments: argparse.Namespace) -> Iterator[Tasks]:
     with Tasks(arguments.workers, settings) as tasks:
         print(f"Ray: {tasks.at_once} at once", file=sys.stderr)
         yield tasks
+
+
+def _send_token() -> None:
+    """Have Ray's client send its token, if there is one. A cluster (Ray 2.60) asks for it wherever it finds one, and
+    the client does not send it by itself; the setting is read when Ray is imported."""
+    token = Path("~/.ray/auth_token").expanduser()
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ or token.is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def warn_of_demo_model(arguments: argparse.Namespace) -> None:
