@@ -41,6 +41,7 @@ CUP_M = 0.015  # radius of a surface that any common cup seals on
 PATCH_M = 0.016  # side of the surface that a normal is fitted to
 LEVEL = math.radians(32)  # steepest surface of the flat rule
 ROUGH_M = 0.003  # roughest surface of the flat rule, depth noise included
+GAP_M = 0.03  # neighbouring pixels of one thing differ by less in depth
 PIECE_SHARE = 0.1  # of the largest piece of an object; smaller ones are noise
 APART_M = 0.015  # least distance of two suction points
 MOST_PX = 1e6  # largest accepted focal length and principal point
@@ -631,7 +632,9 @@ def quaternion(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def pieces_of(thing: Object3D) -> list[Object3D]:
-    """The pieces of an object that do not touch in the image, the largest first: a mask may cover several things.
+    """The pieces of an object, the largest first: a mask may cover several things.
+
+    Pieces do not touch in the image, or neighbouring pixels differ by more than GAP_M in depth where they do.
 
     Args:
         thing: An object in metres.
@@ -642,19 +645,28 @@ def pieces_of(thing: Object3D) -> list[Object3D]:
     """
     if not len(thing.pixels):
         return [thing]
-    low = thing.pixels.min(axis=0)
-    column, row = (thing.pixels - low).T
-    window = np.zeros(np.ptp(thing.pixels, axis=0)[::-1] + 1, np.uint8)
-    window[row, column] = 1
-    # Closed, so that a scratch in the mask is no gap.
-    closed = cv2.morphologyEx(window, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
-    _, labels = cv2.connectedComponents(closed, connectivity=8)
-    own = labels[row, column]
+    own = piece_numbers(thing)
     areas = np.bincount(own)
     numbers = [int(n) for n in np.argsort(-areas, kind="stable") if areas[n] >= max(PIECE_SHARE * areas.max(), FEWEST)]
     if len(numbers) <= 1:
         return [thing]
     return [_piece(thing, own == number) for number in numbers]
+
+
+def piece_numbers(thing: Object3D) -> NDArray[np.intp]:
+    """(N,) number of each point's piece; pixels at a gap in depth belong to the nearest piece."""
+    low = thing.pixels.min(axis=0)
+    column, row = (thing.pixels - low).T
+    z = np.full(np.ptp(thing.pixels, axis=0)[::-1] + 1, np.nan, np.float32)
+    z[row, column] = thing.points[:, 2]
+    nearest, farthest = neighbours(z, np.isfinite(z))
+    # Closed, so that a scratch in the mask is no gap.
+    body = cv2.morphologyEx(np.isfinite(z).view(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    body[farthest > nearest + GAP_M] = 0
+    if not body.any():
+        return np.zeros(len(row), np.intp)
+    _, labels = cv2.distanceTransformWithLabels(1 - body, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_CCOMP)
+    return labels[row, column].astype(np.intp)
 
 
 def _piece(thing: Object3D, own: NDArray[np.bool_]) -> Object3D:

@@ -14,6 +14,8 @@ from lisa_ros.engine.api import crop_mask
 from lisa_ros.perception.geometry import (
     Camera,
     Object3D,
+    back_project,
+    fit_box,
     grasp_candidate,
     locate,
     pieces_of,
@@ -99,6 +101,24 @@ def test_a_mask_of_two_things_has_two_pieces_the_larger_first() -> None:
     assert first.pixels[:, 0].max() < second.pixels[:, 0].min()
     assert np.abs(first.centroid[0] - second.centroid[0]) > 0.1
     assert first.box is not None
+
+
+def test_things_that_touch_in_the_image_are_split_by_depth() -> None:
+    depth, mask, _ = tabletop(CAMERA, (0.1, 0.1, 0.05), elevation_deg=70, yaw_deg=0, distance=0.9)
+    columns = np.flatnonzero(mask.any(axis=0))
+    front = mask.copy()
+    front[:, columns[len(columns) // 3] :] = False  # a third of it is 6 cm nearer: another thing
+    z = depth.copy()
+    z[front] -= 0.06
+    rows, xs = np.nonzero(mask)
+    points = back_project(xs, rows, z[mask], CAMERA)
+    thing = Object3D(3, points, np.stack([xs, rows], 1).astype(np.int32), points.mean(0), fit_box(points), 1.0)
+    first, second = pieces_of(thing)
+    assert len(first.points) + len(second.points) == len(points)
+    assert np.array_equal(np.unique(second.pixels[:, 0]), np.unique(np.nonzero(front)[1]))
+    assert first.centroid[2] > second.centroid[2] + 0.04
+    points[front[mask], 2] += 0.05  # 1 cm is a step of the same thing
+    assert pieces_of(thing) == [thing]
 
 
 def test_an_object_in_one_piece_stays_itself() -> None:
