@@ -52,8 +52,12 @@ function take(event) {
     case "history":
       entries.clear();
       for (const one of event.entries) entries.set(one.id, one);
-      if (!entries.has(shownId)) showEntry([...entries.keys()].at(-1) ?? "");
-      else showAnswer();
+      if (!entries.has(shownId)) {
+        shownId = [...entries.keys()].at(-1) ?? "";
+        picture.show(""); // an old picture must not be taken for the present one
+        showSaving();
+      }
+      showAnswer();
       showHistory();
       break;
     case "progress": takeProgress(event); break;
