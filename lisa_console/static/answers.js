@@ -16,6 +16,8 @@ const STATUSES = {
   REJECTED: "rejected",
 };
 
+const SEG = "[SEG]"; // where LISA's text has a mask; people see its number
+
 export const stageText = (stage) => STAGES[stage] ?? stage;
 export const statusText = (status) => STATUSES[status] ?? status;
 
@@ -41,6 +43,9 @@ export function chipText(mask) {
   return parts.join(", ");
 }
 
+/** Text without a mask of its own; a mask that is still to come is an ellipsis. */
+const plain = (characters) => characters.join("").replaceAll(SEG, "[\u2026]");
+
 /** Fills an element with an answer; each mention of a mask has the mask's colour. */
 export function fillText(target, answer, masks) {
   const characters = [...answer]; // spans count Unicode characters, not UTF-16 units
@@ -50,14 +55,15 @@ export function fillText(target, answer, masks) {
   let at = 0;
   for (const { begin, end, label } of spans) {
     if (begin < at || end > characters.length) continue;
-    parts.push(document.createTextNode(characters.slice(at, begin).join("")));
-    const mention = element("span", characters.slice(begin, end).join(""), "mention");
+    parts.push(document.createTextNode(plain(characters.slice(at, begin))));
+    const words = characters.slice(begin, end).join("");
+    const mention = element("span", words === SEG ? `[${label}]` : words, "mention");
     mention.dataset.label = label;
     paint(mention, label);
     parts.push(mention);
     at = end;
   }
-  parts.push(document.createTextNode(characters.slice(at).join("")));
+  parts.push(document.createTextNode(plain(characters.slice(at))));
   target.replaceChildren(...parts);
 }
 

@@ -14,6 +14,7 @@ import copy
 import functools
 import gc
 import importlib
+import inspect
 import logging
 import signal
 import sys
@@ -350,13 +351,21 @@ def answer_bad_transitions(node: LifecycleNode) -> None:
 
 
 def tracker_of(values: parameters.Parameters) -> Callable[[], Tracker]:
-    """The callable that the parameter names. Raises ConfigError."""
+    """What makes the tracker that the parameters name. Raises ConfigError."""
     module, _, name = values.tracker.partition(":")
     try:
-        tracker: Callable[[], Tracker] = getattr(importlib.import_module(module), name)
+        maker: Callable[..., Tracker] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"tracker is {values.tracker!r}: {error}; give module:callable") from error
-    return tracker
+    options = values.named_tracker_options
+    try:
+        inspect.signature(maker).bind(**options)
+    except TypeError as error:
+        raise ConfigError(
+            f"tracker_options is {list(values.tracker_options)!r}, but {values.tracker}: {error}; give its options as "
+            "name=value"
+        ) from error
+    return functools.partial(maker, **options)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -37,6 +37,7 @@ EXISTING = (
     "lisa_ros",
     "lisa_small",
     "lisa_sim",
+    "lisa_console",
     "test",
     "demo",
     "launch",
@@ -305,7 +306,8 @@ def desk(tmp_path: Path) -> Path:
     """A folder as a newcomer's: a photo, and a model under the name that the README uses."""
     with Image.open(ROOT / "demo/scene.jpg") as picture:
         picture.save(tmp_path / "photo.jpg")
-    shutil.copytree(model_folder(), tmp_path / "LISA-7B-v1")
+    for name in ("LISA-7B-v1", "qwen3-vl-2b+sam2.1-tiny"):
+        shutil.copytree(model_folder(), tmp_path / name)
     return tmp_path
 
 
