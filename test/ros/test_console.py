@@ -8,7 +8,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import cv2
@@ -396,8 +400,9 @@ def test_a_phone_has_one_column_and_large_targets(visit: Callable[..., Tab], con
 def test_the_page_needs_no_mouse(tab: Tab, robot: Client) -> None:
     press = tab.page.keyboard.press
     press("/")
-    tab.page.keyboard.type("the box twice")
+    tab.page.keyboard.type("the box twice, by keys")
     press("Enter")
+    tab.shows("#question", "the box twice, by keys")
     tab.shows("#stage", "found")
     # Focus moves on from the command by Tab alone, until it is on the first chip.
     for _ in range(20):
@@ -406,6 +411,7 @@ def test_the_page_needs_no_mouse(tab: Tab, robot: Client) -> None:
             break
     press("Enter")
     tab.shows("#chips [data-label='1']", "chosen")
+    assert tab.page.evaluate("document.activeElement.dataset.label") == "1", "the focus is lost"
     press("2")
     tab.shows("#chips [data-label='2']", "chosen")
     press("l")
@@ -421,11 +427,11 @@ def test_the_page_needs_no_mouse(tab: Tab, robot: Client) -> None:
     assert tab.page.evaluate(f"{focusable}.map(one => one.id)") == []
 
 
-@pytest.mark.parametrize("context", [{}, PHONE], ids=["desktop", "phone"])
-def test_axe_finds_no_violation(context: dict[str, Any], visit: Callable[..., Tab], console: ConsoleProcess) -> None:
+@pytest.mark.parametrize("device", [{}, PHONE], ids=["desktop", "phone"])
+def test_axe_finds_no_violation(device: dict[str, Any], visit: Callable[..., Tab], console: ConsoleProcess) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install -r requirements/test.txt")
     # A script from elsewhere needs leave of the page's own policy.
-    tab = visit(console.url, bypass_csp=True, **context).ready()
+    tab = visit(console.url, bypass_csp=True, **device).ready()
 
     def check(state: str) -> None:
         found = axe.Axe().run(
@@ -494,29 +500,54 @@ def test_only_a_page_with_the_token_gets_in(visit: Callable[..., Tab], serve: Ca
     right.ready()
 
 
-def test_a_page_of_another_site_gets_nothing(visit: Callable[..., Tab], console: ConsoleProcess) -> None:
-    tab = visit("about:blank")
-    tab.url = console.url  # its WebSocket is all that it may ask for
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves a folder and writes nothing."""
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def other_site(tmp_path: Path) -> Iterator[str]:
+    """Address of a page on another port: another origin."""
+    (tmp_path / "index.html").write_text("<!doctype html><title>another site</title><link rel=icon href=data:,>")
+    server = HTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path))
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_page_of_another_site_gets_nothing(
+    visit: Callable[..., Tab], console: ConsoleProcess, other_site: str
+) -> None:
+    tab = visit(other_site)
+    socket = console.url.replace("http", "ws", 1) + "ws"
     opened = tab.page.evaluate(
         """url => new Promise(resolve => {
             const socket = new WebSocket(url);
             socket.onopen = () => resolve("open");
             socket.onerror = () => resolve("refused");
         })""",
-        console.url.replace("http", "ws", 1) + "ws",
+        socket,
     )
     assert opened == "refused"
-    assert any("403" in one for one in tab.complaints)
+    (complaint,) = tab.complaints
+    assert "403" in complaint
+    tab.requests.remove(socket)
     tab.complaints.clear()
 
 
 def test_markup_and_control_characters_stay_text(tab: Tab) -> None:
-    words = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>\u202e\x07 echo & "quotes" \U0001f600'
+    words = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script> echo & "quotes" \U0001f600'
     assert tab.ask(words).startswith("found")
     tab.shows("#text", '<img src=x onerror="window.hacked=1">')
     assert "<script>" in tab.text("#question")
     assert tab.page.locator("#text img, #question img, #history img[src='x']").count() == 0
     assert tab.page.evaluate("window.hacked") is None
+    # The other direction of writing would show a command that is not the one that is sent.
+    assert tab.ask("the \u202exob\x1b[2J").startswith("command refused")
+    assert tab.text("#question") == r"the \u202exob\x1b[2J"
 
 
 def test_a_hundred_thousand_characters_are_answered_in_words(tab: Tab) -> None:
@@ -535,8 +566,8 @@ def test_an_empty_command_and_a_refused_one_say_what_to_do(tab: Tab) -> None:
 # --- correct and learn
 
 
+@pytest.mark.skipif(find_spec("peft") is None, reason="needs what training needs: pip install 'lisa_ros[train]'")
 def test_three_corrections_train_and_are_evaluated(tab: Tab, examples: Path, tmp_path: Path) -> None:
-    pytest.importorskip("peft", reason="pip install 'lisa_ros[train]'")
     tab.shows("#saving", "kept as examples")
 
     def saved(command: str) -> np.ndarray:
