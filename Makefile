@@ -12,7 +12,8 @@ override IMAGE := $(value IMAGE)
 override MODEL := $(value MODEL)
 override SEED := $(value SEED)
 override ROBOT := $(value ROBOT)
-export IMAGE MODEL SEED ROBOT
+override PORT := $(value PORT)
+export IMAGE MODEL SEED ROBOT PORT
 ifneq ($(origin COMMAND),undefined)  # an empty command is an error, none is the default
 override COMMAND := $(value COMMAND)
 export COMMAND
@@ -36,18 +37,18 @@ export PATH := $(BIN):$(PATH)
 export AMENT_PREFIX_PATH := $(VENV)
 export CMAKE_PREFIX_PATH := $(VENV)
 
-SCRIPTS    := scripts/lisa scripts/lisa_node scripts/robot_cell
+SCRIPTS    := scripts/console scripts/lisa scripts/lisa_node scripts/robot_cell
 INTERFACES := $(wildcard msg/*.msg srv/*.srv action/*.action)
 # Names, not times: with --symlink-install an edited module needs no build, a new one does.
-FILES := $(shell find lisa_ros lisa_small lisa_sim launch config examples LICENSES -type f -not -path '*/__pycache__/*' 2>/dev/null | LC_ALL=C sort | cksum | cut -d' ' -f1)
+FILES := $(shell find lisa_ros lisa_small lisa_sim lisa_console launch config examples LICENSES -type f -not -path '*/__pycache__/*' 2>/dev/null | LC_ALL=C sort | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo pick test test-cluster lint format types clean distclean
+.PHONY: help setup build demo pick console test test-cluster lint format types clean distclean
 
 help: ## this list
 	@echo "lisa_ros: say what you mean, get a mask"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
-	@echo '  variables: ROS=jazzy|kilted, PYTHON=python3.12; for demo IMAGE=photo.jpg COMMAND="the red mug" MODEL=folder; for pick COMMAND, SEED=8, ROBOT=gantry|ur5e'
+	@echo '  variables: ROS=jazzy|kilted, PYTHON=python3.12; for demo IMAGE=photo.jpg COMMAND="the red mug" MODEL=folder; for pick COMMAND, SEED=8, ROBOT=gantry|ur5e; for console SEED, ROBOT, PORT=8080'
 
 setup: $(ROS_STAMP) $(PYTHON_STAMP) ## virtual environment with ROS 2, torch and the tools (no build)
 
@@ -113,9 +114,12 @@ demo: $(BUILD_STAMP) ## camera, node and command over DDS; writes demo/overlay.p
 pick: $(BUILD_STAMP) ## a simulated robot picks what a command means; writes demo/pick.png and demo/pick.mp4
 	@python demo/pick.py $${COMMAND+"--command=$$COMMAND"} $${SEED:+"--seed=$$SEED"} $${ROBOT:+"--robot=$$ROBOT"} $${MODEL:+"--model=$$MODEL"}
 
+console: $(BUILD_STAMP) ## a web page to talk to the node, with the simulated robot as a world; Ctrl-C ends it
+	@python demo/console.py $${SEED:+"--seed=$$SEED"} $${ROBOT:+"--robot=$$ROBOT"} $${MODEL:+"--model=$$MODEL"} $${PORT:+"--port=$$PORT"}
+
 clean: ## build products and caches (the virtual environments stay)
 	@rm -rf .ros-jazzy .ros-kilted build dist lisa_ros.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find lisa_ros lisa_small lisa_sim demo launch test benchmarks scripts -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	@find lisa_ros lisa_small lisa_sim lisa_console demo launch test benchmarks scripts -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	@echo "clean: done"
 
 distclean: clean ## the virtual environments too

@@ -69,6 +69,11 @@ ARGUMENTS = [
         choices=["", "true", "false"],
         description="configure and activate the node, else a lifecycle manager does; empty: params_file's, there true",
     ),
+    DeclareLaunchArgument(
+        "console", default_value="false", choices=["true", "false"], description="start the web console too"
+    ),
+    DeclareLaunchArgument("console_host", default_value="127.0.0.1", description="address that the console listens on"),
+    DeclareLaunchArgument("console_port", default_value="8080", description="TCP port of the console"),
     DeclareLaunchArgument("namespace", default_value="", description="namespace of the node"),
     DeclareLaunchArgument("name", default_value="lisa", description="name of the node, the ~ of its topics"),
     DeclareLaunchArgument(
@@ -112,5 +117,32 @@ def start_node(context: LaunchContext) -> list[Node]:
     ]
 
 
+def start_console(context: LaunchContext) -> list[Node]:
+    """The web console, where it is wanted: a process of its own (docs/console.md)."""
+    if LaunchConfiguration("console").perform(context) != "true":
+        return []
+    names = [LaunchConfiguration(name).perform(context).strip("/") for name in ("namespace", "name")]
+    transport = LaunchConfiguration("image_transport").perform(context) or "raw"
+    return [
+        Node(
+            package="lisa_ros",
+            executable="console",
+            namespace=LaunchConfiguration("namespace"),
+            name="lisa_console",
+            parameters=[
+                {
+                    "node": "/" + "/".join(filter(None, names)),
+                    "image_transport": transport,
+                    "host": ParameterValue(LaunchConfiguration("console_host"), value_type=str),
+                    "port": ParameterValue(LaunchConfiguration("console_port"), value_type=int),
+                }
+            ],
+            remappings=[("image", LaunchConfiguration("image_topic"))],
+            output="screen",
+            emulate_tty=True,
+        )
+    ]
+
+
 def generate_launch_description() -> LaunchDescription:
-    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start_node)])
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start_node), OpaqueFunction(function=start_console)])

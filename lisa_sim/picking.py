@@ -216,7 +216,17 @@ class Picker:
             return False
         finally:
             arm.release()
-            arm.move_to(np.append(arm.position()[:2], self.travel_m))
+            self._retreat()
+
+    def _retreat(self) -> None:
+        """Straight up, as high as the arm reaches here."""
+        x, y, z = self.arm.position()
+        for height in np.linspace(self.travel_m, z, 6)[:-1]:
+            try:
+                self.arm.move_to(np.array([x, y, height]))
+                return
+            except CannotReach:
+                continue
 
     def _travel_to(self, position: NDArray[np.float64]) -> None:
         """Up, and over the position."""

@@ -37,6 +37,11 @@ NEEDS = {
         probe="from mujoco.egl import GLContext; GLContext(8, 8)",
         packages=("libegl1", "libegl-mesa0", "libgl1-mesa-dri"),
     ),
+    "chromium": Need(
+        module="playwright",
+        probe="import shutil; assert shutil.which('chromium')",
+        packages=("chromium", "fonts-dejavu-core"),
+    ),
 }
 
 

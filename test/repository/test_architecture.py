@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "docs" / "architecture.md"
-PACKAGES = ("lisa_ros", "lisa_small", "lisa_sim")
+PACKAGES = ("lisa_ros", "lisa_small", "lisa_sim", "lisa_console")
 FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 
 TORCH = {
@@ -83,6 +83,7 @@ LAYERS = {
         (BASE, "engine", "perception", "data", "lisa", "extractive", "evaluation", "training"), torch=True
     ),
     "lisa_sim": Layer((BASE, "engine", "perception", "data", "ros", "lisa_small"), ros=True),
+    "lisa_console": Layer((BASE, "perception", "data", "ros"), ros=True),
 }
 NETWORKS = ("lisa_ros.lisa.model.", "lisa_ros.extractive.", "lisa_ros.training.", "lisa_small.")
 BASE_MODULES = {file.stem for file in (ROOT / "lisa_ros").glob("*.py")} - {"__init__"}
@@ -91,7 +92,7 @@ BASE_MODULES = {file.stem for file in (ROOT / "lisa_ros").glob("*.py")} - {"__in
 def layer_of(dotted: str) -> str:
     """Layer of a module: ``lisa_ros.ros.node`` -> ``ros``; ``lisa_ros`` itself has none and gives an empty text."""
     parts = dotted.split(".")
-    if parts[0] in ("lisa_small", "lisa_sim"):
+    if parts[0] in PACKAGES[1:]:
         return parts[0]
     if len(parts) == 1:
         return ""
@@ -154,7 +155,7 @@ modules = pytest.mark.parametrize("file", [file for file in FILES if layer_of(na
 
 def test_every_folder_of_the_tree_is_a_layer() -> None:
     folders = {file.relative_to(ROOT / "lisa_ros").parts[0] for file in FILES if file.is_relative_to(ROOT / "lisa_ros")}
-    assert {name for name in folders if not name.endswith(".py")} | {BASE, "lisa_small", "lisa_sim"} == set(LAYERS)
+    assert {name for name in folders if not name.endswith(".py")} | {BASE, *PACKAGES[1:]} == set(LAYERS)
 
 
 def test_layers_import_lower_ones_only() -> None:

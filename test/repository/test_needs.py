@@ -36,20 +36,21 @@ def test_a_skip_for_opengl_fails_where_make_test_has_installed_it(repository: Pa
 
 @pytest.fixture
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine without OpenGL whose apt-get writes down what it is asked for; the file that it writes to."""
+    """A machine without OpenGL and Chromium whose apt-get writes down what it is asked for; the file that it writes to."""
     asked = tmp_path / "asked"
     apt_get = tmp_path / "bin/apt-get"
     apt_get.parent.mkdir()
     apt_get.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
     apt_get.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{apt_get.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", str(apt_get.parent))
     for name, value in NO_OPENGL.items():
         monkeypatch.setenv(name, value)
     return asked
 
 
 def run_script(repository: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
-    pytest.importorskip("mujoco", reason="without MuJoCo nothing is needed from apt")
+    for module in ("mujoco", "playwright"):
+        pytest.importorskip(module, reason=f"without {module} less is needed from apt")
     assert run_path(str(repository / "scripts/system_packages.py"))["main"]() == 0
     return capsys.readouterr()
 
@@ -57,18 +58,21 @@ def run_script(repository: Path, capsys: pytest.CaptureFixture[str]) -> tuple[st
 def test_root_installs_what_is_missing_and_promises_it(repository, apt, monkeypatch, capsys) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     out, _ = run_script(repository, capsys)
-    assert out.split() == ["opengl"]
-    update, install = apt.read_text().splitlines()
-    assert update.endswith("update")
-    assert install.endswith("install --yes --no-install-recommends libegl1 libegl-mesa0 libgl1-mesa-dri")
+    assert out.split() == ["opengl", "chromium"]
+    commands = apt.read_text().splitlines()
+    assert all(command.endswith("update") for command in commands[::2])
+    first, second = commands[1::2]
+    assert first.endswith("install --yes --no-install-recommends libegl1 libegl-mesa0 libgl1-mesa-dri")
+    assert second.endswith("install --yes --no-install-recommends chromium fonts-dejavu-core")
 
 
-def test_others_are_told_in_one_line_what_to_install(repository, apt, monkeypatch, capsys) -> None:
+def test_others_are_told_in_one_line_each_what_to_install(repository, apt, monkeypatch, capsys) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     out, err = run_script(repository, capsys)
     assert out == ""
-    assert err.count("\n") == 1
-    assert "apt install libegl1 libegl-mesa0 libgl1-mesa-dri" in err
+    opengl, chromium = err.splitlines()
+    assert "apt install libegl1 libegl-mesa0 libgl1-mesa-dri" in opengl
+    assert "apt install chromium fonts-dejavu-core" in chromium
     assert not apt.exists()
 
 

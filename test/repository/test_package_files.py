@@ -15,6 +15,8 @@ import yaml
 
 import lisa_ros
 
+PACKAGES = ("lisa_ros", "lisa_console", "lisa_sim", "lisa_small")
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -163,7 +165,7 @@ def test_library_is_importable_from_a_wheel_without_ros(repository: Path, tmp_pa
     source = tmp_path / "source"
     source.mkdir()
     # A copy: setuptools would take files of an earlier build along, and leave its own behind.
-    for name in ("lisa_ros", "lisa_sim", "lisa_small", "msg", "pyproject.toml", "LICENSE", "LICENSES", "README.md"):
+    for name in (*PACKAGES, "msg", "pyproject.toml", "LICENSE", "LICENSES", "README.md"):
         subprocess.run(["cp", "-rL", str(repository / name), str(source / name)], check=True)
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "--wheel-dir", str(tmp_path), str(source)], check=True)
@@ -173,7 +175,7 @@ def test_library_is_importable_from_a_wheel_without_ros(repository: Path, tmp_pa
         archive.extractall(tmp_path / "site")
     tree = {
         str(path.relative_to(repository))
-        for package in ("lisa_ros", "lisa_sim", "lisa_small")
+        for package in PACKAGES
         for path in (repository / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
@@ -216,7 +218,7 @@ def test_cmake_paths_of_the_wheels_become_this_interpreters(repository: Path) ->
 def test_the_command_that_colcon_installs_starts(repository: Path) -> None:
     """Without pip: as `ros2 run lisa_ros lisa`, and as lisa on the PATH of a workspace."""
     installed = (repository / "CMakeLists.txt").read_text()
-    programs = "scripts/lisa scripts/lisa_node scripts/robot_cell"
+    programs = "scripts/console scripts/lisa scripts/lisa_node scripts/robot_cell"
     assert f"install(PROGRAMS {programs} DESTINATION lib/${{PROJECT_NAME}})" in installed
     assert "install(PROGRAMS scripts/lisa DESTINATION bin)" in installed
     environment = {**os.environ, "PYTHONPATH": str(repository)}

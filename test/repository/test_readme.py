@@ -37,6 +37,7 @@ EXISTING = (
     "lisa_ros",
     "lisa_small",
     "lisa_sim",
+    "lisa_console",
     "test",
     "demo",
     "launch",

@@ -129,6 +129,21 @@ def test_what_is_out_of_reach_is_said_in_the_arms_words() -> None:
     assert "(0.00, 0.00, 0.05) m is out of the arm's reach" in outcome.story
 
 
+def test_an_arm_that_cannot_go_straight_up_goes_as_high_as_it_can() -> None:
+    class LowArm(World):
+        def move_to(self, position: np.ndarray, guarded: bool = False) -> None:
+            if position[2] > 0.3 and self.here[2] < 0.3:  # from above it came down with another elbow
+                raise CannotReach("(0.00, 0.00, 0.60) m is out of the arm's reach")
+            super().move_to(position, guarded)
+
+    world = LowArm({0})
+    outcome = pick(world)
+    assert outcome.verdict is Verdict.FAILED
+    assert Trouble.OUT_OF_REACH in outcome.troubles
+    assert 0.2 < world.here[2] < 0.3
+    assert all(world.parked_looks)
+
+
 def test_an_object_without_a_point_is_not_gripped() -> None:
     outcome = pick(World({0}, count=0))
     assert outcome.verdict is Verdict.FAILED
