@@ -164,6 +164,11 @@ class Tab:
         self.page.fill("#command", command)
         self.page.press("#command", "Enter")
 
+    def key(self, key: str) -> None:
+        """Presses a key outside of the line for commands."""
+        self.page.keyboard.press("Escape")
+        self.page.keyboard.press(key)
+
     def ask(self, command: str) -> str:
         """Sends a command; returns its line of state once the answer is final."""
         before = self.entries()
@@ -202,6 +207,11 @@ class Tab:
                 [x, y],
             )
         )
+
+    def sees(self, truth: np.ndarray) -> bool:
+        """Whether the canvas shows a scene whose bright pixels are ``truth``."""
+        pixels = self.canvas()
+        return pixels.shape[:2] == truth.shape and pixels[truth].min() > 200 and pixels[~truth].mean() < 60
 
 
 def coloured(pixels: np.ndarray) -> np.ndarray:

@@ -8,7 +8,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import cv2
@@ -124,8 +128,8 @@ def test_a_mask_is_drawn_over_its_own_picture(tab: Tab, robot: Client) -> None:
     pixels = tab.canvas()
     assert iou(coloured(pixels), TRUTH) > 0.9
     assert pixels[TO_LEFT].max() < 60, "the mask of an older picture lies on a newer one"
-    tab.page.press("body", "l")
-    tab.wait(lambda: tab.canvas()[TO_LEFT].min() > 200 and not coloured(tab.canvas()).any(), "live picture")
+    tab.key("l")
+    tab.wait(lambda: tab.sees(TO_LEFT) and not coloured(tab.canvas()).any(), "live picture")
 
 
 def test_escape_cancels(tab: Tab, robot: Client) -> None:
@@ -133,7 +137,9 @@ def test_escape_cancels(tab: Tab, robot: Client) -> None:
     tab.shows("#text", "Sure")
     tab.page.keyboard.press("Escape")
     tab.shows("#stage", "stopped")
-    (result,) = (one for one in robot.heard["result"] if one.command == "something slow to cancel")
+    results = robot.heard["result"]
+    tab.wait(lambda: any(one.command == "something slow to cancel" for one in results), "result")
+    (result,) = (one for one in results if one.command == "something slow to cancel")
     assert result.status == Segmentation.CANCELED
 
 
@@ -151,7 +157,7 @@ def test_one_of_two_masks_is_chosen_by_key_chip_and_picture(tab: Tab, robot: Cli
         assert tab.page.get_attribute(f"#chips [data-label='{label}']", "aria-pressed") == "true"
         return heard[-1]
 
-    tab.page.press("body", "2")
+    tab.key("2")
     message = chosen(2)
     truth = TRUTH.copy()
     truth[:, :160] = False
@@ -182,7 +188,9 @@ def test_points_and_box_go_with_the_command(tab: Tab, robot: Client) -> None:
     tab.page.mouse.move(*tab.point(220, 120))
     tab.page.mouse.up()
     tab.ask("this, not that")
-    asked = [one for one in robot.heard["result"] if one.command == "this, not that"][-1]
+    results = robot.heard["result"]
+    tab.wait(lambda: results[-1].command == "this, not that", "result")
+    asked = results[-1]
     if asked.status == Segmentation.INVALID_COMMAND:  # an engine that takes none says so
         assert "point" in tab.text("#remark") or "box" in tab.text("#remark")
         return
@@ -195,11 +203,11 @@ def test_points_and_box_go_with_the_command(tab: Tab, robot: Client) -> None:
 def test_a_follow_up_is_in_the_session_of_its_tab(visit: Callable[..., Tab], console: ConsoleProcess) -> None:
     first, second = visit(console.url).ready(), visit(console.url).ready()
     first.ask("the box")
-    first.shows("#text", "turn 1")
+    first.shows("#text", "turn 0")
     first.ask("and this box")
-    first.shows("#text", "turn 2")
+    first.shows("#text", "turn 1")
     second.ask("another box")
-    second.shows("#text", "turn 1")
+    second.shows("#text", "turn 0")
 
 
 def test_two_tabs_see_each_others_commands(visit: Callable[..., Tab], console: ConsoleProcess) -> None:
@@ -227,7 +235,7 @@ def test_followed_masks_lie_on_live_pictures(visit: Callable[..., Tab], console:
     try:
         film.run(0.5)
         assert tab.ask("the thing").startswith("found")
-        tab.page.press("body", "l")
+        tab.key("l")
         tab.shows("#caption", "live, followed")
         # The page says which picture it has drawn; the film knows where its thing was in it.
         tab.page.evaluate("window.addEventListener('drawn', event => { window.drawn = event.detail; })")
@@ -366,10 +374,10 @@ def test_compressed_pictures_and_two_cameras(
     timer = robot.node.create_timer(0.05, shoot)
     tab = visit(console.url)
     try:
-        tab.wait(lambda: tab.canvas()[TRUTH].min() > 200, "left picture")
+        tab.wait(lambda: tab.sees(TRUTH), "left picture")
         assert tab.page.locator("#camera option").all_inner_texts() == ["left", "right"]
         tab.page.select_option("#camera", "right")
-        tab.wait(lambda: tab.canvas()[TO_LEFT].min() > 200 and tab.canvas()[TRUTH].max() < 60, "right picture")
+        tab.wait(lambda: tab.sees(TO_LEFT), "right picture")
     finally:
         robot.node.destroy_timer(timer)
 
@@ -392,8 +400,9 @@ def test_a_phone_has_one_column_and_large_targets(visit: Callable[..., Tab], con
 def test_the_page_needs_no_mouse(tab: Tab, robot: Client) -> None:
     press = tab.page.keyboard.press
     press("/")
-    tab.page.keyboard.type("the box twice")
+    tab.page.keyboard.type("the box twice, by keys")
     press("Enter")
+    tab.shows("#question", "the box twice, by keys")
     tab.shows("#stage", "found")
     # Focus moves on from the command by Tab alone, until it is on the first chip.
     for _ in range(20):
@@ -402,6 +411,7 @@ def test_the_page_needs_no_mouse(tab: Tab, robot: Client) -> None:
             break
     press("Enter")
     tab.shows("#chips [data-label='1']", "chosen")
+    assert tab.page.evaluate("document.activeElement.dataset.label") == "1", "the focus is lost"
     press("2")
     tab.shows("#chips [data-label='2']", "chosen")
     press("l")
@@ -417,11 +427,11 @@ def test_the_page_needs_no_mouse(tab: Tab, robot: Client) -> None:
     assert tab.page.evaluate(f"{focusable}.map(one => one.id)") == []
 
 
-@pytest.mark.parametrize("context", [{}, PHONE], ids=["desktop", "phone"])
-def test_axe_finds_no_violation(context: dict[str, Any], visit: Callable[..., Tab], console: ConsoleProcess) -> None:
+@pytest.mark.parametrize("device", [{}, PHONE], ids=["desktop", "phone"])
+def test_axe_finds_no_violation(device: dict[str, Any], visit: Callable[..., Tab], console: ConsoleProcess) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install -r requirements/test.txt")
     # A script from elsewhere needs leave of the page's own policy.
-    tab = visit(console.url, bypass_csp=True, **context).ready()
+    tab = visit(console.url, bypass_csp=True, **device).ready()
 
     def check(state: str) -> None:
         found = axe.Axe().run(
@@ -431,7 +441,7 @@ def test_axe_finds_no_violation(context: dict[str, Any], visit: Callable[..., Ta
 
     check("live")
     tab.ask("the box twice")
-    tab.page.press("body", "1")
+    tab.key("1")
     tab.shows("#chips [data-label='1']", "chosen")
     tab.page.click("#settings summary")
     tab.page.click("#keys summary")
@@ -490,29 +500,54 @@ def test_only_a_page_with_the_token_gets_in(visit: Callable[..., Tab], serve: Ca
     right.ready()
 
 
-def test_a_page_of_another_site_gets_nothing(visit: Callable[..., Tab], console: ConsoleProcess) -> None:
-    tab = visit("about:blank")
-    tab.url = console.url  # its WebSocket is all that it may ask for
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves a folder and writes nothing."""
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def other_site(tmp_path: Path) -> Iterator[str]:
+    """Address of a page on another port: another origin."""
+    (tmp_path / "index.html").write_text("<!doctype html><title>another site</title><link rel=icon href=data:,>")
+    server = HTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path))
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_page_of_another_site_gets_nothing(
+    visit: Callable[..., Tab], console: ConsoleProcess, other_site: str
+) -> None:
+    tab = visit(other_site)
+    socket = console.url.replace("http", "ws", 1) + "ws"
     opened = tab.page.evaluate(
         """url => new Promise(resolve => {
             const socket = new WebSocket(url);
             socket.onopen = () => resolve("open");
             socket.onerror = () => resolve("refused");
         })""",
-        console.url.replace("http", "ws", 1) + "ws",
+        socket,
     )
     assert opened == "refused"
-    assert any("403" in one for one in tab.complaints)
+    (complaint,) = tab.complaints
+    assert "403" in complaint
+    tab.requests.remove(socket)
     tab.complaints.clear()
 
 
 def test_markup_and_control_characters_stay_text(tab: Tab) -> None:
-    words = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>\u202e\x07 echo & "quotes" \U0001f600'
+    words = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script> echo & "quotes" \U0001f600'
     assert tab.ask(words).startswith("found")
     tab.shows("#text", '<img src=x onerror="window.hacked=1">')
     assert "<script>" in tab.text("#question")
     assert tab.page.locator("#text img, #question img, #history img[src='x']").count() == 0
     assert tab.page.evaluate("window.hacked") is None
+    # The other direction of writing would show a command that is not the one that is sent.
+    assert tab.ask("the \u202exob\x1b[2J").startswith("command refused")
+    assert tab.text("#question") == r"the \u202exob\x1b[2J"
 
 
 def test_a_hundred_thousand_characters_are_answered_in_words(tab: Tab) -> None:
@@ -531,8 +566,8 @@ def test_an_empty_command_and_a_refused_one_say_what_to_do(tab: Tab) -> None:
 # --- correct and learn
 
 
+@pytest.mark.skipif(find_spec("peft") is None, reason="needs what training needs: pip install 'lisa_ros[train]'")
 def test_three_corrections_train_and_are_evaluated(tab: Tab, examples: Path, tmp_path: Path) -> None:
-    pytest.importorskip("peft", reason="pip install 'lisa_ros[train]'")
     tab.shows("#saving", "kept as examples")
 
     def saved(command: str) -> np.ndarray:
@@ -542,10 +577,10 @@ def test_three_corrections_train_and_are_evaluated(tab: Tab, examples: Path, tmp
         return found[0].truth > 0
 
     tab.ask("the right box")
-    tab.page.press("body", "+")
+    tab.key("+")
     assert iou(saved("the right box"), TRUTH) == 1.0
     tab.ask("the box to mend")
-    tab.page.press("body", "m")
+    tab.key("m")
     tab.page.mouse.move(*tab.point(30, 180))
     tab.page.mouse.down()
     tab.page.mouse.move(*tab.point(60, 180), steps=20)
