@@ -110,12 +110,6 @@ class Parameters:
     queue_size: int = _parameter(
         4, "maximum number of waiting commands; one more is answered BUSY", between=(0, 1000), live=True
     )
-    min_score: float = _parameter(
-        0.0,
-        "masks with a lower score are left out of answers; an answer without any other is NOT_FOUND",
-        between=(0.0, 1.0),
-        live=True,
-    )
     command_session: str = _parameter(
         "", "session of the commands on ~/command, for follow-up questions; empty: no history", live=True
     )
@@ -123,6 +117,12 @@ class Parameters:
         False,
         "publish ~/mask, ~/labels and ~/camera_info with every new mask, before the answer is complete; the last "
         "message of a stamp is the complete one",
+        live=True,
+    )
+    min_score: float = _parameter(
+        0.0,
+        "masks with a lower score are left out; an answer that had no others is NOT_FOUND and says so",
+        between=(0.0, 1.0),
         live=True,
     )
     use_depth: bool = _parameter(True, "measure every mask in metres, where depth and camera_info are published")
@@ -171,7 +171,14 @@ class Parameters:
     )
     tracker: str = _parameter(
         TRACKER,
-        "module:callable that makes the tracker (lisa_ros.perception.tracking.Tracker); set at the node's start only",
+        "module:callable that makes the tracker (lisa_ros.perception.tracking.Tracker), for example the experimental "
+        "lisa_ros.runtime.tracker:sam2_video; set at the node's start only",
+        fixed=True,
+    )
+    tracker_options: tuple[str, ...] = _parameter(
+        ("",),
+        "options of the tracker as name=value, for example [model=/models/sam2.1-tiny] of sam2_video; set at the "
+        "node's start only",
         fixed=True,
     )
     marker_lifetime_s: float = _parameter(
@@ -214,7 +221,7 @@ class Parameters:
         if len(set(self.cameras)) < len(self.cameras):
             raise ConfigError(f"cameras is {list(self.cameras)!r}; every name must be there once")
         _check_proposals(self.proposals)
-        _ = self.engine_options  # raises for one that cannot be read
+        _ = self.engine_options, self.named_tracker_options  # raise for one that cannot be read
 
     @property
     def engine_options(self) -> dict[str, Any]:
@@ -229,6 +236,11 @@ class Parameters:
         if self.proposals == ("sam",):
             options.setdefault("proposer", "sam")
         return options
+
+    @property
+    def named_tracker_options(self) -> dict[str, Any]:
+        """``tracker_options`` as the tracker takes them. Raises ConfigError."""
+        return parse_options(filter(None, self.tracker_options))
 
     @property
     def proposal_topics(self) -> tuple[str, ...]:
