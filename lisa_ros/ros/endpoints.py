@@ -72,9 +72,15 @@ class Endpoints:
 
     def command(self, message: String) -> None:
         """~/command: the result goes to the topics only."""
+        self.camera_command("", message)
+
+    def camera_command(self, camera: str, message: String) -> None:
+        """~/CAMERA/command: as ~/command, about the newest frame of this camera."""
         session = self._parameters().command_session
         request_id = f"command-{next(self._count)}"
-        self._queue.submit(Request(request_id, Ask(message.data), ignore_result, session=session, source="topic"))
+        self._queue.submit(
+            Request(request_id, Ask(message.data), ignore_result, session=session, source="topic", camera=camera)
+        )
 
     async def execute(self, goal: ServerGoalHandle) -> Segment.Result:
         """~/segment."""

@@ -23,6 +23,7 @@ from lisa_ros.ros.follower import AnsweredFrame, Followed, Follower, Pursuit, Ra
 from lisa_ros.ros.markers import Markers, phrases_of
 from lisa_ros.ros.messages import tracked_message
 from lisa_ros.ros.parameters import Parameters
+from lisa_ros.ros.tracked_overlay import TrackedOverlay
 from lisa_ros.runtime.requests import Frame, Request, Result
 from lisa_ros.runtime.status import Status
 
@@ -44,6 +45,7 @@ class Following:
 
     Args:
         publisher: Of ~/tracked.
+        overlay: ~/tracked_overlay/compressed.
         markers: ~/markers.
         parameters: The current ones.
         post: Brings a sighting from the follower's thread to ``handle``.
@@ -52,11 +54,13 @@ class Following:
     def __init__(
         self,
         publisher: Any,
+        overlay: TrackedOverlay,
         markers: Markers,
         parameters: Callable[[], Parameters],
         post: Callable[[Sighting], None],
     ) -> None:
         self._publisher = publisher
+        self._overlay = overlay
         self._markers = markers
         self._parameters = parameters
         self._post = post
@@ -67,6 +71,7 @@ class Following:
         self._things = 0  # that are not lost
         self._ended: Followed | None = None  # a last message is due: these are followed no more
         self._ask_at = self._pause_s = 0.0
+        self._paused = False
 
     # --- from the lifecycle
 
@@ -90,7 +95,7 @@ class Following:
 
     def see(self, camera: Camera, serialized: bytes) -> None:
         """A new frame has come."""
-        if not (self._taken or self._followed or self._ended) or not self._publisher.get_subscription_count():
+        if self._paused or not (self._taken or self._followed or self._ended) or not self._is_wanted():
             return
         frame = RawFrame(camera, serialized, time.monotonic())
         if self._taken is not None and self._taken.frame.camera == camera.name:
@@ -99,6 +104,9 @@ class Following:
             self._publish_end(self._ended, frame)
         if self._follower is not None and self._followed is not None and self._followed.camera == camera.name:
             self._follower.see(frame)
+
+    def _is_wanted(self) -> bool:
+        return bool(self._publisher.get_subscription_count()) or self._overlay.is_wanted
 
     def depth_came(self) -> None:
         """A new depth image has come."""
@@ -143,6 +151,7 @@ class Following:
             return None
         self._things = sum(one.state is not State.LOST for one in sighting.tracked)
         self._publisher.publish(tracked_message(sighting))
+        self._overlay.take(sighting)
         self._markers.seen(sighting)
         if sighting.ended or not self._parameters().use_tracking:
             logger.info("%s: masks are followed no more: %s", followed.request_id, sighting.ended or "use_tracking")
@@ -177,6 +186,10 @@ class Following:
             self._follower.redetect(answered)
 
     # --- from callers
+
+    def pause(self, paused: bool) -> None:
+        """Whether newer frames are passed over. What is followed stays; it is searched for in the next frame then."""
+        self._paused = paused
 
     def clear(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """~/clear: follow nothing."""

@@ -38,11 +38,12 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from std_msgs.msg import String
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 
 from lisa_ros.engine.api import Region
 from lisa_ros.engine.registry import check_model
 from lisa_ros.errors import ConfigError, LisaError
+from lisa_ros.msg import Watch as WatchMessage
 from lisa_ros.perception.tracking import Tracker
 from lisa_ros.ros import parameters
 from lisa_ros.ros.cameras import Cameras
@@ -52,8 +53,9 @@ from lisa_ros.ros.follower import Sighting
 from lisa_ros.ros.following import Following
 from lisa_ros.ros.logs import RosHandler
 from lisa_ros.ros.publishers import OVERRIDABLE, Publishers
+from lisa_ros.ros.watch import Watch
 from lisa_ros.runtime import worker
-from lisa_ros.runtime.queue import RequestQueue
+from lisa_ros.runtime.queue import DISABLED, RequestQueue
 from lisa_ros.runtime.requests import FINALIZED, UNCONFIGURED, Frame, Measured, NodeState, Result
 from lisa_ros.runtime.status import State
 from lisa_ros.runtime.transport import SharedMemory
@@ -76,7 +78,8 @@ class Outlet:
         try:
             self._publish_result(result)
         finally:
-            self._follow(result)
+            if result.source != "watch":  # masks of a person's command go on being followed
+                self._follow(result)
 
 
 class LisaNode(LifecycleNode):
@@ -127,16 +130,23 @@ class LisaNode(LifecycleNode):
         mismatches = Mismatches(self)
         publishers = Publishers(self, current, mismatches, self._aside.submit)
         self._mismatches = mismatches
-        self._following = Following(publishers.tracked, publishers.markers, current, self._event_came)
+        self._following = Following(
+            publishers.tracked, publishers.tracked_overlay, publishers.markers, current, self._event_came
+        )
         self._cameras = Cameras(self, current, self._now_s, self._following.see, self._following.depth_came)
         outlet = Outlet(publishers, self._following)
         self._queue = RequestQueue(self._cameras, outlet, current, self._wake_at, measure=self._measure)
-        diagnostics = Diagnostics(self, self._queue, self._cameras, mismatches)
+        self._watch = Watch(_Timers(self), self._queue, current, self._steady)
+        diagnostics = Diagnostics(self, self._queue, self._cameras, mismatches, self._watch)
         self.create_timer(PERIOD_S, self._guarded(diagnostics.publish), clock=self._steady)
         self._closing.callback(self._free)  # not before there is all that it frees
         self._clear = self.create_service(Trigger, "~/clear", self._following.clear)
-        endpoints = Endpoints(self, self._queue, current, publishers.messages)
-        self._command = self.subscribe(String, "~/command", endpoints.command, REQUESTS)
+        self._enable = self.create_service(SetBool, "~/enable", self._set_enabled)
+        self._endpoints = Endpoints(self, self._queue, current, publishers.messages)
+        self._command = self.subscribe(String, "~/command", self._endpoints.command, REQUESTS)
+        self._watch_topic = self.subscribe(WatchMessage, "~/watch", self._watch.take, REQUESTS)
+        self._camera_commands: dict[str, Any] = {}
+        self._subscribe_to_camera_commands()
 
         self.add_on_set_parameters_callback(self._parameters_set)
         publishers.publish_state(self._queue.state)
@@ -195,6 +205,7 @@ class LisaNode(LifecycleNode):
     def _hold(self) -> None:
         """Make what the model needs: the worker, and the transport that it gets frames by."""
         check_model(self.parameters.model)
+        self._subscribe_to_camera_commands()  # the parameter `cameras` may have changed
         with contextlib.ExitStack() as made:
             transport = SharedMemory(self.parameters.max_image_pixels)
             made.callback(transport.close)
@@ -245,6 +256,24 @@ class LisaNode(LifecycleNode):
             qos_overriding_options=QoSOverridingOptions(OVERRIDABLE),
             event_callbacks=self._mismatches.of_subscription(topic, message_lost=on_lost),
         )
+
+    def _subscribe_to_camera_commands(self) -> None:
+        """~/CAMERA/command of every camera that has a name."""
+        names = set(filter(None, self.parameters.cameras))
+        for name in [*self._camera_commands]:
+            if name not in names:
+                self.destroy_subscription(self._camera_commands.pop(name))
+        for name in names - set(self._camera_commands):
+            callback = functools.partial(self._endpoints.camera_command, name)
+            self._camera_commands[name] = self.subscribe(String, f"~/{name}/command", callback, REQUESTS)
+
+    def _set_enabled(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        """~/enable: whether commands are taken, the standing one is asked and masks are followed."""
+        self._queue.enable(request.data)
+        self._following.pause(not request.data)
+        response.success = True
+        response.message = "commands are taken" if request.data else DISABLED
+        return response
 
     def _current_parameters(self) -> parameters.Parameters:
         return self.parameters
@@ -317,6 +346,19 @@ class LisaNode(LifecycleNode):
 
     def _now_s(self) -> float:
         return float(self.get_clock().now().nanoseconds / 1e9)
+
+
+class _Timers:
+    """The node's timers, with callbacks that may fail."""
+
+    def __init__(self, node: LisaNode) -> None:
+        self._node = node
+
+    def create_timer(self, timer_period_sec: float, callback: Callable[[], None], *, clock: Clock) -> Any:
+        return self._node.create_timer(timer_period_sec, self._node._guarded(callback), clock=clock)
+
+    def destroy_timer(self, timer: Any) -> bool:
+        return bool(self._node.destroy_timer(timer))
 
 
 def settings_from(values: parameters.Parameters) -> worker.WorkerSettings:

@@ -110,6 +110,12 @@ class Parameters:
     queue_size: int = _parameter(
         4, "maximum number of waiting commands; one more is answered BUSY", between=(0, 1000), live=True
     )
+    min_score: float = _parameter(
+        0.0,
+        "masks with a lower score are left out of answers; an answer without any other is NOT_FOUND",
+        between=(0.0, 1.0),
+        live=True,
+    )
     command_session: str = _parameter(
         "", "session of the commands on ~/command, for follow-up questions; empty: no history", live=True
     )

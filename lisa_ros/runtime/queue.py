@@ -19,11 +19,13 @@ from lisa_ros.runtime.admission import check_supported, clean_request
 from lisa_ros.runtime.engine_life import EngineLife, WorkerLike
 from lisa_ros.runtime.requests import UNCONFIGURED, Frame, Limits, Measured, NodeState, Progress, Request, Result
 from lisa_ros.runtime.results import Results, call_safely
-from lisa_ros.runtime.running import Running, with_pixels
+from lisa_ros.runtime.running import Running
 from lisa_ros.runtime.status import Busy, NotReady, Stage, State, TimedOut
 from lisa_ros.runtime.transport import Transport
 
 logger = logging.getLogger(__name__)
+
+DISABLED = "commands are disabled; enable them: call ~/enable (std_srvs/SetBool) with data: true"
 
 RequestEvent = worker.StageBegan | worker.PartialText | worker.NewRegions | worker.Done | worker.Failed | Measured
 
@@ -92,6 +94,7 @@ class RequestQueue:
         self._clock = clock
         self._measure = measure
         self._active = False
+        self._enabled = True
         self._transport: Transport | None = None
         self._running: Running | None = None
         self._waiting: deque[Request | worker.ForgetSessions] = deque()
@@ -146,6 +149,19 @@ class RequestQueue:
             self._admit(request)
         except Exception as error:
             self._results.refuse(request, error)
+        self._settle()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether commands are taken, as far as ``enable`` decides."""
+        return self._enabled
+
+    def enable(self, enabled: bool) -> None:
+        """Whether commands are taken from now on. Disabled, open ones are answered NOT_READY; the model stays."""
+        self._enabled = enabled
+        if not enabled:
+            for request in self._open():
+                self._give_up(request, NotReady(DISABLED))
         self._settle()
 
     def cancel(self, request_id: str) -> None:
@@ -208,7 +224,7 @@ class RequestQueue:
         if running.request.answered:
             return
         if new and self._limits().early_mask and not running.request.background:
-            call_safely(self._outlet.publish_early, running.frame, with_pixels(running.announced))
+            call_safely(self._outlet.publish_early, running.frame, running.kept(running.announced))
         self._publish_progress(running.request, running.progress(new))
 
     def _publish_progress(self, request: Request, progress: Progress) -> None:
@@ -224,6 +240,8 @@ class RequestQueue:
         info = self.engine.info
         if info is None or not self._active:
             raise NotReady(f"{self.state.message}; see ~/status")
+        if not self._enabled:
+            raise NotReady(DISABLED)
         check_supported(request, info)
         self._frames.check(request.image, request.camera)
         running = self._running
@@ -247,8 +265,9 @@ class RequestQueue:
         frame = self._frames.take(request.image, request.camera)
         assert self._transport is not None
         ticket = self._transport.put(frame.rgb)
-        self._running = Running(request, frame)
-        call_safely(self._outlet.frame_taken, frame)
+        self._running = Running(request, frame, min_score=self._limits().min_score)
+        if not request.standing:  # its masks are not followed: those of a person's command are
+            call_safely(self._outlet.frame_taken, frame)
         self.engine.send(worker.Command(request.request_id, request.ask, ticket, request.session, frame.proposals))
         self._publish_progress(request, self._running.progress())
 
@@ -266,9 +285,10 @@ class RequestQueue:
     def _take_answer(self, running: Running, done: worker.Done) -> None:
         """The engine is done; the request keeps its place until its masks are measured."""
         self.engine.gpu_bytes = done.gpu_bytes
-        regions = with_pixels(running.regions(done))
+        regions = running.kept(running.regions(done))
         request = running.request
-        if regions and not request.answered and not request.background and self._measures(running, regions):
+        published = request.standing or not request.background
+        if regions and not request.answered and published and self._measures(running, regions):
             running.done = done
         else:
             self._running = None
@@ -330,6 +350,8 @@ class RequestQueue:
         """Of a node whose model is loaded."""
         if not self._active:
             return State.INACTIVE, "the node is inactive: the model is loaded, commands are not taken; activate it"
+        if not self._enabled:
+            return State.INACTIVE, DISABLED
         if self._running is not None and (self._waiting or not self._running.request.background):
             return State.BUSY, "working on a command"
         return State.READY, "waiting for a command"

@@ -32,6 +32,8 @@ class Limits(Protocol):
     def stuck_worker_s(self) -> float: ...
     @property
     def early_mask(self) -> bool: ...
+    @property
+    def min_score(self) -> float: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +150,8 @@ class Request:
         timeout_s: From receiving to the result; 0 takes the node's limit.
         background: The node's own question (re-detection). It is asked only while nothing else is to be done, given up
             when a person's command comes, and its result is not published.
+        standing: A background request of ~/watch: the engine's answers are published; what is refused or given up goes
+            to its caller only.
     """
 
     request_id: str
@@ -160,6 +164,7 @@ class Request:
     camera: str = ""
     timeout_s: float = 0.0
     background: bool = False
+    standing: bool = False
     received: float = 0.0
     deadline: float = 0.0
     answered: bool = False

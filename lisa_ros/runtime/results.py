@@ -15,7 +15,7 @@ from lisa_ros.runtime import worker
 from lisa_ros.runtime.engine_life import EngineLife
 from lisa_ros.runtime.requests import Frame, Request, Result
 from lisa_ros.runtime.running import Running, with_pixels
-from lisa_ros.runtime.status import Status, message_of, status_of
+from lisa_ros.runtime.status import Status, below_score, message_of, status_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +44,13 @@ class Results:
     def succeed(self, running: Running, done: worker.Done, objects: Sequence[Object3D]) -> None:
         """The engine answered: SUCCESS, or NOT_FOUND without a mask."""
         request, every = running.request, running.regions(done)
-        regions = with_pixels(every)
+        regions, drawn = running.kept(every), with_pixels(every)
+        message = message_of(every, done.absent, request.ask.targets)
+        if drawn and not regions:
+            message = below_score(max(region.score for region in drawn), running.min_score)
         result = Result(
             Status.SUCCESS if regions else Status.NOT_FOUND,
-            message_of(every, done.absent, request.ask.targets),
+            message,
             request.request_id,
             request.ask,
             frame=running.frame,
@@ -81,7 +84,7 @@ class Results:
             model=info.name if info is not None else "",
             precision=info.precision if info is not None else "",
         )
-        if not request.background:
+        if not request.background or (request.standing and result.frame is not None):
             self._log(request, result)
             call_safely(self._publish, result)
         call_safely(request.on_result, result)
@@ -90,7 +93,7 @@ class Results:
         answered = result.frame is not None
         if answered:
             self.latencies.append(result.timings.total_s)
-        log = logger.info if answered else logger.warning
+        log = logger.debug if request.standing else logger.info if answered else logger.warning
         command = shorten(request.ask.text or ", ".join(request.ask.targets))
         log("%s %r: %s %s", request.request_id, command, result.status.name, result.message or result.text)
 

@@ -16,6 +16,7 @@ class Running:
     """A request that the worker has. It may be answered (canceled, timed out) before the worker lets go of it.
 
     announced: regions as they came, empty ones too. done: the engine's answer, while its masks are measured.
+    min_score: masks with a lower score are left out, as the parameter was when the work began.
     """
 
     request: Request
@@ -25,6 +26,7 @@ class Running:
     announced: list[Region] = field(default_factory=list)
     given_up: float | None = None
     done: worker.Done | None = None
+    min_score: float = 0.0
 
     def take(self, event: worker.StageBegan | worker.PartialText | worker.NewRegions) -> Sequence[Region]:
         """Take in what the engine reports before its answer. Returns the regions that are new."""
@@ -39,8 +41,11 @@ class Running:
 
     def progress(self, new: Sequence[Region] = ()) -> Progress:
         """What is known now. new: of the announced regions, the ones that no earlier progress had."""
-        regions = with_pixels(self.announced)
-        return Progress(self.stage, self.partial_answer, regions, len(with_pixels(new)), self.frame)
+        return Progress(self.stage, self.partial_answer, self.kept(self.announced), len(self.kept(new)), self.frame)
+
+    def kept(self, regions: Sequence[Region]) -> list[Region]:
+        """Those that mark anything in the image, with a score of at least ``min_score``."""
+        return [region for region in with_pixels(regions) if region.score >= self.min_score]
 
     def regions(self, done: worker.Done) -> list[Region]:
         """Of the complete answer, in its order."""
