@@ -85,6 +85,7 @@ def test_the_follower_wakes_when_the_depth_of_its_frame_comes(monkeypatch):
         follow=lambda header, rgb, at_s: sighting,
         measure=lambda sighting, frame: sighting,
         clear=lambda: None,
+        close=lambda: None,
     )
     thread = Follower(lambda: pursuit, lambda sighting: seen.set())
     thread.start(SimpleNamespace(), SimpleNamespace(trail=()))
