@@ -74,7 +74,7 @@ function take(event) {
 
 function takeFrame(frame) {
   if (frame.kind === FRAME) picture.showLive(frame).then(() => showCaption(), () => connection.send("drawn"));
-  else if (frame.kind === PICTURE) picture.takePicture(frame).then(showCaption);
+  else if (frame.kind === PICTURE) picture.takePicture(frame).then(showMarks);
   else if (frame.kind === MASK) {
     picture.takeMask(frame).then(() => {
       const entry = entries.get(frame.header.id);

@@ -284,7 +284,7 @@ def _of_whole_jpeg(data: Any, picture: Image.Image) -> Pixels | None:
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if bgr is None or bgr.shape != (picture.height, picture.width, 3):
         return None
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, bgr)
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, bgr), np.uint8)
 
 
 def _bayer(picture: Image.Image, message_format: str) -> Pixels:

@@ -56,7 +56,7 @@ class Tasks:
         local = address == LOCAL
         try:
             # A dashboard of a cluster that lives as long as this process is of no use, and one more open port.
-            options = {"include_dashboard": False, "log_to_driver": False} if local else {}
+            options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False} if local else {}
             ray.init("local" if local else address, **options)
         except (ConnectionError, ValueError, RuntimeError, AssertionError) as error:
             reason = " ".join(str(error).split())

@@ -161,6 +161,9 @@ class Tab:
         return self
 
     def type(self, command: str) -> None:
+        """Types a command and sends it, while the camera runs: work on the page may have held it up."""
+        if self.client.view is not None:
+            self.client.show(self.client.view)
         self.page.fill("#command", command)
         self.page.press("#command", "Enter")
 
