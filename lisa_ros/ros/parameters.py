@@ -119,6 +119,12 @@ class Parameters:
         "message of a stamp is the complete one",
         live=True,
     )
+    min_score: float = _parameter(
+        0.0,
+        "masks with a lower score are left out; an answer that had no others is NOT_FOUND and says so",
+        between=(0.0, 1.0),
+        live=True,
+    )
     use_depth: bool = _parameter(True, "measure every mask in metres, where depth and camera_info are published")
     depth_slop_s: float = _parameter(
         0.02,

@@ -22,7 +22,10 @@ from lisa_ros.runtime.status import Status
 def following():
     ignored = SimpleNamespace(publish=lambda message: None, get_subscription_count=lambda: 1)
     markers = SimpleNamespace(seen=lambda sighting: None, clear=lambda: None)
-    following = Following(ignored, markers, lambda: Parameters(redetect_period_s=3600.0), lambda sighting: None)
+    overlay = SimpleNamespace(take=lambda sighting: None, is_wanted=False)
+    following = Following(
+        ignored, overlay, markers, lambda: Parameters(redetect_period_s=3600.0), lambda sighting: None
+    )
     following.configure(lambda: None)
     yield following
     following.cleanup()
