@@ -68,6 +68,7 @@ class Following:
         self._count = itertools.count(1)
         self._taken: TakenFrame | None = None
         self._followed: Followed | None = None
+        self._source = ""  # of the command whose masks are followed
         self._things = 0  # that are not lost
         self._ended: Followed | None = None  # a last message is due: these are followed no more
         self._ask_at = self._pause_s = 0.0
@@ -122,6 +123,9 @@ class Following:
         answered = self._answered_frame(result)
         if answered is None or result.frame is None:
             return
+        if result.source == "watch" and self._followed is not None and self._source != "watch":
+            return  # what a person asked for stays followed beside a standing command
+        self._source = result.source
         self._stop()
         if answered.crops and self._parameters().use_tracking and self._follower is not None:
             names = phrases_of(result.regions)

@@ -117,3 +117,15 @@ def test_a_frame_is_shared_and_nobody_can_write_to_it(client):
     with pytest.raises(ValueError, match="read-only"):
         frame.rgb[0, 0, 0] = 1
     assert np.shares_memory(frame.rgb, np.frombuffer(image.data, np.uint8))
+
+
+def test_a_standing_command_does_not_end_what_a_person_asked_for(following) -> None:
+    start(following, Ask("the cup"), source="action")
+    persons = following._followed
+    start(following, Ask("the bottle"), source="watch")
+    assert following._followed is persons
+    following.clear(None, SimpleNamespace())
+    start(following, Ask("the bottle"), source="watch")
+    assert following._followed.command == "the bottle"
+    start(following, Ask("the bowl"), source="watch")
+    assert following._followed.command == "the bowl"
