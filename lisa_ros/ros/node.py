@@ -136,7 +136,8 @@ class LisaNode(LifecycleNode):
         self._cameras = Cameras(self, current, self._now_s, self._following.see, self._following.depth_came)
         outlet = Outlet(publishers, self._following)
         self._queue = RequestQueue(self._cameras, outlet, current, self._wake_at, measure=self._measure)
-        diagnostics = Diagnostics(self, self._queue, self._cameras, mismatches)
+        standing = StandingCommand(self, self._queue, self._steady)
+        diagnostics = Diagnostics(self, self._queue, self._cameras, mismatches, standing)
         self.create_timer(PERIOD_S, self._guarded(diagnostics.publish), clock=self._steady)
         self._closing.callback(self._free)  # not before there is all that it frees
         self._clear = self.create_service(Trigger, "~/clear", self._following.clear)
@@ -146,7 +147,6 @@ class LisaNode(LifecycleNode):
             self.subscribe(String, f"~/{name}/command", functools.partial(endpoints.command, camera=name), REQUESTS)
             for name in filter(None, self.parameters.camera_names)
         ]
-        standing = StandingCommand(self, self._queue, self._steady)
         self._watch = self.subscribe(Watch, "~/watch", standing.take, REQUESTS)
         self._enable = self.create_service(SetBool, "~/enable", self._set_enabled)
 

@@ -40,6 +40,11 @@ class StandingCommand:
         self._timer = node.create_timer(3600.0, self._tick, clock=clock)
         self._timer.cancel()
 
+    @property
+    def text(self) -> str:
+        """For diagnostics: command and rate; empty without one."""
+        return f"{self._watch.command} ({self._watch.rate:g} Hz)" if self._watch is not None else ""
+
     def take(self, watch: Watch) -> None:
         """A new standing command replaces the one before; an empty command ends it."""
         self._end()

@@ -91,7 +91,8 @@ class Results:
         answered = result.frame is not None
         if answered:
             self.latencies.append(result.timings.total_s)
-        log = logger.info if answered else logger.warning
+        # A standing command is asked again and again.
+        log = logger.debug if request.background else logger.info if answered else logger.warning
         command = shorten(request.ask.text or ", ".join(request.ask.targets))
         log("%s %r: %s %s", request.request_id, command, result.status.name, result.message or result.text)
 

@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray, KeyValue
 from PIL import Image as Picture
 from robot import TRUTH, Client, scene, stamped
 from sensor_msgs.msg import CompressedImage
@@ -95,6 +96,27 @@ def test_a_disabled_node_takes_no_commands_and_no_pictures(client: Client, watch
     client.works()
 
 
+def test_a_standing_command_waits_for_pictures_and_is_on_diagnostics(client: Client, watch) -> None:
+    heard: list[DiagnosticArray] = []
+    subscription = client.node.create_subscription(DiagnosticArray, "/diagnostics", heard.append, 10)
+    client.view = None
+    client.wait(lambda: client.call("the box").status == Segmentation.NO_IMAGE, "old pictures")
+    watch("the box")
+    client.wait(lambda: of_watch(client), "an answer")
+    assert of_watch(client)[-1].status == Segmentation.NO_IMAGE
+    name = f"{client.lisa.name}: node"
+    values = "the box (20 Hz)"
+    client.wait(
+        lambda: any(
+            KeyValue(key="watch", value=values) in one.values for a in heard for one in a.status if one.name == name
+        ),
+        "the standing command on /diagnostics",
+    )
+    client.show(scene())
+    client.wait(lambda: of_watch(client)[-1].status == Segmentation.SUCCESS, "an answer with a picture")
+    client.node.destroy_subscription(subscription)
+
+
 def test_masks_below_the_least_score_are_left_out(launch) -> None:
     client = launch(min_score=0.95)  # the stand-in's are 0.9
     client.ready()
@@ -115,19 +137,6 @@ def test_each_camera_has_a_command_topic(launch) -> None:
     publisher.publish(String(data="the box"))
     client.wait(lambda: client.heard["result"], "answer")
     assert (client.heard["result"][0].camera, client.heard["result"][0].status) == ("right", Segmentation.NO_IMAGE)
-
-
-def test_everybody_sees_the_progress_of_a_goal(client: Client) -> None:
-    heard = client.listen("progress", Progress)
-    client.show(scene())
-    goal = client.goal("the box")
-    goal.result()
-    client.heard_result(goal.request_id)
-    own = [one for one in heard if one.request_id == goal.request_id]
-    assert own[-1].masks == 1
-    assert own[-1].partial_answer.startswith("Sure, [SEG].")
-    assert {(one.source, one.command) for one in own} == {("action", "the box")}
-    assert own[-1].header.frame_id == "camera_optical"
 
 
 def test_followed_masks_are_drawn_on_their_frames(client: Client) -> None:
