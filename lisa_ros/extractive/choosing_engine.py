@@ -1,4 +1,7 @@
-"""The factories of the engines ``llm-seg`` and ``nearest``: LISA's answers, masks chosen among proposals."""
+"""The factories of engines that choose: LISA's answers, masks chosen among proposals.
+
+``llm-seg`` has LLM-Seg's selector, ``cells`` a pointer at image tokens, ``nearest`` needs no training.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,9 @@ SELECTOR = "selector.safetensors"
 
 DINO = "dinov2-large"
 """Folder of DINOv2 beside the selector, or beside its folder."""
+
+POINTER = "cells.safetensors"
+"""Tensors of a pointer at cells, beside a model with a map of classes."""
 
 COMMON = ("conversation", "family", "limit", "order", "proposer", "proposer_options", "vision_tower")
 
@@ -65,7 +71,8 @@ def load(
     file = Path(options.get("selector", Path(model) / SELECTOR)).expanduser()
     if not file.is_file():
         raise CheckpointError(
-            f"there is no selector of LLM-Seg in {file}; 'lisa merge' writes one from LLM-Seg's own checkpoint"
+            f"there is no selector of LLM-Seg in {file}; 'lisa merge' writes one from LLM-Seg's own checkpoint, and "
+            "'recipe: choose_small' trains one for the demo model"
         )
     selector = Selector.from_tensors({name: tensor.clone() for name, tensor in iterate_tensors([file])})
     segmenter = _segmenter(model, device, precision, options, progress)
@@ -77,6 +84,55 @@ def load(
     vision = _vision(options.get("dino"), Path(model), selector, segmenter)
     selector.to(segmenter.device)
     segmenter.choose_with(_proposer(segmenter, options), Selecting(selector, vision, choice), _arrangement(options))
+    return segmenter
+
+
+def load_cells(
+    *,
+    model: str,
+    device: str,
+    precision: str,
+    options: dict[str, Any],
+    progress: Callable[[float], None] | None,
+) -> ChoosingSegmenter:
+    """The factory of engine ``cells``: ``[SEG]`` points at image tokens. For models with a map of classes.
+
+    Args:
+        model: Folder of the demo model, or of one of its kind.
+        device: auto, cpu, cuda or cuda:N.
+        precision: One of ``engine.options.PRECISIONS``.
+        options: Those of :func:`load_nearest`, and ``pointer`` (file; ``cells.safetensors`` in the folder).
+        progress: Called with the loaded share, in [0, 1].
+
+    Raises:
+        ConfigError: An option or the precision cannot be used, or the model has no map of classes.
+        CheckpointError: The folder or the pointer is missing or damaged, or they are not of one model.
+        DeviceError: The device does not exist.
+        OutOfMemory: The device has too little memory.
+    """
+    from lisa_ros.extractive.cells import CellPointer, Pointing  # here: it imports torch
+    from lisa_ros.extractive.proposers.drawn import ClassMap
+    from lisa_ros.lisa.weights.tensors import iterate_tensors
+
+    check_options(options, (*COMMON, "pointer"), "cells")
+    file = Path(options.get("pointer", Path(model) / POINTER)).expanduser()
+    if not file.is_file():
+        raise CheckpointError(f"there is no pointer at cells in {file}; 'recipe: choose_small' trains one")
+    pointer = CellPointer.from_tensors({name: tensor.clone() for name, tensor in iterate_tensors([file])})
+    segmenter = _segmenter(model, device, precision, options, progress)
+    if not isinstance(segmenter.lisa.vision_tower, ClassMap):
+        raise ConfigError(
+            f"engine 'cells' needs image tokens of the whole picture; those of {segmenter.name} show its middle: use "
+            "engine 'llm-seg'"
+        )
+    sizes = segmenter.spec.out_dim, segmenter.lisa.llama.config.hidden_size
+    if (pointer.channels, pointer.hidden_size) != sizes:
+        raise CheckpointError(
+            f"the pointer in {file} compares {pointer.channels} with {pointer.hidden_size} numbers, {segmenter.name} "
+            f"has {sizes[0]} and {sizes[1]}; they are not of one model"
+        )
+    pointer.to(segmenter.device)
+    segmenter.choose_with(_proposer(segmenter, options), Pointing(pointer), _arrangement(options))
     return segmenter
 
 
@@ -125,7 +181,7 @@ def _segmenter(
     from lisa_ros.extractive.proposers.registry import find_proposer
     from lisa_ros.extractive.segmenter import ChoosingSegmenter
 
-    for name in ("vision_tower", "conversation", "proposer", "dino", "selector"):
+    for name in ("vision_tower", "conversation", "proposer", "dino", "selector", "pointer"):
         if not isinstance(options.get(name, ""), str):
             raise ConfigError(f"option {name} is {options[name]!r}; it must be text")
     _arrangement(options)  # a mistake in it is known before the model is loaded
