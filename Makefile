@@ -37,7 +37,7 @@ export PATH := $(BIN):$(PATH)
 export AMENT_PREFIX_PATH := $(VENV)
 export CMAKE_PREFIX_PATH := $(VENV)
 
-SCRIPTS    := scripts/console scripts/lisa scripts/lisa_node scripts/robot_cell
+SCRIPTS    := scripts/ask scripts/console scripts/lisa scripts/lisa_node scripts/robot_cell
 INTERFACES := $(wildcard msg/*.msg srv/*.srv action/*.action)
 # Names, not times: with --symlink-install an edited module needs no build, a new one does.
 FILES := $(shell find lisa_ros lisa_small lisa_sim lisa_console launch config examples LICENSES -type f -not -path '*/__pycache__/*' 2>/dev/null | LC_ALL=C sort | cksum | cut -d' ' -f1)

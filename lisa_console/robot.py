@@ -71,6 +71,7 @@ class RobotSide(Node):
         self._results: OrderedDict[str, Segmentation] = OrderedDict()
         self._followed: tuple[float, str] = (0.0, "")
         self._status: Status | None = None
+        self._nodes: set[bytes] = set()  # publishers of ~/status: a node that was started again has another one
         self._hints: list[str] = []
         self._tracked: Any = None
         self._action = ActionClient(self, Segment, f"{name}/segment")
@@ -133,6 +134,7 @@ class RobotSide(Node):
     # --- commands
 
     def _ask(self, command: Command) -> None:
+        self._look_for_nodes()
         if not self._action.server_is_ready():
             self._fail(f"there is no node {self._lisa}: start it, or give its name in the parameter node")
             return
@@ -229,6 +231,7 @@ class RobotSide(Node):
     def _end(self, request_id: str, status: str, text: str) -> None:
         """A command that will get no answer."""
         message = self._running.pop(request_id, Progress(request_id=request_id))
+        self._goals.pop(request_id, None)
         fields = result_event(Segmentation(request_id=request_id, command=message.command), "").fields
         session = self._sessions.get(request_id, "")
         self._tell(events.Result(request_id, {**fields, "status": status, "message": text, "session": session}, ()))
@@ -309,12 +312,23 @@ class RobotSide(Node):
     # --- state
 
     def _take_status(self, message: Status) -> None:
-        if message.state == Status.LOADING and self._status is not None and self._status.state != Status.LOADING:
-            self._lose_running()
+        self._look_for_nodes()
         if self._status is None or self._status.state != message.state:
             self._options.read()
         self._status = message
         self._tell_state()
+
+    def _look_for_nodes(self) -> None:
+        """A killed node is still listed for a while: the one that comes in its place says that it is gone."""
+        found = {bytes(one.endpoint_gid) for one in self.get_publishers_info_by_topic(f"{self._lisa}/status")}
+        if self._nodes and found - self._nodes:
+            self._lose_running()
+        self._nodes |= found
+        if not found:
+            self._nodes.clear()
+            self._status = None
+            self._hints = []
+            self._lose_running()
 
     def _lose_running(self) -> None:
         """The node that worked on them is gone."""
@@ -327,11 +341,8 @@ class RobotSide(Node):
             self._hints = [one.message for one in own if one.level != DiagnosticStatus.OK]
 
     def _tell_state(self) -> None:
+        self._look_for_nodes()
         status = self._status
-        if not self.count_publishers(f"{self._lisa}/status"):
-            status = self._status = None
-            self._hints = []
-            self._lose_running()
         fields: dict[str, Any] = {"state": "ABSENT", "message": f"there is no node {self._lisa}", "node": self._lisa}
         if status is not None:
             fields |= {

@@ -15,7 +15,7 @@ def check_outputs(told: Mapping[str, Path | None]) -> None:
 
     Better before long work than after.
     """
-    outputs = {option: path for option, path in told.items() if path is not None and not _is_stream(path)}
+    outputs = {option: path for option, path in told.items() if path is not None and not is_stream(path)}
     for option, path in outputs.items():
         folder = path.absolute().parent
         if not folder.is_dir():
@@ -29,7 +29,8 @@ def check_outputs(told: Mapping[str, Path | None]) -> None:
         raise ConfigError(f"{' and '.join(twice)} name one file, {outputs[twice[0]]}; each needs its own")
 
 
-def _is_stream(path: Path) -> bool:
+def is_stream(path: Path) -> bool:
+    """Whether a path is a device or a pipe."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
@@ -40,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Its name ends like ``path``'s, so that writers which choose the format by the ending choose the same. Who may
     read it is the umask's business, whatever the writer thinks. A device or a pipe is written to as it is.
     """
-    if _is_stream(path):
+    if is_stream(path):
         yield path
         return
     unfinished = path.with_name(f".unfinished-{path.name}")

@@ -179,6 +179,8 @@ def words(ask, rgb, encoded):
         spoken += ["really"] * SLOW_TOKENS
     if ask.points or ask.box:
         spoken.append(f"points {list(ask.points)} {list(ask.point_labels)} box {ask.box}")
+    if "echo" in command:
+        spoken.append(command)
     if "flags" in command:
         spoken.append(f"writeable {rgb.flags.writeable} own {rgb.flags.owndata}")
     if ask.history is not None:

@@ -1,8 +1,10 @@
-"""Trackers for tests of the parameter ``tracker``: one that logs when it works, one that breaks."""
+"""Trackers for tests of the parameter ``tracker``: those that log when they work, break, hang or die."""
 
 from __future__ import annotations
 
 import logging
+import os
+import time
 
 from lisa_ros.perception.tracking import FlowTracker
 
@@ -22,3 +24,13 @@ class Talking(FlowTracker):
 class Broken(FlowTracker):
     def update(self, rgb, time_s):
         raise RuntimeError("this tracker is broken")
+
+
+class Hanging(FlowTracker):
+    def update(self, rgb, time_s):
+        time.sleep(3600)
+
+
+class Dying(FlowTracker):
+    def update(self, rgb, time_s):
+        os._exit(3)

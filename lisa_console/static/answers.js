@@ -67,9 +67,16 @@ export function fillText(target, answer, masks) {
   target.replaceChildren(...parts);
 }
 
+/** Puts new buttons into a list; the focus stays on the button of the same key. */
+function replaceButtons(target, items, key) {
+  const focused = target.contains(document.activeElement) ? document.activeElement.dataset[key] : undefined;
+  target.replaceChildren(...items);
+  if (focused !== undefined) target.querySelector(`[data-${key}="${CSS.escape(focused)}"]`)?.focus();
+}
+
 /** One button for each mask. */
 export function fillChips(target, masks, chosen, onChoose) {
-  target.replaceChildren(...masks.map((mask) => {
+  replaceButtons(target, masks.map((mask) => {
     const button = element("button");
     button.type = "button";
     button.dataset.label = mask.label;
@@ -81,12 +88,12 @@ export function fillChips(target, masks, chosen, onChoose) {
     const item = element("li");
     item.append(button);
     return item;
-  }));
+  }), "label");
 }
 
 /** The list of commands, the newest first. */
 export function fillHistory(target, entries, thumbnails, onShow) {
-  target.replaceChildren(...[...entries.values()].reverse().map((entry) => {
+  replaceButtons(target, [...entries.values()].reverse().map((entry) => {
     const { result, progress } = entry;
     const button = element("button");
     button.type = "button";
@@ -101,5 +108,5 @@ export function fillHistory(target, entries, thumbnails, onShow) {
     const item = element("li");
     item.append(button);
     return item;
-  }));
+  }), "id");
 }

@@ -52,8 +52,12 @@ function take(event) {
     case "history":
       entries.clear();
       for (const one of event.entries) entries.set(one.id, one);
-      if (!entries.has(shownId)) showEntry([...entries.keys()].at(-1) ?? "");
-      else showAnswer();
+      if (!entries.has(shownId)) {
+        shownId = [...entries.keys()].at(-1) ?? "";
+        picture.show(""); // an old picture must not be taken for the present one
+        showSaving();
+      }
+      showAnswer();
       showHistory();
       break;
     case "progress": takeProgress(event); break;
@@ -70,7 +74,7 @@ function take(event) {
 
 function takeFrame(frame) {
   if (frame.kind === FRAME) picture.showLive(frame).then(() => showCaption(), () => connection.send("drawn"));
-  else if (frame.kind === PICTURE) picture.takePicture(frame).then(showCaption);
+  else if (frame.kind === PICTURE) picture.takePicture(frame).then(showMarks);
   else if (frame.kind === MASK) {
     picture.takeMask(frame).then(() => {
       const entry = entries.get(frame.header.id);
@@ -258,11 +262,19 @@ function sendCommand(event) {
   picture.show("");
 }
 
+/** Escape: ends the command; else leaves the line, so that keys are keys again; else forgets what was drawn. */
+function escape() {
+  if (running()) stop();
+  else if (isWriting()) document.activeElement.blur();
+  else if (picture.tool || picture.held) picture.clearMarks();
+}
+
 function stop() {
   const entry = running();
   if (entry) connection.send("cancel", { id: entry.id });
-  else if (picture.tool || picture.held) picture.clearMarks();
 }
+
+const isWriting = () => ["INPUT", "SELECT", "TEXTAREA"].includes(document.activeElement?.tagName);
 
 function choose(label) {
   if (entries.get(shownId)?.result?.masks.some((mask) => mask.label === label)) connection.send("choose", { id: shownId, label });
@@ -294,13 +306,12 @@ function recall(step) {
 }
 
 function press(event) {
-  const writing = ["INPUT", "SELECT", "TEXTAREA"].includes(document.activeElement?.tagName);
-  if (event.key === "Escape") return stop();
+  if (event.key === "Escape") return escape();
   if (document.activeElement === $("command") && ["ArrowUp", "ArrowDown"].includes(event.key)) {
     event.preventDefault();
     return recall(event.key === "ArrowUp" ? -1 : 1);
   }
-  if (writing || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (isWriting() || event.ctrlKey || event.metaKey || event.altKey) return;
   const key = event.key.toLowerCase();
   if (key === "/") { event.preventDefault(); $("command").focus(); }
   else if (key === "l") picture.show("");

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,74 @@ class Annotator:
         return f"{self._settings.name}/{topic}", kind, frame.time_ns, messages.typestore().serialize_cdr(message, kind)
 
 
+def annotated(
+    part: Iterable[Frame],
+    annotator: Annotator,
+    on_frame: Callable[[Frame], object],
+    on_skip: Callable[[Frame, ImageError], object],
+) -> Iterator[Message]:
+    """The results of one part: the first frame that can be used is asked about, the others are tracked.
+
+    Args:
+        part: Its frames.
+        annotator: Does the work.
+        on_frame: Called with each frame before its results.
+        on_skip: Called with each frame that cannot be used, and why.
+    """
+    asked = False
+    for frame in part:
+        on_frame(frame)
+        try:
+            results = annotator.track(frame) if asked else annotator.ask(frame)
+        except ImageError as error:
+            on_skip(frame, error)
+            continue
+        asked = True
+        yield from results
+
+
+@dataclass(frozen=True, eq=False)
+class PartResults:
+    """The results of one part, as they come from another process.
+
+    Args:
+        messages: To write.
+        answers: Index in the part of the frame that was asked about, and the answer in one line.
+        skipped: Index of each frame that cannot be used, and why.
+    """
+
+    messages: list[Message]
+    answers: list[tuple[int, str]]
+    skipped: list[tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class AnnotatePart:
+    """Annotates one part. It can be sent to another process."""
+
+    settings: AnnotationSettings
+
+    def __call__(self, engine: SupportedEngine, part: list[Frame]) -> PartResults:
+        results = PartResults([], [], [])
+        begin = part[0].number
+
+        def note_answer(frame: Frame, answer: Answer) -> None:
+            results.answers.append((frame.number - begin, summary(answer)))
+
+        def note_skip(frame: Frame, error: ImageError) -> None:
+            results.skipped.append((frame.number - begin, str(error)))
+
+        annotator = Annotator(engine, self.settings, note_answer)
+        results.messages.extend(annotated(part, annotator, lambda frame: None, note_skip))
+        return results
+
+
+def summary(answer: Answer) -> str:
+    """An answer in one line, for people."""
+    masks = sum(1 for region in answer.regions if region.mask.area)
+    return f"{answer.text} ({masks} mask{'' if masks == 1 else 's'})"
+
+
 class Job:
     """The work on one output, kept in a folder beside it until the output is complete.
 
@@ -225,8 +293,20 @@ class Job:
             if not is_mine(index):
                 continue
             first = next(part)
-            if not list(self.folder.glob(f"{first.number:0{DIGITS}}-*.mcap")):
+            if not self._has(first):
                 self._annotate_part(itertools.chain([first], part), annotator, on_frame, on_skip)
+
+    def missing(self, frames: Iterable[Frame]) -> Iterator[list[Frame]]:
+        """The parts that are not done, each with all its frames in memory. frames: as in :meth:`annotate`."""
+        for part in split(frames, self._settings.every_s):
+            first = next(part)
+            if not self._has(first):
+                yield [first, *part]
+
+    def save(self, part: Sequence[Frame], results: Iterable[Message]) -> None:
+        """Store the results of a part of :meth:`missing`; it is done then."""
+        written = self._write(part[0].number, results)
+        self._complete(written, part[0].number, part[-1].number)
 
     def finish(self, recording: Recording, originals: bool, on_message: Callable[[], object]) -> list[str]:
         """Write the output and remove the folder of the job.
@@ -258,6 +338,10 @@ class Job:
         """Whether no frame has a result."""
         return next(self._results(), None) is None
 
+    def _has(self, first: Frame) -> bool:
+        """Whether the part that begins with a frame is done."""
+        return any(self.folder.glob(f"{first.number:0{DIGITS}}-*.mcap"))
+
     def _annotate_part(
         self,
         part: Iterator[Frame],
@@ -268,24 +352,28 @@ class Job:
         first = next(part)
         numbers: list[int] = []
 
+        def note(frame: Frame) -> None:
+            on_frame(frame)
+            numbers.append(frame.number)
+
+        written = self._write(first.number, annotated(itertools.chain([first], part), annotator, note, on_skip))
+        self._complete(written, numbers[0], numbers[-1])
+
+    def _write(self, first: int, results: Iterable[Message]) -> Path:
+        """A file with results of the part that begins with the frame ``first``."""
+
         def fill(writer: BagWriter) -> None:
             self._define(writer)
-            asked = False
-            for frame in itertools.chain([first], part):
-                on_frame(frame)
-                numbers.append(frame.number)
-                try:
-                    results = annotator.track(frame) if asked else annotator.ask(frame)
-                except ImageError as error:
-                    on_skip(frame, error)
-                    continue
-                asked = True
-                for message in results:
-                    writer.write(message)
+            for message in results:
+                writer.write(message)
 
-        written = self.folder / f"part-{first.number}.mcap"
+        written = self.folder / f"part-{first}.mcap"
         write_recording(written, self.folder, fill)
-        written.replace(self.folder / f"{numbers[0]:0{DIGITS}}-{numbers[-1] + 1:0{DIGITS}}.mcap")
+        return written
+
+    def _complete(self, written: Path, first: int, last: int) -> None:
+        """Give a file the name of a part that is done."""
+        written.replace(self.folder / f"{first:0{DIGITS}}-{last + 1:0{DIGITS}}.mcap")
 
     def _define(self, writer: BagWriter) -> None:
         for topic, kind in self._settings.topics().items():

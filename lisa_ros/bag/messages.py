@@ -100,6 +100,7 @@ def segmentation(
         SEGMENTATION,
         header=header,
         request_id=request_id,
+        source="",  # it came by no endpoint
         command=command,
         camera="",
         answer=answer.text,

@@ -172,6 +172,18 @@ class Recording:
         return ", ".join(f"{topic} ({c.msgtype.split('/')[-1]}, {c.msgcount} frames)" for topic, c in images.items())
 
 
+def recordings_in(folder: Path) -> list[Path]:
+    """The recordings in a folder, by name; none where the folder is a recording itself."""
+    if not folder.is_dir() or (folder / "metadata.yaml").is_file():
+        return []
+    return sorted(
+        one
+        for one in folder.iterdir()
+        if not one.name.startswith(".")
+        and ((one / "metadata.yaml").is_file() if one.is_dir() else one.suffix in (".mcap", ".db3"))
+    )
+
+
 @contextmanager
 def open_recording(path: Path) -> Iterator[Recording]:
     """Open a recording. Raises RecordingError where it is missing, damaged or not a recording."""

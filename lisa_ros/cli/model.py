@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -17,6 +21,9 @@ from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import ConfigError
 from lisa_ros.plain_text import escaped
 from lisa_ros.process_tuning import keep_freed_buffers
+
+if TYPE_CHECKING:
+    from lisa_ros.remote.tasks import Tasks
 
 SHORTHANDS = ("vision_tower", "conversation")
 """Options of the engine LISA that have an argument of their own."""
@@ -80,12 +87,68 @@ def load(arguments: argparse.Namespace) -> SupportedEngine:
     return engine
 
 
+def add_workers_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--workers``: a number, or an address of Ray. what: what there are several of at once."""
+    parser.add_argument(
+        "--workers",
+        type=_workers,
+        default=1,
+        metavar="N",
+        help=f"{what} at once (1): a number, for a server with replicas (lisa serve --ray); or ray, for all GPUs (or "
+        "CPUs) of this machine; or ray://HOST:PORT of a cluster",
+    )
+
+
+def _workers(text: str) -> int | str:
+    """For argparse: a number from 1, ``ray`` or an address."""
+    if text == "ray" or text.startswith("ray://"):
+        return text
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 up, nor ray or ray://HOST:PORT")
+    return int(text)
+
+
 def check_workers(arguments: argparse.Namespace) -> None:
-    """Raise ConfigError where ``--workers`` asks an engine of this process for several things at once."""
-    if arguments.workers > 1 and not is_url(arguments.model):
+    """Raise ConfigError where ``--workers`` asks an engine of this process for several things at once, or for Ray that
+    is not installed."""
+    workers = arguments.workers
+    if isinstance(workers, str):
+        if importlib.util.find_spec("ray") is None:
+            raise ConfigError(f"--workers {workers} needs Ray; install it with: pip install 'lisa_ros[cluster]'")
+    elif workers > 1 and not is_url(arguments.model):
         raise ConfigError(
-            f"--workers {arguments.workers} is for a server with replicas; give its URL with --model (lisa serve --ray)"
+            f"--workers {workers} is for a server with replicas; give its URL with --model (lisa serve --ray), or give "
+            "--workers ray"
         )
+
+
+def load_clients(arguments: argparse.Namespace) -> list[SupportedEngine]:
+    """The engine, ``--workers`` times. Raises what ``load_engine`` raises."""
+    engine = load(arguments)
+    more = range(arguments.workers - 1)
+    return [engine, *(lisa_ros.load_engine(arguments.model, options=options(arguments)) for _ in more)]
+
+
+@contextmanager
+def ray_tasks(arguments: argparse.Namespace) -> Iterator[Tasks]:
+    """Ray, with the engine that the arguments name. Raises ConfigError where the cluster cannot be reached."""
+    _send_token()
+    from lisa_ros.remote.tasks import EngineSettings, Tasks  # here: Ray need not be installed
+
+    folder = Path(arguments.model)
+    model = str(folder.resolve()) if arguments.model and folder.is_dir() else arguments.model
+    settings = EngineSettings(model, arguments.device, arguments.precision, options(arguments))
+    with Tasks(arguments.workers, settings) as tasks:
+        print(f"Ray: {tasks.at_once} at once", file=sys.stderr)
+        yield tasks
+
+
+def _send_token() -> None:
+    """Have Ray's client send its token, if there is one. A cluster (Ray 2.60) asks for it wherever it finds one, and
+    the client does not send it by itself; the setting is read when Ray is imported."""
+    token = Path("~/.ray/auth_token").expanduser()
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ or token.is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def warn_of_demo_model(arguments: argparse.Namespace) -> None:

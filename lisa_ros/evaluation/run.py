@@ -11,12 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_ros.engine.api import TEACHER_FORCED, Answer, Ask, Conversation, ProposesMasks
+from lisa_ros.engine.api import TEACHER_FORCED, Answer, Ask, Conversation, EngineInfo, ProposesMasks
 from lisa_ros.engine.patience import patiently
 from lisa_ros.engine.support import Encoded, SupportedEngine
 from lisa_ros.evaluation.bound import best_set
@@ -28,8 +27,6 @@ from lisa_ros.perception.packed_crops import packed
 
 MAX_ANSWER = 96
 """Tokens of one answer at most."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +69,49 @@ class Outcome:
 OnOutcome = Callable[[Outcome, Picture, Example, NDArray[np.bool_]], None]
 
 
+@dataclass(frozen=True, eq=False)
+class PictureResult:
+    """The outcomes of one picture.
+
+    Args:
+        outcomes: One for each of its examples.
+        masks: Union (H, W) bool of the answer's masks, for each example; empty where they are not wanted.
+        info: Of the engine that was asked.
+    """
+
+    outcomes: list[Outcome]
+    masks: list[NDArray[np.bool_]]
+    info: EngineInfo
+
+
+@dataclass(frozen=True)
+class AskPicture:
+    """Asks all examples of a picture. It can be sent to another process.
+
+    Args:
+        forced: Measure teacher-forced answers too, where the engine is capable of it.
+        seed: Of the random-object baseline.
+        masks: Return the answers' masks.
+    """
+
+    forced: bool = True
+    seed: int = 0
+    masks: bool = True
+
+    def __call__(self, engine: SupportedEngine, picture: Picture) -> PictureResult:
+        rng = random.Random(f"{self.seed} {picture.name}")  # the same in any order of the pictures
+        forced = self.forced and TEACHER_FORCED in engine.info.capabilities
+        begun = time.perf_counter()
+        encoded = engine.encode(picture.rgb)
+        encode_s = time.perf_counter() - begun
+        asked = [
+            _ask(engine, encoded, example, 0.0 if number else encode_s, forced, rng)
+            for number, example in enumerate(picture.examples)
+        ]
+        masks = [mask for _, mask in asked] if self.masks else []
+        return PictureResult([outcome for outcome, _ in asked], masks, engine.info)
+
+
 def evaluate(
     engine: SupportedEngine,
     pictures: Iterable[Picture],
@@ -79,72 +119,73 @@ def evaluate(
     forced: bool = True,
     seed: int = 0,
     on_outcome: OnOutcome | None = None,
-    more_engines: Sequence[SupportedEngine] = (),
 ) -> list[Outcome]:
     """Ask every example.
 
     Args:
         engine: Is asked.
         pictures: With their examples.
-        forced: Measure teacher-forced answers too, where the engine is capable of it.
-        seed: Of the random-object baseline.
-        on_outcome: Called after each example, in their order, with its outcome, picture, truth and the union (H, W)
-            bool of the answer's masks.
-        more_engines: The same engine again, for as many pictures at once: clients of one server with replicas. The
-            outcomes are the same, but for the times.
+        forced: As in :class:`AskPicture`.
+        seed: As in :class:`AskPicture`.
+        on_outcome: As in :func:`collect`.
     """
-    engines: SimpleQueue[SupportedEngine] = SimpleQueue()
-    for each in (engine, *more_engines):
-        engines.put(each)
-    forced = forced and TEACHER_FORCED in engine.info.capabilities
-    at_once = 1 + len(more_engines)
+    ask = AskPicture(forced, seed, on_outcome is not None)
+    return collect(ask_in_order([engine], ask, pictures), on_outcome)
+
+
+def collect(results: Iterable[tuple[Picture, PictureResult]], on_outcome: OnOutcome | None = None) -> list[Outcome]:
+    """The outcomes of all pictures.
+
+    Args:
+        results: Of each picture, in order.
+        on_outcome: Called after each example with its outcome, picture, truth and the union (H, W) bool of the
+            answer's masks.
+    """
     outcomes = []
-
-    def work(picture: Picture) -> list[tuple[Outcome, NDArray[np.bool_]]]:
-        free = engines.get()
-        try:
-            return _evaluate_picture(free, picture, forced, seed)
-        finally:
-            engines.put(free)
-
-    for picture, results in _in_order(work, pictures, at_once):
-        for (outcome, mask), example in zip(results, picture.examples, strict=True):
-            outcomes.append(outcome)
-            if on_outcome is not None:
+    for picture, result in results:
+        outcomes += result.outcomes
+        if on_outcome is not None:
+            for outcome, example, mask in zip(result.outcomes, picture.examples, result.masks, strict=True):
                 on_outcome(outcome, picture, example, mask)
     return outcomes
 
 
-def _in_order(work: Callable[[Picture], T], pictures: Iterable[Picture], at_once: int) -> Iterator[tuple[Picture, T]]:
-    """Each picture and what ``work`` gives for it; some pictures are worked on ahead."""
-    if at_once == 1:
-        yield from ((picture, work(picture)) for picture in pictures)
+def ask_in_order(
+    engines: Sequence[SupportedEngine], ask: AskPicture, pictures: Iterable[Picture]
+) -> Iterator[tuple[Picture, PictureResult]]:
+    """Each picture and its result, in order.
+
+    Args:
+        engines: One; or the same one several times, for as many pictures at once: clients of one server with replicas.
+            The outcomes are the same, but for the times.
+        ask: What is asked.
+        pictures: Some are worked on ahead, where there are several engines.
+    """
+    if len(engines) == 1:
+        yield from ((picture, ask(engines[0], picture)) for picture in pictures)
         return
-    begun: deque[tuple[Picture, Future[T]]] = deque()
-    with ThreadPoolExecutor(at_once) as pool:
+    idle: SimpleQueue[SupportedEngine] = SimpleQueue()
+    for each in engines:
+        idle.put(each)
+
+    def work(picture: Picture) -> PictureResult:
+        engine = idle.get()
+        try:
+            return ask(engine, picture)
+        finally:
+            idle.put(engine)
+
+    begun: deque[tuple[Picture, Future[PictureResult]]] = deque()
+    with ThreadPoolExecutor(len(engines)) as pool:
         try:
             for picture in pictures:
                 begun.append((picture, pool.submit(work, picture)))
-                if len(begun) > 2 * at_once:  # pictures and masks of a whole data set would fill the memory
+                if len(begun) > 2 * len(engines):  # pictures and masks of a whole data set would fill the memory
                     first, future = begun.popleft()
                     yield first, future.result()
             yield from ((picture, future.result()) for picture, future in begun)
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _evaluate_picture(
-    engine: SupportedEngine, picture: Picture, forced: bool, seed: int
-) -> list[tuple[Outcome, NDArray[np.bool_]]]:
-    """Outcome and mask of each example."""
-    rng = random.Random(f"{seed} {picture.name}")  # the same in any order of the pictures
-    begun = time.perf_counter()
-    encoded = engine.encode(picture.rgb)
-    encode_s = time.perf_counter() - begun
-    return [
-        _ask(engine, encoded, example, 0.0 if number else encode_s, forced, rng)
-        for number, example in enumerate(picture.examples)
-    ]
 
 
 def _ask(

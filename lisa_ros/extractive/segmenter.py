@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lisa_ros.engine.api import (
+    POINTS,
     PROPOSALS,
     Answer,
     Ask,
@@ -65,7 +66,7 @@ class ChoosingSegmenter(Segmenter):
     @property
     def info(self) -> EngineInfo:
         info = super().info
-        return replace(info, capabilities=info.capabilities | {PROPOSALS})
+        return replace(info, capabilities=(info.capabilities - {POINTS}) | {PROPOSALS})
 
     def encode(self, rgb: NDArray[np.uint8]) -> ChoosingImage:
         """As :meth:`Segmenter.encode`."""

@@ -85,7 +85,7 @@ class Locator(Protocol):
             view: Result of :meth:`view`.
             ask: The command, its earlier turns and its limits.
             on_find: Called with each find as soon as it is known.
-            on_words: Called with the words so far, as they grow.
+            on_words: Called with the words so far, as they grow; with none as soon as a language model writes.
             should_stop: If it returns True, ``Cancelled`` is raised and the model stops working.
 
         Returns:

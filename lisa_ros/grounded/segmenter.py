@@ -75,6 +75,7 @@ class _Draft:
     text: str = ""
     decode_s: float = 0.0
     first_mask_s: float = 0.0
+    generates: bool = False  # the stage was announced
 
 
 class GroundedSegmenter:
@@ -160,6 +161,9 @@ class GroundedSegmenter:
         draft.on_event(Stage("reading"))
 
         def on_words(words: str) -> None:
+            if not draft.generates:
+                draft.generates = True
+                draft.on_event(Stage("generating"))
             text = _joined(_listing(draft.objects)[0], words)
             if text != draft.text:
                 draft.text = text

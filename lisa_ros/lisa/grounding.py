@@ -18,6 +18,7 @@ from lisa_ros.lisa.family import PointSettings
 from lisa_ros.lisa.model.lisa import Lisa, predicting
 from lisa_ros.lisa.model.points import similarity_points
 from lisa_ros.lisa.model.sam import point_tokens
+from lisa_ros.lisa.pointing import Pointing, kept, middle_of, place_encoding, prompt_tokens
 from lisa_ros.lisa.preprocess import Size, resized_size
 from lisa_ros.lisa.tokenizer import Tokenizer
 from lisa_ros.lisa.weights.spec import Spec
@@ -70,13 +71,20 @@ class Grounding(Protocol):
     def coarse_masks(self, hidden: Tensor, frame: Features) -> Tensor:
         """Logits (S, 1, h, w) of coarse masks, from the states (S, H) that predict coarse tokens."""
 
-    def masks(self, hidden: Tensor, frame: Features, coarse: Sequence[Tensor | None] = ()) -> Tensor:
+    def masks(
+        self,
+        hidden: Tensor,
+        frame: Features,
+        coarse: Sequence[Tensor | None] = (),
+        pointing: Pointing | None = None,
+    ) -> Tensor:
         """Mask logits (S, 1, h, w) float32 at low resolution.
 
         Args:
             hidden: (S, H), the states that predict mask tokens.
             frame: Of the image.
             coarse: For each mask its coarse logits (1, h, w), or None; empty: no mask has any.
+            pointing: Points and box of the command, for every mask.
         """
 
 
@@ -88,10 +96,20 @@ class SegGrounding:
         mask_id: Id of the mask token.
         coarse_id: Id of the coarse token (CoReS); None: none.
         points: Settings of similarity points (READ); None: none.
+        moves: Whether a command's points and box move the mask prompt (``lisa_ros.lisa.pointing``: place); else they
+            become prompt tokens.
     """
 
-    def __init__(self, lisa: Lisa, mask_id: int, coarse_id: int | None = None, points: PointSettings | None = None):
+    def __init__(
+        self,
+        lisa: Lisa,
+        mask_id: int,
+        coarse_id: int | None = None,
+        points: PointSettings | None = None,
+        moves: bool = False,
+    ):
         self._lisa = lisa
+        self._moves = moves
         self._mask_id = mask_id
         self._coarse_id = coarse_id
         self._points = points
@@ -125,18 +143,52 @@ class SegGrounding:
     def coarse_masks(self, hidden: Tensor, frame: Features) -> Tensor:
         return self._lisa.decode_masks(self._lisa.seg_projector(hidden), _embedding(frame))
 
-    def masks(self, hidden: Tensor, frame: Features, coarse: Sequence[Tensor | None] = ()) -> Tensor:
+    def masks(
+        self,
+        hidden: Tensor,
+        frame: Features,
+        coarse: Sequence[Tensor | None] = (),
+        pointing: Pointing | None = None,
+    ) -> Tensor:
         prompts, embedding = self._lisa.seg_projector(hidden), _embedding(frame)  # (S, C)
-        points = self._point_tokens(hidden, frame) if self._points is not None and len(hidden) else None
+        if pointing is not None and self._moves:
+            return self._moved_masks(prompts, embedding, pointing, _size(frame))
+        points = self._sparse_tokens(hidden, frame, pointing) if len(hidden) else None
         given = [mask for mask in coarse if mask is not None]
         if not given:
             return self._lisa.decode_masks(prompts, embedding, points).to(torch.float32)
         # (S, 1, h, w): the masks with a coarse one in one pass, the others in another.
         with_coarse = torch.tensor([mask is not None for mask in coarse], device=hidden.device)
-        fine = self._lisa.decode_masks(prompts[with_coarse], embedding, coarse=torch.stack(given))
-        plain = self._lisa.decode_masks(prompts[~with_coarse], embedding)
+        fine_points, plain_points = (None, None) if points is None else (points[with_coarse], points[~with_coarse])
+        fine = self._lisa.decode_masks(prompts[with_coarse], embedding, fine_points, coarse=torch.stack(given))
+        plain = self._lisa.decode_masks(prompts[~with_coarse], embedding, plain_points)
         order = torch.cat([with_coarse.nonzero()[:, 0], (~with_coarse).nonzero()[:, 0]]).argsort()
         return torch.cat([fine, plain])[order].to(torch.float32)
+
+    def _sparse_tokens(self, hidden: Tensor, frame: Features, pointing: Pointing | None) -> Tensor | None:
+        """(S, n, C) tokens before each mask's prompt: READ's similarity points, then those of the command."""
+        own = self._point_tokens(hidden, frame) if self._points is not None else None
+        if pointing is None:
+            return own
+        size = _size(frame)
+        height, width = resized_size(size, self._lisa.input_size)
+        given = prompt_tokens(self._lisa, pointing, (width / size[1], height / size[0])).expand(len(hidden), -1, -1)
+        return given if own is None else torch.cat([own[:, :-1], given], dim=1)  # the padding comes once, at the end
+
+    def _moved_masks(self, prompts: Tensor, embedding: Tensor, pointing: Pointing, size: Size) -> Tensor:
+        """Masks of prompts (S, C) whose place is the given one; see ``lisa_ros.lisa.pointing``."""
+        logits = self._lisa.decode_masks(prompts, embedding).to(torch.float32)
+        middles = [middle_of(one[0].cpu().numpy(), size) for one in logits]
+        if (place := pointing.place) is not None:
+            given = place_encoding(self._lisa, place, size)
+            kinds = [
+                prompt.float() - place_encoding(self._lisa, middle, size) if middle is not None else prompt.float()
+                for prompt, middle in zip(prompts, middles, strict=True)
+            ]
+            moved = [kind if middle is None else kind + given for kind, middle in zip(kinds, middles, strict=True)]
+            logits = self._lisa.decode_masks(torch.stack(moved), embedding).to(torch.float32)
+        masks = [torch.from_numpy(kept(one[0].cpu().numpy(), pointing, size)) for one in logits]
+        return torch.stack(masks)[:, None].to(embedding.device)
 
     def _point_tokens(self, hidden: Tensor, frame: Features) -> Tensor:
         """(S, n + 1, C) tokens of each mask's similarity points."""
@@ -154,6 +206,12 @@ class SegGrounding:
         return point_tokens(self._lisa.sam, points, labels)
 
 
+def _size(frame: Features) -> Size:
+    if frame.size is None:
+        raise ValueError("the frame has no size; points and boxes are in its pixels")
+    return frame.size
+
+
 def _embedding(frame: Features) -> Tensor:
     if frame.embedding is None:
         raise ValueError("the frame has no image embedding yet; embed it before its masks are decoded")
@@ -164,4 +222,5 @@ def seg_grounding(lisa: Lisa, spec: Spec, tokenizer: Tokenizer) -> SegGrounding:
     """The grounding of a checkpoint, whose tokenizer has the tokens of its family."""
     mask_id = tokenizer.id_of(spec.family.mask_token)
     assert mask_id is not None
-    return SegGrounding(lisa, mask_id, tokenizer.id_of(spec.family.coarse_token), spec.points)
+    moves = spec.point_prompts == "place"
+    return SegGrounding(lisa, mask_id, tokenizer.id_of(spec.family.coarse_token), spec.points, moves)

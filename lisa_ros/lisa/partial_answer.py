@@ -16,6 +16,7 @@ from lisa_ros.lisa.answer_text import AnswerText
 from lisa_ros.lisa.family import Family
 from lisa_ros.lisa.grounding import Grounding
 from lisa_ros.lisa.mentions import Found, Mention, closest, found, name_before
+from lisa_ros.lisa.pointing import Pointing
 from lisa_ros.lisa.preprocess import Size
 from lisa_ros.lisa.tokenizer import Tokenizer
 
@@ -92,6 +93,7 @@ class PartialAnswer:
     ) -> None:
         self.ids: list[int] = []
         self.new_coarse: list[Coarse] = []  # since the last :meth:`add`
+        self.pointing: Pointing | None = None  # of the command
         self._tokenizer = tokenizer
         self._family = family
         self._grounding = grounding

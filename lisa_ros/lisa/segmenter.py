@@ -21,6 +21,7 @@ from torch import Tensor
 from lisa_ros.engine.api import (
     EXPLAIN,
     HISTORY,
+    POINTS,
     TARGETS,
     TEACHER_FORCED,
     Answer,
@@ -51,6 +52,7 @@ from lisa_ros.lisa.model.quantize import Precision, pick_device
 from lisa_ros.lisa.model.sam import embedding_side
 from lisa_ros.lisa.out_of_memory import out_of_memory
 from lisa_ros.lisa.partial_answer import Coarse, Mark, PartialAnswer, Step
+from lisa_ros.lisa.pointing import pointing_of
 from lisa_ros.lisa.preprocess import Size, for_clip, for_sam
 from lisa_ros.lisa.prompt import Prompt, build_prompt, check_words, names_of, phrase_command, question_about, template
 from lisa_ros.lisa.threads import one_thread, wants_one_thread
@@ -202,7 +204,7 @@ class Segmenter:
 
     @property
     def info(self) -> EngineInfo:
-        capabilities = {EXPLAIN, HISTORY, TEACHER_FORCED, *((TARGETS,) if self.spec.answers_targets else ())}
+        capabilities = {EXPLAIN, HISTORY, POINTS, TEACHER_FORCED, *((TARGETS,) if self.spec.answers_targets else ())}
         return EngineInfo(self.name, str(self.device), self.precision, frozenset(capabilities))
 
     @torch.inference_mode()
@@ -262,6 +264,7 @@ class Segmenter:
         question = self._question(ask, follow_up=ask.history is not None and bool(ask.history.turns))
         targets = ask.targets if self.spec.answers_targets else ()
         answer = PartialAnswer(self.tokenizer, self.family, self.grounding, targets, ask.mask_limit, details)
+        answer.pointing = pointing_of(ask)
         clock, send = _Clock(begun), on_event or _ignore
         stop = should_stop or _never
         with out_of_memory("answering a command"), torch.inference_mode():
@@ -489,7 +492,7 @@ class Segmenter:
     def _decode(self, encoded: EncodedImage, answer: PartialAnswer, marks: list[Mark]) -> list[Region]:
         coarse = self._coarse_logits(encoded, [mark.coarse for mark in marks])
         hidden = torch.stack([mark.hidden for mark in marks])
-        low_res = self.grounding.masks(hidden, encoded.features, coarse)  # (S, 1, h, w)
+        low_res = self.grounding.masks(hidden, encoded.features, coarse, answer.pointing)  # (S, 1, h, w)
         self._check_finite(bool(low_res.isfinite().all()), "masks")
         full = self._upsampled(low_res, encoded.size)
         answer.store(marks, low_res, full)

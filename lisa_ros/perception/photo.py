@@ -104,7 +104,7 @@ def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.upper() in ("LA", "PA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _from_16_bits(grey: NDArray) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -108,6 +108,57 @@ class Tracker(Protocol):
         """Whether the model should detect the objects again, since a target is uncertain or lost."""
 
 
+@runtime_checkable
+class Closing(Protocol):
+    """A tracker that holds something which the interpreter does not free, such as a process."""
+
+    def close(self) -> None:
+        """Free it. May be called on any thread, also while another call runs."""
+
+
+class Presence:
+    """Whether one target is visible, over time: its state from the confidence of each frame.
+
+    Args:
+        time_s: Time of the first frame, in which it is visible, seconds.
+    """
+
+    def __init__(self, time_s: float) -> None:
+        self.state = State.TRACKING
+        self._now_s = self._found_s = self._sure_s = time_s
+
+    @property
+    def unseen_s(self) -> float:
+        """Seconds since it was visible."""
+        return self._now_s - self._found_s
+
+    @property
+    def in_doubt_s(self) -> float:
+        """Seconds since it was TRACKING."""
+        return self._now_s - self._sure_s
+
+    def pass_time(self, time_s: float) -> None:
+        """The time is ``time_s`` now. One that runs back, as a recording that starts again, passes no time."""
+        back_s = self._now_s - time_s
+        if back_s > 0:
+            self._found_s, self._sure_s = self._found_s - back_s, self._sure_s - back_s
+        self._now_s = time_s
+
+    def see(self, confidence: float) -> bool:
+        """Set the state by a confidence in [0, 1]. Returns whether the target is visible."""
+        found = confidence >= (SURE if self.state is State.LOST else HARDLY)
+        if found:
+            self._found_s = self._now_s
+        if confidence >= SURE:
+            self._sure_s = self._now_s
+            self.state = State.TRACKING
+        elif found:
+            self.state = State.UNCERTAIN
+        elif self.state is not State.LOST:
+            self.state = State.LOST if self.unseen_s >= LOST_AFTER_S else State.UNCERTAIN
+        return found
+
+
 class FlowTracker:
     """A tracker by dense optical flow (OpenCV's DIS). It needs no model, one core and a few milliseconds a target."""
 
@@ -122,14 +173,8 @@ class FlowTracker:
         self._follow(rgb, crops, time_s)
 
     def redetect(self, rgb: NDArray[np.uint8], crops: Sequence[MaskCrop], time_s: float) -> None:
-        ids = match([target.tracked for target in self._targets], crops)
-        fresh = iter(range(self._next_id, self._next_id + len(crops)))
-        named = [replace(crop, label=number or next(fresh)) for crop, number in zip(crops, ids, strict=True)]
-        # What is lost stays so, unless the model names something else in its place.
-        replaced = None in ids
-        self._targets = [
-            t for t in self._targets if t.id not in ids and not (replaced and t.tracked.state is State.LOST)
-        ]
+        named, kept = renew([target.tracked for target in self._targets], crops, self._next_id)
+        self._targets = [target for target in self._targets if target.id in kept]
         self._follow(rgb, named, time_s)
 
     def _follow(self, rgb: NDArray[np.uint8], crops: Sequence[MaskCrop], time_s: float) -> None:
@@ -152,7 +197,7 @@ class FlowTracker:
 
     @property
     def wants_detection(self) -> bool:
-        return any(target.in_doubt_s > DETECT_AFTER_S for target in self._targets)
+        return any(target.presence.in_doubt_s > DETECT_AFTER_S for target in self._targets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,44 +285,31 @@ class _Target:
     def __init__(self, rgb: NDArray[np.uint8], crop: MaskCrop, time_s: float) -> None:
         self.id = crop.label
         self.tracked = Tracked(crop, 1.0, State.TRACKING)
+        self.presence = Presence(time_s)
         self.found = True
         self._key = Keyframe.of(rgb, crop, time_s)
         self._pose = self._key.pose
         self._guesses = [self._pose] * 3
         self._guess = GLIDING
         self._step = np.zeros(2)  # of its centre from frame to frame, pixels
-        self._now_s = self._found_s = self._sure_s = time_s
-
-    @property
-    def in_doubt_s(self) -> float:
-        """So long it has not been TRACKING, seconds."""
-        return self._now_s - self._sure_s
 
     def follow(
         self, rgb: NDArray[np.uint8], time_s: float, scene: NDArray[np.float64], flow: cv2.DISOpticalFlow
     ) -> Tracked:
         """Find it in the next frame. scene: (3, 3) affine, how everything moved since the last one."""
-        self._pass_time(time_s)
+        self.presence.pass_time(time_s)
         confidence, hidden = 0.0, np.ones_like(self._key.mask)
-        if time_s - self._found_s <= SEARCHED_S:
+        if self.presence.unseen_s <= SEARCHED_S:
             pose, hidden, confidence = compare(self._key, rgb, self._expected(scene), flow)
-        self.found = confidence >= (SURE if self.tracked.state is State.LOST else HARDLY)
+        self.found = self.presence.see(confidence)
         if self.found:
-            self._settle(pose, time_s)
-        if confidence >= SURE:
-            self._sure_s = time_s
+            self._settle(pose)
         # The outline is that of the keyframe; what hides a part of it is cut out.
         crop = self._key.placed(self._pose, rgb.shape[:2], hidden) if self.found else replace(NOWHERE, label=self.id)
-        self.tracked = Tracked(replace(crop, score=confidence), confidence, self._state(confidence))
-        if confidence >= RENEW_FROM and self._looks_different():
-            self._renew(rgb)
+        self.tracked = Tracked(replace(crop, score=confidence), confidence, self.presence.state)
+        if confidence >= RENEW_FROM and self._looks_different(time_s):
+            self._renew(rgb, time_s)
         return self.tracked
-
-    def _pass_time(self, time_s: float) -> None:
-        back_s = self._now_s - time_s
-        if back_s > 0:  # a recording starts again: no time has passed
-            self._found_s, self._sure_s = self._found_s - back_s, self._sure_s - back_s
-        self._now_s = time_s
 
     def _expected(self, scene: NDArray[np.float64]) -> NDArray[np.float64]:
         """Out of sight it may stand still, go with the scene or glide on as it went: one guess a frame, in turn."""
@@ -286,27 +318,19 @@ class _Target:
         self._guess = GLIDING if self.found else (self._guess + 1) % len(self._guesses)
         return self._guesses[self._guess]
 
-    def _settle(self, pose: NDArray[np.float64], time_s: float) -> None:
+    def _settle(self, pose: NDArray[np.float64]) -> None:
         centre = np.array([*np.divide(self._key.size, 2), 1.0])
         gone_on = self._guess == GLIDING
         self._step = ((pose - self._pose) @ centre)[:2] if gone_on else np.zeros(2)
-        self._pose, self._guesses, self._found_s = pose, [pose] * 3, time_s
+        self._pose, self._guesses = pose, [pose] * 3
 
-    def _state(self, confidence: float) -> State:
-        if confidence >= SURE:
-            return State.TRACKING
-        if self.found:
-            return State.UNCERTAIN
-        lost = self.tracked.state is State.LOST or self._now_s - self._found_s >= LOST_AFTER_S
-        return State.LOST if lost else State.UNCERTAIN
-
-    def _looks_different(self) -> bool:
+    def _looks_different(self, time_s: float) -> bool:
         """Whether the view of it has changed so much since the keyframe that a new one is worth its error."""
         change = np.linalg.solve(self._key.pose[:2, :2], self._pose[:2, :2]) - np.eye(2)
-        return self._now_s - self._key.time_s >= RENEWED_S and bool(np.abs(change).max() > CHANGED)
+        return time_s - self._key.time_s >= RENEWED_S and bool(np.abs(change).max() > CHANGED)
 
-    def _renew(self, rgb: NDArray[np.uint8]) -> None:
-        key = self._key.renewed(rgb, self._pose, self._now_s)
+    def _renew(self, rgb: NDArray[np.uint8], time_s: float) -> None:
+        key = self._key.renewed(rgb, self._pose, time_s)
         if key is not None:
             self._key, self._pose, self._guesses = key, key.pose, [key.pose] * 3
 
@@ -426,6 +450,25 @@ def shifted(x: float, y: float) -> NDArray[np.float64]:
 def scaled(factor: float) -> NDArray[np.float64]:
     """(3, 3) affine: ``factor`` times as large."""
     return np.diag([factor, factor, 1.0])
+
+
+def renew(old: Sequence[Tracked], new: Sequence[MaskCrop], next_id: int) -> tuple[list[MaskCrop], set[int]]:
+    """Name new masks by the targets that they show.
+
+    Args:
+        old: The targets.
+        new: New masks.
+        next_id: First id of new objects.
+
+    Returns:
+        The new masks with their ids as labels; the ids of targets that go on without a new mask. What is lost goes on,
+        unless there is something new in its place.
+    """
+    ids = match(old, new)
+    fresh = iter(range(next_id, next_id + len(new)))
+    named = [replace(crop, label=number or next(fresh)) for crop, number in zip(new, ids, strict=True)]
+    kept = {one.id for one in old if one.id not in ids and not (None in ids and one.state is State.LOST)}
+    return named, kept
 
 
 def match(old: Sequence[Tracked], new: Sequence[MaskCrop]) -> list[int | None]:

@@ -22,6 +22,7 @@ except ImportError:  # its name in ROS 2 Humble
 from lisa_ros.ros import inputs
 from lisa_ros.ros.cameras import Camera, Cameras
 from lisa_ros.ros.inputs import type_name
+from lisa_ros.ros.standing import StandingCommand
 from lisa_ros.runtime.queue import RequestQueue
 from lisa_ros.runtime.status import State
 
@@ -91,9 +92,12 @@ class Mismatches:
 class Diagnostics:
     """One status for the node and one for each camera."""
 
-    def __init__(self, node: Node, queue: RequestQueue, cameras: Cameras, mismatches: Mismatches) -> None:
+    def __init__(
+        self, node: Node, queue: RequestQueue, cameras: Cameras, mismatches: Mismatches, standing: StandingCommand
+    ) -> None:
         self._node = node
         self._queue = queue
+        self._standing = standing
         self._cameras = cameras
         self._mismatches = mismatches
         self._counts: dict[Camera, deque[tuple[float, int]]] = {}
@@ -143,6 +147,7 @@ class Diagnostics:
             latency_p95_s=f"{percentile(latencies, 95):.3f}",
             commands_measured=len(latencies),
             queued=state.queued,
+            watch=self._standing.text,
             worker_restarts=queue.engine.restarts,
             node_memory_mib=f"{resident_bytes(os.getpid()) / MIB:.0f}",
             worker_memory_mib=f"{resident_bytes(queue.engine.worker_pid) / MIB:.0f}",

@@ -70,11 +70,13 @@ class Endpoints:
         )
         self._clear = node.create_service(Trigger, "~/clear_session", self.clear_session)
 
-    def command(self, message: String) -> None:
-        """~/command: the result goes to the topics only."""
+    def command(self, message: String, camera: str = "") -> None:
+        """~/command, or that of a camera: the result goes to the topics only."""
         session = self._parameters().command_session
         request_id = f"command-{next(self._count)}"
-        self._queue.submit(Request(request_id, Ask(message.data), ignore_result, session=session, source="topic"))
+        self._queue.submit(
+            Request(request_id, Ask(message.data), ignore_result, session=session, source="topic", camera=camera)
+        )
 
     async def execute(self, goal: ServerGoalHandle) -> Segment.Result:
         """~/segment."""

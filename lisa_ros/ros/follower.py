@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lisa_ros.engine.api import Ask, MaskCrop
 from lisa_ros.errors import ImageError
 from lisa_ros.perception.geometry import Object3D
-from lisa_ros.perception.tracking import NOWHERE, State, Tracked, Tracker
+from lisa_ros.perception.tracking import NOWHERE, Closing, State, Tracked, Tracker
 from lisa_ros.ros.cameras import Camera
 from lisa_ros.ros.depths import nanoseconds
 
@@ -113,11 +113,16 @@ class Followed:
 
 @dataclass(frozen=True, eq=False)
 class Sighting:
-    """What is followed, in one frame. ended: why this is the last one; empty while following goes on."""
+    """What is followed, in one frame.
+
+    rgb: the frame, (H, W, 3) uint8; None where it was not looked at. ended: why this is the last one; empty while
+    following goes on.
+    """
 
     followed: Followed
     header: Any
     tracked: list[Tracked]
+    rgb: NDArray[np.uint8] | None = None
     objects: list[Object3D] = field(default_factory=list)
     wants_detection: bool = False
     ended: str = ""
@@ -149,6 +154,11 @@ class Pursuit:
     def clear(self) -> None:
         self._tracker.clear()
 
+    def close(self) -> None:
+        """Free what the tracker holds; a call of it that waits ends. On any thread."""
+        if isinstance(self._tracker, Closing):
+            self._tracker.close()
+
     def pass_by(self, rgb: NDArray[np.uint8], at_s: float) -> None:
         """Go along with a frame whose masks are not published."""
         if rgb.shape[:2] == self._size:
@@ -166,7 +176,7 @@ class Pursuit:
         out_of_sight_s = self._time_s - self._seen_s
         ended = f"lost for {out_of_sight_s:.1f} s" if out_of_sight_s > self._search_s() else ""
         return Sighting(
-            self._followed, header, self._tracked, wants_detection=self._tracker.wants_detection, ended=ended
+            self._followed, header, self._tracked, rgb, wants_detection=self._tracker.wants_detection, ended=ended
         )
 
     def measure(self, sighting: Sighting, frame: RawFrame) -> Sighting:
@@ -250,11 +260,17 @@ class Follower:
             self._mailbox.notify()
 
     def close(self) -> None:
-        """End the thread, after the frame that it works on."""
+        """End the thread, after the frame that it works on, and close the tracker."""
         with self._mailbox:
             self._closing = True
             self._mailbox.notify()
+        self._close_pursuit()  # the thread may wait for it
         self._thread.join()
+        self._close_pursuit()  # one that the thread made meanwhile
+
+    def _close_pursuit(self) -> None:
+        if self._pursuit is not None:
+            self._pursuit.close()
 
     # --- on the thread
 
@@ -275,6 +291,8 @@ class Follower:
                     header, rgb = picture
                     self._look(frame, header, rgb)
             except Exception as error:
+                if self._closing:
+                    return  # the tracker was closed meanwhile
                 logger.error("%s", traceback.format_exc())
                 followed, self._followed = self._followed, None
                 if followed is not None and header is not None:

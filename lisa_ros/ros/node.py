@@ -14,6 +14,7 @@ import copy
 import functools
 import gc
 import importlib
+import inspect
 import logging
 import signal
 import sys
@@ -37,11 +38,12 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from std_msgs.msg import String
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 
 from lisa_ros.engine.api import Region
 from lisa_ros.engine.registry import check_model
 from lisa_ros.errors import ConfigError, LisaError
+from lisa_ros.msg import Watch
 from lisa_ros.perception.tracking import Tracker
 from lisa_ros.ros import parameters
 from lisa_ros.ros.cameras import Cameras
@@ -51,8 +53,9 @@ from lisa_ros.ros.follower import Sighting
 from lisa_ros.ros.following import Following
 from lisa_ros.ros.logs import RosHandler
 from lisa_ros.ros.publishers import OVERRIDABLE, Publishers
+from lisa_ros.ros.standing import StandingCommand
 from lisa_ros.runtime import worker
-from lisa_ros.runtime.queue import RequestQueue
+from lisa_ros.runtime.queue import DISABLED, RequestQueue
 from lisa_ros.runtime.requests import FINALIZED, UNCONFIGURED, Frame, Measured, NodeState, Result
 from lisa_ros.runtime.status import State
 from lisa_ros.runtime.transport import SharedMemory
@@ -100,6 +103,7 @@ class LisaNode(LifecycleNode):
 
     def _make(self) -> None:
         self.ended = Future()
+        self._active, self._enabled = False, True
         self.parameters = parameters.declare(self)
         # A wrong name or a missing package ends the node at once, as other wrong parameters do.
         tracker_of(self.parameters)
@@ -126,16 +130,25 @@ class LisaNode(LifecycleNode):
         mismatches = Mismatches(self)
         publishers = Publishers(self, current, mismatches, self._aside.submit)
         self._mismatches = mismatches
-        self._following = Following(publishers.tracked, publishers.markers, current, self._event_came)
+        self._following = Following(
+            publishers.tracked, publishers.tracked_overlay, publishers.markers, current, self._event_came
+        )
         self._cameras = Cameras(self, current, self._now_s, self._following.see, self._following.depth_came)
         outlet = Outlet(publishers, self._following)
         self._queue = RequestQueue(self._cameras, outlet, current, self._wake_at, measure=self._measure)
-        diagnostics = Diagnostics(self, self._queue, self._cameras, mismatches)
+        standing = StandingCommand(self, self._queue, self._steady)
+        diagnostics = Diagnostics(self, self._queue, self._cameras, mismatches, standing)
         self.create_timer(PERIOD_S, self._guarded(diagnostics.publish), clock=self._steady)
         self._closing.callback(self._free)  # not before there is all that it frees
         self._clear = self.create_service(Trigger, "~/clear", self._following.clear)
         endpoints = Endpoints(self, self._queue, current, publishers.messages)
         self._command = self.subscribe(String, "~/command", endpoints.command, REQUESTS)
+        self._commands = [
+            self.subscribe(String, f"~/{name}/command", functools.partial(endpoints.command, camera=name), REQUESTS)
+            for name in filter(None, self.parameters.camera_names)
+        ]
+        self._watch = self.subscribe(Watch, "~/watch", standing.take, REQUESTS)
+        self._enable = self.create_service(SetBool, "~/enable", self._set_enabled)
 
         self.add_on_set_parameters_callback(self._parameters_set)
         publishers.publish_state(self._queue.state)
@@ -154,7 +167,9 @@ class LisaNode(LifecycleNode):
 
         def activate() -> None:
             self._queue.activate()
-            self._cameras.activate()
+            self._active = True
+            if self._enabled:
+                self._cameras.activate()
 
         return self._passing(activate)
 
@@ -163,6 +178,7 @@ class LisaNode(LifecycleNode):
 
         def deactivate() -> None:
             self._queue.deactivate()
+            self._active = False
             self._cameras.deactivate()
             self._following.deactivate()
 
@@ -179,6 +195,23 @@ class LisaNode(LifecycleNode):
     def on_error(self, _: LifecycleState) -> TransitionCallbackReturn:
         """A transition went wrong: begin anew from UNCONFIGURED."""
         return self._passing(self._free)
+
+    def _set_enabled(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        """~/enable: take commands and listen to cameras, or neither; the model stays."""
+        response.message = "commands are taken" if request.data else DISABLED
+        try:
+            self._enabled = request.data
+            self._queue.enable(request.data)
+            if not request.data:
+                self._cameras.deactivate()
+                self._following.deactivate()
+            elif self._active:
+                self._cameras.activate()
+            response.success = True
+        except Exception as error:  # it is answered all the same
+            self.get_logger().error(traceback.format_exc())
+            response.message = f"{type(error).__name__}: {error}; see the node's log"
+        return response
 
     def stop(self) -> None:
         """Answer what is open, free everything, and have ``ended`` done soon."""
@@ -207,6 +240,7 @@ class LisaNode(LifecycleNode):
 
     def _free(self, state: NodeState = UNCONFIGURED) -> None:
         self._queue.cleanup(state)
+        self._active = False
         self._cameras.deactivate()
         self._held.close()
         self._events.clear()  # of a worker and a follower that are no more
@@ -350,13 +384,21 @@ def answer_bad_transitions(node: LifecycleNode) -> None:
 
 
 def tracker_of(values: parameters.Parameters) -> Callable[[], Tracker]:
-    """The callable that the parameter names. Raises ConfigError."""
+    """What makes the tracker that the parameters name. Raises ConfigError."""
     module, _, name = values.tracker.partition(":")
     try:
-        tracker: Callable[[], Tracker] = getattr(importlib.import_module(module), name)
+        maker: Callable[..., Tracker] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"tracker is {values.tracker!r}: {error}; give module:callable") from error
-    return tracker
+    options = values.named_tracker_options
+    try:
+        inspect.signature(maker).bind(**options)
+    except TypeError as error:
+        raise ConfigError(
+            f"tracker_options is {list(values.tracker_options)!r}, but {values.tracker}: {error}; give its options as "
+            "name=value"
+        ) from error
+    return functools.partial(maker, **options)
 
 
 def main(args: list[str] | None = None) -> int:

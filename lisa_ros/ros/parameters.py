@@ -119,6 +119,12 @@ class Parameters:
         "message of a stamp is the complete one",
         live=True,
     )
+    min_score: float = _parameter(
+        0.0,
+        "masks with a lower score are left out; an answer that had no others is NOT_FOUND and says so",
+        between=(0.0, 1.0),
+        live=True,
+    )
     use_depth: bool = _parameter(True, "measure every mask in metres, where depth and camera_info are published")
     depth_slop_s: float = _parameter(
         0.02,
@@ -165,7 +171,14 @@ class Parameters:
     )
     tracker: str = _parameter(
         TRACKER,
-        "module:callable that makes the tracker (lisa_ros.perception.tracking.Tracker); set at the node's start only",
+        "module:callable that makes the tracker (lisa_ros.perception.tracking.Tracker), for example the experimental "
+        "lisa_ros.runtime.tracker:sam2_video; set at the node's start only",
+        fixed=True,
+    )
+    tracker_options: tuple[str, ...] = _parameter(
+        ("",),
+        "options of the tracker as name=value, for example [model=/models/sam2.1-tiny] of sam2_video; set at the "
+        "node's start only",
         fixed=True,
     )
     marker_lifetime_s: float = _parameter(
@@ -208,7 +221,7 @@ class Parameters:
         if len(set(self.cameras)) < len(self.cameras):
             raise ConfigError(f"cameras is {list(self.cameras)!r}; every name must be there once")
         _check_proposals(self.proposals)
-        _ = self.engine_options  # raises for one that cannot be read
+        _ = self.engine_options, self.named_tracker_options  # raise for one that cannot be read
 
     @property
     def engine_options(self) -> dict[str, Any]:
@@ -223,6 +236,11 @@ class Parameters:
         if self.proposals == ("sam",):
             options.setdefault("proposer", "sam")
         return options
+
+    @property
+    def named_tracker_options(self) -> dict[str, Any]:
+        """``tracker_options`` as the tracker takes them. Raises ConfigError."""
+        return parse_options(filter(None, self.tracker_options))
 
     @property
     def proposal_topics(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import String
 from visualization_msgs.msg import MarkerArray
 
@@ -29,6 +29,7 @@ from lisa_ros.ros.messages import ResultMessages, image_message, progress_messag
 from lisa_ros.ros.parameters import Parameters
 from lisa_ros.ros.pictures import Pictures
 from lisa_ros.ros.serialized_image import with_stamp
+from lisa_ros.ros.tracked_overlay import TrackedOverlay
 from lisa_ros.ros.vision_messages import vision_msgs
 from lisa_ros.runtime.requests import Frame, NodeState, Progress, Request, Result
 
@@ -57,6 +58,7 @@ class Publishers:
     Attributes:
         messages: The message of each result, made once.
         tracked: Publisher of ~/tracked.
+        tracked_overlay: ~/tracked_overlay.
         markers: ~/markers.
     """
 
@@ -82,6 +84,8 @@ class Publishers:
         pictures = Pictures(overlay, points, parameters, aside)
         self._status = self._publisher(StatusMessage, "~/status", LATCHED)
         self.tracked = self._publisher(TrackedMasks, "~/tracked")
+        compressed = self._publisher(CompressedImage, "~/tracked_overlay/compressed")
+        self.tracked_overlay = TrackedOverlay(compressed, parameters, aside)
         self.markers = Markers(self._publisher(MarkerArray, "~/markers"), parameters)
         # Last: nobody computes with what they publish.
         frames = Frames(node, parameters)

@@ -19,11 +19,13 @@ from lisa_ros.runtime.admission import check_supported, clean_request
 from lisa_ros.runtime.engine_life import EngineLife, WorkerLike
 from lisa_ros.runtime.requests import UNCONFIGURED, Frame, Limits, Measured, NodeState, Progress, Request, Result
 from lisa_ros.runtime.results import Results, call_safely
-from lisa_ros.runtime.running import Running, with_pixels
+from lisa_ros.runtime.running import Running
 from lisa_ros.runtime.status import Busy, NotReady, Stage, State, TimedOut
 from lisa_ros.runtime.transport import Transport
 
 logger = logging.getLogger(__name__)
+
+DISABLED = "the node is disabled: commands are not taken; call ~/enable with data: true"
 
 RequestEvent = worker.StageBegan | worker.PartialText | worker.NewRegions | worker.Done | worker.Failed | Measured
 
@@ -92,12 +94,18 @@ class RequestQueue:
         self._clock = clock
         self._measure = measure
         self._active = False
+        self._enabled = True
         self._transport: Transport | None = None
         self._running: Running | None = None
         self._waiting: deque[Request | worker.ForgetSessions] = deque()
         self.engine = EngineLife()
         self.state = UNCONFIGURED
         self._results = Results(outlet.publish_result, self.engine, clock)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a question that came now would be asked at once."""
+        return self.state.state is State.READY and self._running is None and not self._waiting
 
     @property
     def latencies(self) -> Sequence[float]:
@@ -126,6 +134,14 @@ class RequestQueue:
             self._give_up(request, NotReady("the node was deactivated meanwhile; activate it and ask again"))
         self._settle()
 
+    def enable(self, enabled: bool) -> None:
+        """Disabled: open commands and those that come are answered NOT_READY; the worker keeps its model."""
+        self._enabled = enabled
+        if not enabled:
+            for request in self._open():
+                self._give_up(request, NotReady(DISABLED))
+        self._settle()
+
     def cleanup(self, state: NodeState = UNCONFIGURED) -> None:
         """There is no worker any more: answer every open command NOT_READY. ``state`` is shown from now on."""
         self._active, self._transport = False, None
@@ -147,6 +163,11 @@ class RequestQueue:
         except Exception as error:
             self._results.refuse(request, error)
         self._settle()
+
+    def refuse(self, request: Request, error: LisaError) -> None:
+        """Give a request that its endpoint cannot use its one result."""
+        request.received = self._clock()
+        self._results.refuse(request, error)
 
     def cancel(self, request_id: str) -> None:
         """Answer CANCELED now; the worker stops at the next token. Nothing happens where the result is out already."""
@@ -207,14 +228,14 @@ class RequestQueue:
         """Pass on what is known of the answer so far."""
         if running.request.answered:
             return
-        if new and self._limits().early_mask and not running.request.background:
-            call_safely(self._outlet.publish_early, running.frame, with_pixels(running.announced))
+        if new and self._limits().early_mask and running.request.published:
+            call_safely(self._outlet.publish_early, running.frame, running.kept(running.announced))
         self._publish_progress(running.request, running.progress(new))
 
     def _publish_progress(self, request: Request, progress: Progress) -> None:
         """To the caller, and to everybody where it is a command of somebody."""
         call_safely(request.on_progress, progress)
-        if not request.background:
+        if request.published:
             call_safely(self._outlet.publish_progress, request, progress)
 
     # --- a request's life
@@ -222,7 +243,7 @@ class RequestQueue:
     def _admit(self, request: Request) -> None:
         clean_request(request, self._limits())
         info = self.engine.info
-        if info is None or not self._active:
+        if info is None or not self._active or not self._enabled:
             raise NotReady(f"{self.state.message}; see ~/status")
         check_supported(request, info)
         self._frames.check(request.image, request.camera)
@@ -247,7 +268,7 @@ class RequestQueue:
         frame = self._frames.take(request.image, request.camera)
         assert self._transport is not None
         ticket = self._transport.put(frame.rgb)
-        self._running = Running(request, frame)
+        self._running = Running(request, frame, self._limits().min_score)
         call_safely(self._outlet.frame_taken, frame)
         self.engine.send(worker.Command(request.request_id, request.ask, ticket, request.session, frame.proposals))
         self._publish_progress(request, self._running.progress())
@@ -266,9 +287,9 @@ class RequestQueue:
     def _take_answer(self, running: Running, done: worker.Done) -> None:
         """The engine is done; the request keeps its place until its masks are measured."""
         self.engine.gpu_bytes = done.gpu_bytes
-        regions = with_pixels(running.regions(done))
         request = running.request
-        if regions and not request.answered and not request.background and self._measures(running, regions):
+        regions = running.kept(running.regions(done))
+        if regions and not request.answered and request.published and self._measures(running, regions):
             running.done = done
         else:
             self._running = None
@@ -330,6 +351,8 @@ class RequestQueue:
         """Of a node whose model is loaded."""
         if not self._active:
             return State.INACTIVE, "the node is inactive: the model is loaded, commands are not taken; activate it"
+        if not self._enabled:
+            return State.INACTIVE, DISABLED
         if self._running is not None and (self._waiting or not self._running.request.background):
             return State.BUSY, "working on a command"
         return State.READY, "waiting for a command"

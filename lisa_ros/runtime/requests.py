@@ -32,6 +32,8 @@ class Limits(Protocol):
     def stuck_worker_s(self) -> float: ...
     @property
     def early_mask(self) -> bool: ...
+    @property
+    def min_score(self) -> float: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,8 +148,9 @@ class Request:
         image: The caller's own sensor_msgs/Image; None: the newest frame of ``camera``.
         camera: Name of the camera; empty: the first one.
         timeout_s: From receiving to the result; 0 takes the node's limit.
-        background: The node's own question (re-detection). It is asked only while nothing else is to be done, given up
-            when a person's command comes, and its result is not published.
+        background: Nobody waits for it (re-detection, a standing command): it is asked only while nothing else is to be
+            done, and given up when a person's command comes.
+        published: False for a question of the node's own (re-detection): only its caller hears of it.
     """
 
     request_id: str
@@ -160,6 +163,7 @@ class Request:
     camera: str = ""
     timeout_s: float = 0.0
     background: bool = False
+    published: bool = True
     received: float = 0.0
     deadline: float = 0.0
     answered: bool = False

@@ -16,10 +16,12 @@ class Running:
     """A request that the worker has. It may be answered (canceled, timed out) before the worker lets go of it.
 
     announced: regions as they came, empty ones too. done: the engine's answer, while its masks are measured.
+    min_score: regions with less are left out.
     """
 
     request: Request
     frame: Frame
+    min_score: float = 0.0
     stage: Stage = Stage.ENCODING
     partial_answer: str = ""
     announced: list[Region] = field(default_factory=list)
@@ -39,8 +41,11 @@ class Running:
 
     def progress(self, new: Sequence[Region] = ()) -> Progress:
         """What is known now. new: of the announced regions, the ones that no earlier progress had."""
-        regions = with_pixels(self.announced)
-        return Progress(self.stage, self.partial_answer, regions, len(with_pixels(new)), self.frame)
+        return Progress(self.stage, self.partial_answer, self.kept(self.announced), len(self.kept(new)), self.frame)
+
+    def kept(self, regions: Sequence[Region]) -> list[Region]:
+        """Those that mark anything in the image, with the score that they must have."""
+        return [region for region in regions if region.mask.area and region.score >= self.min_score]
 
     def regions(self, done: worker.Done) -> list[Region]:
         """Of the complete answer, in its order."""
@@ -51,8 +56,3 @@ class Running:
                 replace(one, spans=tuple(all_), span=None) for one, all_ in zip(regions, done.spans, strict=True)
             ]
         return regions
-
-
-def with_pixels(regions: Sequence[Region]) -> list[Region]:
-    """Those that mark anything in the image."""
-    return [region for region in regions if region.mask.area]

@@ -7,10 +7,7 @@ loaded again. Neither torch nor ROS is imported here.
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import subprocess
-import sys
 import threading
 import time
 import traceback
@@ -22,6 +19,7 @@ from typing import Any
 from lisa_ros.engine.api import Ask, EngineInfo, Region, Span, Timings
 from lisa_ros.errors import LisaError
 from lisa_ros.perception.labels import PackedLabels
+from lisa_ros.runtime.child import cause_of_death, spawn
 from lisa_ros.runtime.transport import Ticket, Transport
 
 logger = logging.getLogger(__name__)
@@ -287,7 +285,7 @@ class Worker:
                 cause = f"before it ran: {error}"
             else:
                 was_ready, load_failed = self._follow(connection, process)
-                cause = _cause_of_death(process)
+                cause = cause_of_death(process)
             if self._closing.is_set() or load_failed:
                 return
             deaths_loading = 0 if was_ready else deaths_loading + 1
@@ -345,32 +343,4 @@ class Worker:
 
 
 def _spawn(connection: Connection, transport: Transport, settings: WorkerSettings) -> subprocess.Popen[bytes]:
-    """A fresh interpreter: never a fork of a process that has threads, DDS or CUDA in it."""
-    environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(_import_path())
-    if settings.threads:
-        environment["OMP_NUM_THREADS"] = str(settings.threads)
-    # A subprocess and not multiprocessing.Process: the parent's __main__ (and with it rclpy) is not imported again, no
-    # resource tracker runs beside it, and `ps` shows what it is.
-    return subprocess.Popen(
-        [sys.executable, "-m", "lisa_ros.runtime.worker_process", str(os.getpid()), str(connection.fileno())],
-        pass_fds=(connection.fileno(), *transport.descriptors),
-        env=environment,
-        stdin=subprocess.DEVNULL,
-    )
-
-
-def _import_path() -> Sequence[str]:
-    return [os.path.abspath(path) for path in sys.path]
-
-
-def _cause_of_death(process: subprocess.Popen[bytes] | None) -> str:
-    code = process.returncode if process is not None else None
-    if code is None or code >= 0:
-        return f"with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    hint = " (killed by the system for want of memory, or by a person)" if name == "SIGKILL" else ""
-    return f"of {name}{hint}"
+    return spawn("lisa_ros.runtime.worker_process", connection, transport.descriptors, settings.threads)

@@ -135,7 +135,8 @@ class ParentPipe:
         self._connection = connection
         self._lock = threading.Lock()
 
-    def send(self, event: worker.Event | worker.Log) -> None:
+    def send(self, event: object) -> None:
+        """event: of a kind that the parent knows."""
         with self._lock:
             try:
                 self._connection.send(event)

@@ -24,7 +24,7 @@ from lisa_ros import cli
 from lisa_ros.bag import messages
 from lisa_ros.bag.annotation import Job, split
 from lisa_ros.bag.recording import RELIABLE, Frame, write_recording
-from lisa_ros.cli import bag as bag_cli
+from lisa_ros.cli import model as model_cli
 from lisa_ros.engine.support import SupportedEngine
 
 COUNT = 25
@@ -41,7 +41,7 @@ def recording(tmp_path_factory):
 @pytest.fixture
 def bright(monkeypatch):
     engine = Bright()
-    monkeypatch.setattr(bag_cli, "load", lambda arguments: SupportedEngine(engine))
+    monkeypatch.setattr(model_cli, "load", lambda arguments: SupportedEngine(engine))
     return engine
 
 
@@ -317,7 +317,7 @@ import sys, time
 sys.path[:0] = {paths!r}
 from recordings import Bright
 from lisa_ros import cli
-from lisa_ros.cli import bag as bag_cli
+from lisa_ros.cli import model as model_cli
 from lisa_ros.engine.support import SupportedEngine
 
 class Slow(Bright):
@@ -327,7 +327,7 @@ class Slow(Bright):
             time.sleep(600)
         return super().ask(*given, **options)
 
-bag_cli.load = lambda arguments: SupportedEngine(Slow())
+model_cli.load = lambda arguments: SupportedEngine(Slow())
 sys.exit(cli.main({arguments!r}))
 """
 
@@ -388,7 +388,7 @@ def test_restart_removes_unfinished_work(recording, tmp_path, bright, monkeypatc
     monkeypatch.setattr(bright, "ask", lambda *given, **options: 1 / 0)
     assert annotate(recording, out) == 1
     monkeypatch.undo()
-    monkeypatch.setattr(bag_cli, "load", lambda arguments: SupportedEngine(bright))
+    monkeypatch.setattr(model_cli, "load", lambda arguments: SupportedEngine(bright))
     assert annotate(recording, out, "--restart", command="another") == 0
     assert set(bright.commands) == {"another"}
 
@@ -426,3 +426,63 @@ def test_an_engine_in_one_file_annotates_a_recording(repository, tmp_path, monke
     ((_, result),) = found["/lisa/result"]
     assert (result.model, result.absent, result.masks[0].phrase) == ("colours", ["blue"], "red")
     assert iou(pixels(found["/lisa/labels"][2][1]) == 1, truth(0)) > 0.9
+
+
+# --- a folder of recordings
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """A folder of two recordings: one a folder, one a file."""
+    folder = tmp_path / "day"
+    folder.mkdir()
+    record(folder / "morning", {"/camera": [raw(n) for n in range(8)]})
+    (file,) = record(tmp_path / "noon", {"/camera": [raw(n) for n in range(5)]}).glob("*.mcap")
+    file.rename(folder / "noon.mcap")
+    (folder / "notes.txt").write_text("sunny")
+    return folder
+
+
+def test_each_recording_of_a_folder_is_annotated_as_if_it_were_alone(recordings, tmp_path, bright, capsys):
+    out = tmp_path / "out"
+    assert annotate(recordings, out, "--every", "0.5") == 0
+    assert sorted(path.name for path in out.iterdir()) == ["morning", "noon.mcap"]
+    assert "morning: frame 5 at" in capsys.readouterr().out
+    for name in ("morning", "noon.mcap"):
+        alone = tmp_path / "alone" / name
+        alone.parent.mkdir(exist_ok=True)
+        assert annotate(recordings / name, alone, "--every", "0.5") == 0
+        files = [alone] if alone.is_file() else sorted(alone.glob("*.mcap"))
+        for file in files:
+            assert (out / file.relative_to(alone.parent)).read_bytes() == file.read_bytes()
+
+
+def test_a_folder_continues_with_the_recordings_that_are_not_written(recordings, tmp_path, bright, capsys, monkeypatch):
+    out, finish = tmp_path / "out", Job.finish
+
+    def fail_once(job, *given):
+        if job.folder.name.endswith("noon.mcap"):
+            raise KeyboardInterrupt
+        return finish(job, *given)
+
+    monkeypatch.setattr(Job, "finish", fail_once)
+    assert annotate(recordings, out) == 130
+    monkeypatch.setattr(Job, "finish", finish)
+    assert len(bright.commands) == 2
+    assert annotate(recordings, out, "--explain") == 1
+    assert "has unfinished work with other options" in capsys.readouterr().err
+    assert annotate(recordings, out) == 0
+    assert f"{out / 'morning'} is written already" in capsys.readouterr().out
+    assert len(bright.commands) == 2  # all parts were done
+    assert sorted(path.name for path in out.iterdir()) == ["morning", "noon.mcap"]
+    assert annotate(recordings, out) == 1
+    assert "recordings are never overwritten" in capsys.readouterr().err
+
+
+def test_a_folder_of_recordings_needs_a_folder_and_names_that_differ(recordings, tmp_path, bright, capsys):
+    assert annotate(recordings, tmp_path / "out.mcap") == 1
+    assert "give a folder for the outputs" in capsys.readouterr().err
+    (recordings / "noon.db3").write_bytes(b"")
+    assert annotate(recordings, tmp_path / "out") == 1
+    assert "has two recordings named noon; rename one of them" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -25,7 +25,7 @@ from servers import Handler, Stub, answering, endless, refusing, silent
 
 from lisa_ros import load_engine
 from lisa_ros.cli import main
-from lisa_ros.engine.api import Answer, Ask, Conversation, Event, Regions, Token
+from lisa_ros.engine.api import Answer, Ask, Conversation, Event, Regions, Stage, Token
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import Busy, Cancelled, CommandError, ConfigError, ImageError, LisaError, NotReady, TimedOut
 from lisa_ros.evaluation.self_check import SQUARES, Verdict, self_check
@@ -176,6 +176,8 @@ def test_the_objects_become_regions_while_the_answer_streams(endpoint_engine: Pa
     sent = [region for event in events if isinstance(event, Regions) for region in event.regions]
     assert [id(region) for region in sent] == [id(region) for region in answer.regions]
     assert [event.text for event in events if isinstance(event, Token)][-1] == answer.text
+    assert [event.name for event in events if isinstance(event, Stage)] == ["reading", "generating"]
+    assert isinstance(events[1], Stage)  # before the first word that is shown, and the first mask
     assert 0 < answer.timings.first_mask_s < answer.timings.total_s
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lisa_ros import load_engine
-from lisa_ros.engine.api import Ask
+from lisa_ros.engine.api import Ask, Stage
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import Cancelled, CheckpointError, CommandError, ConfigError
 from lisa_ros.grounded.cutters.sam import HALF, IMAGENET_MEAN, IMAGENET_STD, Input, SamCutter
@@ -203,6 +203,12 @@ def test_a_phrase_without_a_noun_or_too_long_is_a_command_error(phrases: Path, r
     with pytest.raises(CommandError, match="name the object alone"):
         engine.ask(encoded, Ask("red cup " * 60))
     assert engine.ask(encoded, Ask("<s> [SEP] <|endoftext|> cup")) is not None
+
+
+def test_no_language_model_writes(phrases: Path, rgb: RGB) -> None:
+    engine, events = load(phrases), []
+    engine.ask(engine.encode(rgb), Ask("cup"), on_event=events.append)
+    assert [event.name for event in events if isinstance(event, Stage)] == ["reading"]
 
 
 def test_a_cancel_before_the_model_runs_is_heeded(phrases: Path, rgb: RGB) -> None:

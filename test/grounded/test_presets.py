@@ -43,7 +43,7 @@ def hub(tiny, tmp_path_factory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loo
         "facebook/sam2.1-hiera-tiny": (tiny("sam2"), SECOND),
         "facebook/sam2.1-hiera-large": (tiny("sam2"), SECOND),
         "CIDAS/clipseg-rd64-refined": (tiny("clipseg"), THIRD),
-        "sj9909/StAR-8B": (adapter(qwen.parent / "adapter"), THIRD),
+        "sj9909/StAR-8B": (star(qwen.parent / "star"), THIRD),
     }
     with LoopbackHub(repositories) as served:
         monkeypatch.setattr(constants, "ENDPOINT", served.url)
@@ -69,6 +69,14 @@ def adapter(folder: Path, name: str = QUERY, **config: object) -> Path:
     )
     content = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, **config}
     (folder / "adapter_config.json").write_text(json.dumps(content))
+    return folder
+
+
+def star(folder: Path) -> Path:
+    """The repository as its README and its scripts name it: the LoRA weights, beside the processor's files."""
+    adapter(folder / "lora_adapter")
+    (folder / "huggingface").mkdir()
+    (folder / "huggingface" / "model.safetensors").write_bytes(b"not needed")
     return folder
 
 
@@ -176,6 +184,8 @@ def test_star_is_merged_once(hub: LoopbackHub) -> None:
     folder = fetch_engine(preset_named("star-8b+sam2.1-large"))
     assert sorted(path.name for path in folder.iterdir()) == ["cutter", "engine.json", "locator"]
     assert json.loads((folder / "engine.json").read_text())["locator"]["dialect"] == "star"
+    fetched = [name for name, _ in hub.downloads if "/" in name]
+    assert sorted(fetched) == ["lora_adapter/adapter_config.json", "lora_adapter/adapter_model.safetensors"]
     hub.downloads.clear()
     fetch_engine(preset_named("star-8b+sam2.1-large"))
     assert hub.downloads == []

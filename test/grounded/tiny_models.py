@@ -61,8 +61,8 @@ def _lively(sam: Any) -> Any:
     return sam
 
 
-def sam2(folder: Path) -> Path:
-    """A Sam2Model of 256 x 256 pixels."""
+def sam2(folder: Path, width: int = 32) -> Path:
+    """A Sam2Model of 256 x 256 pixels. width: channels of its embeddings."""
     torch.manual_seed(0)
     config = transformers.Sam2Config(
         vision_config={
@@ -79,10 +79,10 @@ def sam2(folder: Path) -> Path:
             },
             "backbone_channel_list": [128, 64, 32, 16],
             "backbone_feature_sizes": [[64, 64], [32, 32], [16, 16]],
-            "fpn_hidden_size": 32,
+            "fpn_hidden_size": width,
         },
-        prompt_encoder_config={"hidden_size": 32, "image_size": 256},
-        mask_decoder_config=decoder_config(),
+        prompt_encoder_config={"hidden_size": width, "image_size": 256},
+        mask_decoder_config=decoder_config(width),
     )
     model = transformers.Sam2Model(config)
     save(_lively(model), folder)
@@ -575,11 +575,11 @@ def _parts(config: Any) -> dict[str, Any]:
 
 
 def sam2_video(folder: Path) -> Path:
-    """A Sam2VideoModel, whose part for pictures is that of :func:`sam2`."""
-    image = transformers.Sam2Config.from_pretrained(sam2(folder.with_name("sam2_of_video")))
+    """A Sam2VideoModel. transformers fixes the memory at 64 channels, and wants two of them in a pointer at least."""
+    image = transformers.Sam2Config.from_pretrained(sam2(folder.with_name("sam2_of_video"), width=128))
     torch.manual_seed(0)
-    config = transformers.Sam2VideoConfig(**_parts(image), image_size=256, **_memory(32, 16))
-    return save(transformers.Sam2VideoModel(config), folder)
+    config = transformers.Sam2VideoConfig(**_parts(image), image_size=256, **_memory(128, 16))
+    return save(_lively(transformers.Sam2VideoModel(config)), folder)
 
 
 def sam3_video(folder: Path) -> Path:

@@ -24,6 +24,8 @@ from lisa_ros.perception.image_codec import (
 from lisa_ros.perception.photo import read_photo
 
 MOST = 10_000_000
+ORIENTED = Image.Exif()
+ORIENTED[0x0112] = 6  # turned by 90 degrees
 BAYER = {  # colours of the first two rows and columns
     "bayer_rggb8": ("rg", "gb"),
     "bayer_bggr8": ("bg", "gr"),
@@ -263,6 +265,19 @@ def test_a_compressed_images_size_is_known_before_it_is_decoded(suffix):
     image = compressed(np.zeros((50, 70, 3), np.uint8), suffix)
     with pytest.raises(ImageError, match="70 x 50 = 3500 pixels; at most 3000"):
         decode_compressed(image, 3000)
+
+
+@pytest.mark.parametrize(
+    "options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}, {"exif": ORIENTED}], ids=str
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_has_the_pixels_that_pillow_gives(mode: str, options: dict) -> None:
+    """To the last bit, whichever library decodes it; an orientation tag is ignored."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8).repeat(11, 0).repeat(9, 1)
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, "JPEG", quality=90, **options)
+    decoded = decode_compressed(SimpleNamespace(format="jpeg", data=file.getvalue()), MOST)
+    assert np.array_equal(decoded, np.asarray(Image.open(file).convert("RGB")))
 
 
 @pytest.mark.parametrize(("side", "says"), [(10_000, "100000000 pixels"), (20_000, "400000000 pixels")])

@@ -284,6 +284,7 @@ print(*sorted({{"torch", "transformers", "rclpy", "cv2", "lisa_small"}} & set(sy
         ("import lisa_ros; lisa_ros.load_engine", ""),
         ("import lisa_ros.cli", ""),
         ("import lisa_ros.runtime.worker", ""),
+        ("import lisa_ros.runtime.tracker", "cv2"),
         ("import lisa_ros.cli.serve, lisa_ros.cli.evaluate", "cv2"),
         ("import lisa_ros.remote.engine, lisa_ros.remote.server", "cv2"),
         ("import lisa_ros.ros.node", "cv2 rclpy"),

@@ -36,7 +36,7 @@ def test_a_skip_for_opengl_fails_where_make_test_has_installed_it(repository: Pa
 
 @pytest.fixture
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine without OpenGL and Chromium whose apt-get writes down what it is asked for; the file that it writes to."""
+    """A machine without OpenGL and Chromium. Its apt-get writes what it is asked for to this file."""
     asked = tmp_path / "asked"
     apt_get = tmp_path / "bin/apt-get"
     apt_get.parent.mkdir()

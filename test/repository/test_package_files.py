@@ -218,7 +218,7 @@ def test_cmake_paths_of_the_wheels_become_this_interpreters(repository: Path) ->
 def test_the_command_that_colcon_installs_starts(repository: Path) -> None:
     """Without pip: as `ros2 run lisa_ros lisa`, and as lisa on the PATH of a workspace."""
     installed = (repository / "CMakeLists.txt").read_text()
-    programs = "scripts/console scripts/lisa scripts/lisa_node scripts/robot_cell"
+    programs = "scripts/ask scripts/console scripts/lisa scripts/lisa_node scripts/robot_cell"
     assert f"install(PROGRAMS {programs} DESTINATION lib/${{PROJECT_NAME}})" in installed
     assert "install(PROGRAMS scripts/lisa DESTINATION bin)" in installed
     environment = {**os.environ, "PYTHONPATH": str(repository)}

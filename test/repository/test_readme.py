@@ -22,6 +22,7 @@ from lifecycle_names import LIFECYCLE
 from machine_speed import limit
 from PIL import Image
 
+from lisa_console.settings import Settings
 from lisa_ros.cli import COMMANDS
 from lisa_ros.lisa.weights.inspect import inspect
 from lisa_ros.ros.parameters import Parameters
@@ -138,14 +139,17 @@ def launch_arguments() -> set[str]:
 
 
 def parameter_names() -> set[str]:
-    return {parameter.name for parameter in fields(Parameters)} | {"use_sim_time"}
+    """Of the node and of the console."""
+    return {parameter.name for kind in (Parameters, Settings) for parameter in fields(kind)} | {"use_sim_time"}
 
 
 @cache
 def topics() -> set[str]:
     """All names that the node gives to topics, services and actions: "image", "~/mask"."""
     source = "\n".join(path.read_text() for path in (ROOT / "lisa_ros/ros").glob("*.py"))
-    return set(re.findall(r'"(~/\w+)"', source)) | {"image", "camera_info"} | LIFECYCLE
+    console = (ROOT / "lisa_console/robot.py").read_text()  # publishes beside the node's own topics
+    beside = {f"~/{name}" for name in re.findall(r'create_publisher\(\w+, f"\{name\}/(\w+)"', console)}
+    return set(re.findall(r'"(~/\w+)"', source)) | beside | {"image", "camera_info"} | LIFECYCLE
 
 
 @cache
@@ -306,7 +310,8 @@ def desk(tmp_path: Path) -> Path:
     """A folder as a newcomer's: a photo, and a model under the name that the README uses."""
     with Image.open(ROOT / "demo/scene.jpg") as picture:
         picture.save(tmp_path / "photo.jpg")
-    shutil.copytree(model_folder(), tmp_path / "LISA-7B-v1")
+    for name in ("LISA-7B-v1", "qwen3-vl-2b+sam2.1-tiny"):
+        shutil.copytree(model_folder(), tmp_path / name)
     return tmp_path
 
 

@@ -58,7 +58,9 @@ def ask(client):
 
 def test_a_command_gives_masks_with_phrases(client, stub: Stub) -> None:
     stub.chat = answering(FOUND)
-    _, result = client.goal("the red box", stamped(client.node, scene())).result()
+    goal = client.goal("the red box", stamped(client.node, scene()))
+    goal.reach(Segment.Feedback.STAGE_GENERATING)
+    _, result = goal.result()
     assert result.status == Segmentation.SUCCESS, result.message
     assert [mask.phrase for mask in result.segmentation.masks] == ["red box"]
 

@@ -4,8 +4,10 @@ import shutil
 
 import numpy as np
 import pytest
+from geometry_msgs.msg import Point32
 from PIL import Image as Picture
 from robot import pixels_of, stamp, stamped
+from sensor_msgs.msg import RegionOfInterest
 
 from lisa_ros import load_engine
 from lisa_ros.engine.api import Ask
@@ -152,3 +154,19 @@ def test_a_checkpoint_that_cannot_be_used_is_named_and_commands_are_not_ready(br
     client.wait(client.service.service_is_ready, "service")
     answer = client.call("the box", stamped(client.node, np.zeros((30, 40, 3), np.uint8)))
     assert (answer.status, status.message in answer.message) == (Segmentation.NOT_READY, True)
+
+
+@pytest.mark.parametrize("fields", [{"points": [(60, 40)], "point_labels": [0]}, {"box": (10, 12, 40, 30)}])
+def test_points_and_a_box_of_a_request_reach_the_mask_decoder(real, lisa, golden, fields):
+    rgb = np.asarray(Picture.open(golden / "wide.png").convert("RGB"))
+    expected = lisa.ask(lisa.encode(rgb), Ask(COMMANDS[0], **fields))
+    plain = ask(lisa, rgb, COMMANDS[0])
+    assert [r.mask.area for r in expected.regions] != [r.mask.area for r in plain.regions]
+    message = {"points": [Point32(x=float(x), y=float(y)) for x, y in fields.get("points", ())]}
+    message["point_labels"] = fields.get("point_labels", [])
+    if "box" in fields:
+        x, y, width, height = fields["box"]
+        message["box"] = RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height)
+    image = stamped(real.node, rgb)
+    assert_same(real.call(COMMANDS[0], image, **message).segmentation, expected)
+    assert_same(real.goal(COMMANDS[0], image, **message).result()[1].segmentation, expected)

@@ -358,3 +358,41 @@ def test_a_tracker_that_is_not_there_is_said_at_the_start(tmp_path) -> None:
     assert wait_for(lambda: lisa.process.poll() is not None, "end of the node")
     assert lisa.process.returncode == 2, lisa.said()
     assert "tracker is 'nowhere:Tracker'" in lisa.said()
+
+
+def test_a_tracker_with_options_it_does_not_have_is_said_at_the_start(tmp_path) -> None:
+    lisa = NodeProcess(tmp_path, tracker="lisa_ros.runtime.tracker:sam2_video", tracker_options="[folder=/sam]")
+    assert wait_for(lambda: lisa.process.poll() is not None, "end of the node")
+    assert lisa.process.returncode == 2, lisa.said()
+    assert "tracker_options is ['folder=/sam'], but lisa_ros.runtime.tracker:sam2_video" in lisa.said()
+
+
+def test_a_learned_tracker_has_a_process_of_its_own_that_ends_with_the_node(launch) -> None:
+    client = launch(
+        tracker="lisa_ros.runtime.tracker:TrackerProcess", tracker_options="['tracker=standin_tracker:Talking']"
+    )
+    client.ready()
+    client.listen("tracked", TrackedMasks)
+    film = Film(client)
+    film.run(0.3)
+    answer = say(client)
+    film.run(0.5)
+    last = heard(client)[-1]
+    assert (last.request_id, last.masks[0].state) == (answer.request_id, TrackedMask.TRACKING)
+    assert iou(whole(last.masks[0], film.size), film.truth[stamp(last.header)]) >= 0.8
+    assert "tracker: start" in client.lisa.said()
+    (tracker,) = processes(client, "tracker_process")
+    tracker.kill()
+    client.wait(lambda: not heard(client)[-1].masks, "end of the following")
+    assert "the tracker's process ended of SIGKILL" in client.lisa.said()
+    say(client)
+    (tracker,) = processes(client, "tracker_process")
+    film.close()
+    assert client.lisa.stop() == 0
+    assert not tracker.is_running() or tracker.status() == psutil.STATUS_ZOMBIE
+
+
+def processes(client: Client, name: str) -> list[psutil.Process]:
+    """Children of the node that run a module."""
+    children = psutil.Process(client.lisa.process.pid).children()
+    return [child for child in children if any(name in part for part in child.cmdline())]

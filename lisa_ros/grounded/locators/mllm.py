@@ -143,10 +143,13 @@ class MllmLocator:
         reader = AnswerReader(self.dialect, view.sent, view.size, min(self._max_objects, ask.mask_limit))
         tokens = ask.token_limit + OBJECT_TOKENS * reader.max_objects + THOUGHT_TOKENS * self.dialect.thinks
         longest = 4096 + 16 * tokens  # characters: a server may not heed max_tokens
-        words = ""
+        words: str | None = None
 
         def take(piece: Piece) -> bool:
             nonlocal words
+            if words is None:
+                words = ""
+                on_words(words)
             new = reader.feed(piece.text, piece.logprob)
             if not reader.absent:
                 for find in new:

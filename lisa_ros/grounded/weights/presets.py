@@ -23,7 +23,7 @@ class Source:
         licence: Of the weights.
         dialect: Of a language model, if its type does not say; else empty.
         alone: It locates and cuts, and needs no cutter.
-        adapter: Repository of LoRA weights that are merged into it; else empty.
+        adapter: Repository (and folder in it) of LoRA weights that are merged into it; else empty.
         note: What a user must know; may be empty.
     """
 
@@ -48,8 +48,8 @@ LOCATORS = {
         "Qwen/Qwen3-VL-8B-Instruct",
         18.2,
         dialect="star",
-        adapter="sj9909/StAR-8B",
-        note="LoRA merged once; trained for ReasonSeg; the name of its repository was not checked",
+        adapter="sj9909/StAR-8B/lora_adapter",
+        note="LoRA merged once; trained for ReasonSeg",
     ),
     "qwen2.5-vl-7b": Source("Qwen/Qwen2.5-VL-7B-Instruct", 16.6),
     "grounding-dino": Source("IDEA-Research/grounding-dino-tiny", 0.7, note="noun phrases only"),

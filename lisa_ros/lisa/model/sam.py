@@ -186,3 +186,19 @@ def point_tokens(sam: SamModel, points: Tensor, labels: Tensor) -> Tensor:
         embedding = cast(nn.Embedding, encoder.point_embed[label]).weight
         tokens = torch.where(labels == label, tokens + embedding, tokens)
     return tokens
+
+
+def box_tokens(sam: SamModel, boxes: Tensor) -> Tensor:
+    """Sparse prompt tokens of boxes, as SAM's prompt encoder makes them.
+
+    Args:
+        sam: The model.
+        boxes: (S, 4) float32, left, top, right and bottom in pixels of the encoder's square input.
+
+    Returns:
+        (S, 2, C), in the encoding's precision: top left and bottom right corner.
+    """
+    corners = (boxes.reshape(-1, 2, 2) + 0.5) / cast(int, prompt_config(sam).image_size)
+    kinds = [cast(nn.Embedding, sam.prompt_encoder.point_embed[index]).weight for index in (2, 3)]
+    tokens: Tensor = sam.shared_image_embedding(corners) + torch.cat(kinds)
+    return tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from glob import escape
@@ -15,30 +16,56 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from lisa_ros.errors import CheckpointError
 from lisa_ros.lisa.weights.substitute import REPOSITORY, check_link
 
+SOURCE = re.compile(rf"{REPOSITORY.pattern}(/[\w-][\w.-]*)?")
+"""OWNER/NAME of a repository, or OWNER/NAME/FOLDER."""
+
 RECORD = "fetch.json"
 """What a fetched folder says about its origin: source, revision, date, files with size and sha256."""
 
 
 @dataclass(frozen=True)
 class HubRepository:
-    """One revision of a repository. sizes: bytes by file name. checksums: sha256 of the files that the hub states."""
+    """One revision of a repository, or of a folder in it.
+
+    Args:
+        source: OWNER/NAME, or OWNER/NAME/FOLDER.
+        revision: A commit.
+        sizes: Bytes by file name.
+        checksums: sha256 of the files that the hub states.
+    """
 
     source: str
     revision: str
     sizes: dict[str, int]
     checksums: dict[str, str]
 
+    @property
+    def repository(self) -> str:
+        """OWNER/NAME."""
+        return "/".join(self.source.split("/")[:2])
+
+    @property
+    def folder(self) -> str:
+        """Begins the names of its files in the repository: empty, or FOLDER/."""
+        return _folder(self.source)
+
     @classmethod
     def look_up(cls, source: str, revision: str | None) -> HubRepository:
         """Resolve ``revision`` (a branch, a tag or a commit; None: the newest) to a commit. Raises CheckpointError."""
-        info = _asking_hub(source, lambda: HfApi().model_info(source, revision=revision, files_metadata=True))
+        repository, folder = "/".join(source.split("/")[:2]), _folder(source)
+        info = _asking_hub(repository, lambda: HfApi().model_info(repository, revision=revision, files_metadata=True))
+        named = {file.rfilename.removeprefix(folder): file for file in info.siblings or []}
         # Only plain names: a repository does not decide where on this machine a file goes.
-        files = [file for file in info.siblings or [] if "/" not in file.rfilename and "\\" not in file.rfilename]
+        files = {
+            name: file
+            for name, file in named.items()
+            if file.rfilename == folder + name and "/" not in name and "\\" not in name
+        }
         return cls(
             source=source,
             revision=str(info.sha),
-            sizes={file.rfilename: file.size or 0 for file in files},
-            checksums={file.rfilename: file.lfs.sha256 for file in files if file.lfs},
+            sizes={name: file.size or 0 for name, file in files.items()},
+            checksums={name: file.lfs.sha256 for name, file in files.items() if file.lfs},
         )
 
     def files(self, names: Sequence[str], staging: Path) -> dict[str, Path]:
@@ -51,12 +78,15 @@ class HubRepository:
             CheckpointError: The hub does not answer, or does not give them.
         """
         _asking_hub(
-            self.source,
+            self.repository,
             lambda: snapshot_download(
-                self.source, revision=self.revision, local_dir=staging, allow_patterns=[escape(name) for name in names]
+                self.repository,
+                revision=self.revision,
+                local_dir=staging,
+                allow_patterns=[escape(self.folder + name) for name in names],
             ),
         )
-        found = {name: staging / name for name in names}
+        found = {name: staging / self.folder / name for name in names}
         # Without a connection, the client is content with what is in the folder.
         if missing := [name for name, file in found.items() if not file.is_file()]:
             raise CheckpointError(
@@ -101,14 +131,19 @@ class LocalFolder:
 Origin = HubRepository | LocalFolder
 
 
+def _folder(source: str) -> str:
+    """``FOLDER/`` of a source OWNER/NAME/FOLDER, else empty."""
+    return "".join(f"{part}/" for part in source.split("/")[2:])
+
+
 def find_origin(source: str, revision: str | None = None) -> Origin:
-    """A folder where ``source`` is one, else the repository of that name. Raises CheckpointError."""
+    """A folder where ``source`` is one, else the repository of that name or a folder in it. Raises CheckpointError."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         if revision is not None:
             raise CheckpointError(f"{source} is a folder and has no revisions; leave --revision out")
         return LocalFolder.look_up(folder)
-    if not REPOSITORY.fullmatch(source):
+    if not SOURCE.fullmatch(source):
         raise CheckpointError(
             f"'{source}' is neither a folder here nor the name of a repository, such as xinlai/LISA-7B-v1"
         )

@@ -45,6 +45,7 @@ class Spec:
         projector: Kind of the image projector: ``linear``, ``identity`` or ``mlp{N}x_gelu``.
         strips_blanks: Whether the tokenizer removes white space beside added tokens.
         points: Settings of similarity points; None: none.
+        point_prompts: What a command's points and box become (``lisa_ros.lisa.pointing``): ``tokens`` or ``place``.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Spec:
     projector: str = "linear"
     strips_blanks: bool = True
     points: PointSettings | None = None
+    point_prompts: str = "tokens"
 
     @property
     def answers_targets(self) -> bool:
@@ -113,6 +115,7 @@ def read_spec(folder: Path, family: Family | None = None) -> Spec:
             projector=_projector(config),
             strips_blanks=_strips_blanks(own, family),
             points=_points(own, family, width),
+            point_prompts=_point_prompts(own),
         )
     except ConfigError as error:
         raise CheckpointError(f"config.json in {folder}: {error}") from error
@@ -157,6 +160,14 @@ def with_points(spec: Spec, settings: Mapping[str, Any]) -> Spec:
 def _points(own: dict[str, Any], family: Family, width: int) -> PointSettings | None:
     known = family.points_for(width)
     return known if own.get("points") is None else PointSettings.read(own["points"], known)
+
+
+def _point_prompts(own: dict[str, Any]) -> str:
+    """A decoder that was trained from scratch has never seen a point token; SAM's has."""
+    kind = str(own.get("point_prompts", "place" if own.get("image_encoder") else "tokens"))
+    if kind not in ("tokens", "place"):
+        raise ValueError(f"lisa.point_prompts is {kind!r}; it must be tokens or place")
+    return kind
 
 
 def _strips_blanks(own: dict[str, Any], family: Family) -> bool:
