@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lisa_ros.engine.api import MaskCrop, Proposals, Turn
+from lisa_ros.engine.options import check_options
 from lisa_ros.errors import CheckpointError, CommandError
 from lisa_ros.extractive.extractor import Extractor
-from lisa_ros.extractive.proposers.drawn import Drawn
+from lisa_ros.extractive.proposers.drawn import Drawn, DrawnOptions
+from lisa_ros.extractive.proposers.proposer import Arrangement, Proposer
+from lisa_ros.extractive.proposers.settings import ProposerSettings
 from lisa_ros.extractive.reader import Seen, Vocabulary
 from lisa_ros.extractive.resize import square_weights
 from lisa_ros.extractive.words import MENTION, Message
@@ -84,6 +87,8 @@ class SmallReader:
 
     def __init__(self, segmenter: Segmenter, drawn: Drawn, pointer: Pointer, name: str):
         self._segmenter, self._drawn, self._pointer = segmenter, drawn, pointer
+        self._proposer: Proposer = drawn
+        self._arrangement = Arrangement(order="proposer")
         self.name = name
         self.questions = segmenter.spec.questions
         self._seg, self._seg_id = segmenter.family.mask_token, seg_id(segmenter)
@@ -111,9 +116,14 @@ class SmallReader:
         assert embedding is not None
         return Seen(encoded.features.tokens, embedding)
 
+    def propose_with(self, proposer: Proposer, arrangement: Arrangement) -> None:
+        """Set another proposer, and what is kept of its proposals. To be called before the first frame."""
+        self._proposer, self._arrangement = proposer, arrangement
+
     def propose(self, rgb: NDArray[np.uint8], seen: Seen) -> Proposals:
-        """The things that the model sees, each drawn."""
-        return self._drawn.propose(EncodedImage(rgb, Features(seen.tokens, seen.features), self.new_cache(), 0.0))
+        """The proposals of a frame: the things that the model sees, each drawn, or another proposer's."""
+        image = EncodedImage(rgb, Features(seen.tokens, seen.features), self.new_cache(), 0.0)
+        return self._arrangement.of(self._proposer.propose(image))
 
     def vocabulary(self, rgb: NDArray[np.uint8], seen: Seen, proposals: Proposals) -> Vocabulary:
         """Proposals that were not drawn by this model are described by the class that it sees under each."""
@@ -191,6 +201,7 @@ def load_extractor(
     *,
     device: str,
     precision: str,
+    proposing: ProposerSettings | None,
     progress: Callable[[float], None] | None,
 ) -> Extractor:
     """Load a demo model as an extractive engine.
@@ -201,6 +212,7 @@ def load_extractor(
         name: Of the model.
         device: auto, cpu, cuda or cuda:N.
         precision: A number format.
+        proposing: What proposes; None: the things that the model sees, each drawn.
         progress: Called with the loaded share, in [0, 1].
 
     Raises:
@@ -212,11 +224,16 @@ def load_extractor(
     segmenter = Segmenter.from_checkpoint(base, device=device, precision=precision, progress=progress)
     tensors = {} if trained is None else {n: t.float().clone() for n, t in iterate_tensors([trained])}
     class_prompts = tensors.pop("class_prompts", None)
-    drawn = Drawn(segmenter, class_prompts=class_prompts)
+    own = proposing is None or proposing.name in ("", "drawn")
+    settings = dict(proposing.options) if proposing is not None and own else {}
+    check_options(settings, DrawnOptions.__dataclass_fields__, "drawn")
+    drawn = Drawn(segmenter, DrawnOptions(**settings), class_prompts)
     pointer = Pointer(drawn.class_prompts.shape[1], segmenter.lisa.llama.config.hidden_size)
     with torch.inference_mode():
         _merge(segmenter, pointer, tensors, trained or base)
     reader = SmallReader(segmenter, drawn, pointer.to(segmenter.device).eval().requires_grad_(False), name)
+    if proposing is not None:
+        reader.propose_with(drawn if own else proposing.load(segmenter), proposing.arrangement)
     return Extractor(reader, segmenter.precision, reader.propose)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lisa_ros.extractive.extractor import Extractor
 
 ENGINE, BASE, WEIGHTS = "elisa_small", "lisa-small", "extract.safetensors"
-OPTIONS = ("family",)
+OPTIONS = ("family", "limit", "order", "proposer", "proposer_options")
 
 
 def base_folder(name: str) -> Path:
@@ -51,7 +51,8 @@ def load(
         model: Folder with ``engine.json`` and ``extract.safetensors``, or that of a demo model.
         device: auto, cpu, cuda or cuda:N.
         precision: One of ``engine.options.PRECISIONS``, but for int8 and nf4.
-        options: ``family`` (``elisa_small``).
+        options: ``family`` (``elisa_small``); ``proposer`` (name or ``package.module:callable``; without it the things
+            that the model sees, each drawn), ``proposer_options`` (mapping), ``order`` and ``limit`` of its proposals.
         progress: Called with the loaded share, in [0, 1].
 
     Raises:
@@ -60,12 +61,16 @@ def load(
         DeviceError: The device does not exist.
         OutOfMemory: The device has too little memory.
     """
-    from lisa_small.extraction import load_extractor  # here: it imports torch
+    from lisa_ros.extractive.proposers.settings import PROPOSER_OPTIONS, ProposerSettings  # here: it imports torch
+    from lisa_small.extraction import load_extractor
 
     check_options(options, OPTIONS, ENGINE)
+    proposing = ProposerSettings.of(options) if set(PROPOSER_OPTIONS) & set(options) else None
     folder = Path(model)
     facts = read_json_object(folder / "engine.json", CheckpointError) if (folder / "engine.json").is_file() else {}
     trained = folder / WEIGHTS if facts else None
     base = base_folder(str(facts.get("base", BASE))) if facts else folder
     name = str(facts.get("name", "elisa-small (untrained)" if trained is None else ENGINE))
-    return load_extractor(base, trained, name, device=device, precision=precision, progress=progress)
+    return load_extractor(
+        base, trained, name, device=device, precision=precision, proposing=proposing, progress=progress
+    )

@@ -19,6 +19,7 @@ RECIPES = {
     "small": "lisa_small.training.stages",
     "extract": "lisa_ros.training.extract",
     "extract_small": "lisa_small.training.extract",
+    "choose_small": "lisa_small.training.choose",
 }
 """Recipe -> module with train(configuration) -> exit code."""
 

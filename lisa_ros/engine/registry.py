@@ -40,6 +40,7 @@ BUILT_IN = {
     "lisa_small": "lisa_small.engine:load",
     "grounded": "lisa_ros.grounded.engine:load",
     "llm-seg": "lisa_ros.extractive.choosing_engine:load",
+    "cells": "lisa_ros.extractive.choosing_engine:load_cells",
     "nearest": "lisa_ros.extractive.choosing_engine:load_nearest",
     "elisa": "lisa_ros.extractive.engine:load",
     "elisa_small": "lisa_small.extractor:load",

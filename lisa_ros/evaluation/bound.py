@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,34 +16,57 @@ RIGHT = 0.02
 """IoU below that of the best set up to which a choice counts as right."""
 
 
-def best_set(crops: Sequence[MaskCrop], truth: NDArray[np.uint8]) -> tuple[list[int], Overlap]:
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One choice of the best set.
+
+    Args:
+        index: The proposal.
+        ious: (N,) float64, IoU with the truth when each proposal is added to those of the steps before.
+    """
+
+    index: int
+    ious: NDArray[np.float64]
+
+
+def best_steps(crops: Sequence[MaskCrop], truth: NDArray[np.uint8], gain: float = 0.0) -> tuple[list[Step], Overlap]:
     """Choose greedily: the best single proposal, then whichever raises the IoU most, until none does.
 
     Args:
-        crops: Proposals.
+        crops: N proposals.
         truth: (H, W) with 0, 1 and IGNORED.
+        gain: IoU that a step must add; 0: anything.
 
     Returns:
-        Indices, and the overlap of their union with the truth; without any, that of an empty mask.
+        The steps, and the overlap of their union with the truth; without any, that of an empty mask.
     """
     counts = truth != IGNORED
     free, missed = counts & (truth != 1), counts & (truth == 1)  # pixels that no chosen proposal covers yet
     target = int(np.count_nonzero(missed))
-    chosen: list[int] = []
+    masks = [crop.pixels > 0 for crop in crops]
+    steps: list[Step] = []
     inside, outside, best = 0, 0, 0.0
-    waiting = [(index, crop, crop.pixels > 0) for index, crop in enumerate(crops) if crop.area]
-    while True:
-        gains = [(_covered(missed, crop, mask), _covered(free, crop, mask)) for _, crop, mask in waiting]
-        ious = [(inside + hit) / max(target + outside + extra, 1) for hit, extra in gains]
-        if not ious or max(ious) <= best:
-            return chosen, Overlap(inside, target + outside)
-        at = int(np.argmax(ious))
-        best, (hit, extra) = ious[at], gains[at]
-        inside, outside = inside + hit, outside + extra
-        index, crop, mask = waiting.pop(at)
+    while len(steps) < len(crops):
+        hits, extras = (
+            np.array([_covered(plane, crop, mask) for crop, mask in zip(crops, masks, strict=True)], np.int64)
+            for plane in (missed, free)
+        )
+        ious = (inside + hits) / np.maximum(target + outside + extras, 1)
+        at = int(ious.argmax())
+        if ious[at] <= best or ious[at] < best + gain:
+            break
+        best, inside, outside = float(ious[at]), inside + int(hits[at]), outside + int(extras[at])
         for plane in (missed, free):
-            _window(plane, crop)[mask] = False
-        chosen.append(index)
+            _window(plane, crops[at])[masks[at]] = False
+        steps.append(Step(at, ious))
+    return steps, Overlap(inside, target + outside)
+
+
+def best_set(crops: Sequence[MaskCrop], truth: NDArray[np.uint8]) -> tuple[list[int], Overlap]:
+    """Indices of the best set of proposals, and the overlap of its union with ``truth`` (H, W): :func:`best_steps`."""
+    crops = list(crops)  # packed ones are unpacked once
+    steps, overlap = best_steps(crops, truth)
+    return [step.index for step in steps], overlap
 
 
 def _window(plane: NDArray[np.bool_], crop: MaskCrop) -> NDArray[np.bool_]:

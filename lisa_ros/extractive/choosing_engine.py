@@ -1,4 +1,7 @@
-"""The factories of the engines ``llm-seg`` and ``nearest``: LISA's answers, masks chosen among proposals."""
+"""The factories of engines that choose: LISA's answers, masks chosen among proposals.
+
+``llm-seg`` has LLM-Seg's selector, ``cells`` a pointer at image tokens, ``nearest`` needs no training.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from lisa_ros.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from lisa_ros.extractive.features import Vision
-    from lisa_ros.extractive.proposers.proposer import Arrangement, Proposer
     from lisa_ros.extractive.segmenter import ChoosingSegmenter
     from lisa_ros.extractive.selector import Selector
     from lisa_ros.lisa.segmenter import Segmenter
@@ -22,7 +24,11 @@ SELECTOR = "selector.safetensors"
 DINO = "dinov2-large"
 """Folder of DINOv2 beside the selector, or beside its folder."""
 
+POINTER = "cells.safetensors"
+"""Tensors of a pointer at cells, beside a model with a map of classes."""
+
 COMMON = ("conversation", "family", "limit", "order", "proposer", "proposer_options", "vision_tower")
+"""Options of all of these engines."""
 
 
 def recognises(folder: Path, config: dict[str, Any]) -> bool:
@@ -57,15 +63,18 @@ def load(
         OutOfMemory: The device has too little memory.
     """
     from lisa_ros.extractive.choosing import Selecting  # here: it imports torch
+    from lisa_ros.extractive.proposers.settings import ProposerSettings
     from lisa_ros.extractive.selector import Choice, Selector
     from lisa_ros.lisa.weights.tensors import iterate_tensors
 
     check_options(options, (*COMMON, "choice", "dino", "selector", "threshold"), "llm-seg")
+    settings = ProposerSettings.of(options)
     choice = Choice(options.get("choice", Choice.rule), options.get("threshold", Choice.threshold))
     file = Path(options.get("selector", Path(model) / SELECTOR)).expanduser()
     if not file.is_file():
         raise CheckpointError(
-            f"there is no selector of LLM-Seg in {file}; 'lisa merge' writes one from LLM-Seg's own checkpoint"
+            f"there is no selector of LLM-Seg in {file}; 'lisa merge' writes one from LLM-Seg's own checkpoint, and "
+            "'recipe: choose_small' trains one for the demo model"
         )
     selector = Selector.from_tensors({name: tensor.clone() for name, tensor in iterate_tensors([file])})
     segmenter = _segmenter(model, device, precision, options, progress)
@@ -76,7 +85,58 @@ def load(
         )
     vision = _vision(options.get("dino"), Path(model), selector, segmenter)
     selector.to(segmenter.device)
-    segmenter.choose_with(_proposer(segmenter, options), Selecting(selector, vision, choice), _arrangement(options))
+    segmenter.choose_with(settings.load(segmenter), Selecting(selector, vision, choice), settings.arrangement)
+    return segmenter
+
+
+def load_cells(
+    *,
+    model: str,
+    device: str,
+    precision: str,
+    options: dict[str, Any],
+    progress: Callable[[float], None] | None,
+) -> ChoosingSegmenter:
+    """The factory of engine ``cells``: ``[SEG]`` points at image tokens. For models with a map of classes.
+
+    Args:
+        model: Folder of the demo model, or of one of its kind.
+        device: auto, cpu, cuda or cuda:N.
+        precision: One of ``engine.options.PRECISIONS``.
+        options: Those of :func:`load_nearest`, and ``pointer`` (file; ``cells.safetensors`` in the folder).
+        progress: Called with the loaded share, in [0, 1].
+
+    Raises:
+        ConfigError: An option or the precision cannot be used, or the model has no map of classes.
+        CheckpointError: The folder or the pointer is missing or damaged, or they are not of one model.
+        DeviceError: The device does not exist.
+        OutOfMemory: The device has too little memory.
+    """
+    from lisa_ros.extractive.cells import CellPointer, Pointing  # here: it imports torch
+    from lisa_ros.extractive.proposers.drawn import ClassMap
+    from lisa_ros.extractive.proposers.settings import ProposerSettings
+    from lisa_ros.lisa.weights.tensors import iterate_tensors
+
+    check_options(options, (*COMMON, "pointer"), "cells")
+    settings = ProposerSettings.of(options)
+    file = Path(options.get("pointer", Path(model) / POINTER)).expanduser()
+    if not file.is_file():
+        raise CheckpointError(f"there is no pointer at cells in {file}; 'recipe: choose_small' trains one")
+    pointer = CellPointer.from_tensors({name: tensor.clone() for name, tensor in iterate_tensors([file])})
+    segmenter = _segmenter(model, device, precision, options, progress)
+    if not isinstance(segmenter.lisa.vision_tower, ClassMap):
+        raise ConfigError(
+            f"engine 'cells' needs image tokens of the whole picture; those of {segmenter.name} show its middle: use "
+            "engine 'llm-seg'"
+        )
+    sizes = segmenter.spec.out_dim, segmenter.lisa.llama.config.hidden_size
+    if (pointer.channels, pointer.hidden_size) != sizes:
+        raise CheckpointError(
+            f"the pointer in {file} compares {pointer.channels} with {pointer.hidden_size} numbers, {segmenter.name} "
+            f"has {sizes[0]} and {sizes[1]}; they are not of one model"
+        )
+    pointer.to(segmenter.device)
+    segmenter.choose_with(settings.load(segmenter), Pointing(pointer), settings.arrangement)
     return segmenter
 
 
@@ -106,12 +166,14 @@ def load_nearest(
     """
     from lisa_ros.extractive.choosing import NearestPrompt  # here: it imports torch
     from lisa_ros.extractive.proposers.drawn import Drawn
+    from lisa_ros.extractive.proposers.settings import ProposerSettings
 
     check_options(options, COMMON, "nearest")
+    settings = ProposerSettings.of(options)
     segmenter = _segmenter(model, device, precision, options, progress)
-    proposer = _proposer(segmenter, options)
+    proposer = settings.load(segmenter)
     drawn = proposer if isinstance(proposer, Drawn) else Drawn(segmenter)
-    segmenter.choose_with(proposer, NearestPrompt(drawn), _arrangement(options))
+    segmenter.choose_with(proposer, NearestPrompt(drawn), settings.arrangement)
     return segmenter
 
 
@@ -122,18 +184,11 @@ def _segmenter(
     options: Mapping[str, Any],
     progress: Callable[[float], None] | None,
 ) -> ChoosingSegmenter:
-    from lisa_ros.extractive.proposers.registry import find_proposer
     from lisa_ros.extractive.segmenter import ChoosingSegmenter
 
-    for name in ("vision_tower", "conversation", "proposer", "dino", "selector"):
+    for name in ("vision_tower", "conversation", "dino", "selector", "pointer"):
         if not isinstance(options.get(name, ""), str):
             raise ConfigError(f"option {name} is {options[name]!r}; it must be text")
-    _arrangement(options)  # a mistake in it is known before the model is loaded
-    if "proposer" in options:
-        find_proposer(options["proposer"])
-    settings = options.get("proposer_options", {})
-    if not isinstance(settings, Mapping):
-        raise ConfigError(f"option proposer_options is {settings!r}; give a mapping, such as {{smallest: 3}}")
     segmenter = ChoosingSegmenter.from_checkpoint(
         model,
         vision_tower=options.get("vision_tower"),
@@ -144,19 +199,6 @@ def _segmenter(
     )
     assert isinstance(segmenter, ChoosingSegmenter)
     return segmenter
-
-
-def _arrangement(options: Mapping[str, Any]) -> Arrangement:
-    from lisa_ros.extractive.proposers.proposer import Arrangement
-
-    return Arrangement(options.get("order", Arrangement.order), options.get("limit", Arrangement.limit))
-
-
-def _proposer(segmenter: ChoosingSegmenter, options: Mapping[str, Any]) -> Proposer:
-    from lisa_ros.extractive.proposers.registry import default_proposer, load_proposer
-
-    name = options.get("proposer") or default_proposer(segmenter)
-    return load_proposer(name, segmenter, options.get("proposer_options"))
 
 
 def _vision(dino: str | None, model: Path, selector: Selector, segmenter: Segmenter) -> Vision:

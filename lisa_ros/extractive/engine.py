@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,10 @@ from lisa_ros.errors import ConfigError
 
 if TYPE_CHECKING:
     from lisa_ros.extractive.extractor import Extractor
+    from lisa_ros.extractive.proposers.proposer import Arrangement
+    from lisa_ros.extractive.proposers.sam import SamOptions
 
-OPTIONS = ("alpha_clip", "family", "parity", "weights")
+OPTIONS = ("alpha_clip", "family", "limit", "order", "parity", "proposer", "proposer_options", "weights")
 FAMILY = "elisa"
 
 
@@ -38,7 +40,9 @@ def load(
         precision: One of ``engine.options.PRECISIONS``.
         options: ``parity`` (bool: exactly as the reference, with phantom rows and mask words in questions), ``weights``
             (name of the ``.pth`` file, if there are several), ``alpha_clip`` (folder of AlphaCLIP's visual tower),
-            ``family`` (``elisa``).
+            ``family`` (``elisa``), ``proposer`` (``sam``: proposals where a command brings none; without it each
+            command must bring its own), ``proposer_options`` (mapping of the settings of SAM's mask generator; its
+            ``model`` is SAM's folder), ``order`` and ``limit`` of SAM's proposals.
         progress: Called with the loaded share, in [0, 1].
 
     Raises:
@@ -58,6 +62,7 @@ def load(
             raise ConfigError(f"option {name} is {options[name]!r}; it must be text")
     if options.get("family", FAMILY) != FAMILY:
         raise ConfigError(f"option family is '{options['family']}'; {model} is an ELISA: leave it out or set {FAMILY}")
+    sam = _sam_options(options)
     return load_extractor(
         Path(model).expanduser(),
         device=device,
@@ -65,5 +70,20 @@ def load(
         weights=options.get("weights"),
         alpha_clip=Path(options["alpha_clip"]).expanduser() if "alpha_clip" in options else None,
         parity=parity,
+        sam=sam,
         progress=progress,
     )
+
+
+def _sam_options(options: Mapping[str, Any]) -> tuple[SamOptions, Arrangement] | None:
+    """Settings of the proposer and of what is kept; None without a proposer. Raises ConfigError."""
+    from lisa_ros.extractive.proposers.sam import SamOptions  # here: it imports torch
+    from lisa_ros.extractive.proposers.settings import PROPOSER_OPTIONS, ProposerSettings
+
+    if not set(PROPOSER_OPTIONS) & set(options):
+        return None
+    settings = ProposerSettings.of(options)
+    if settings.name != "sam":
+        raise ConfigError(f"option proposer is '{settings.name}'; engine '{FAMILY}' proposes with 'sam' only")
+    check_options(settings.options, SamOptions.__dataclass_fields__, "sam")
+    return SamOptions(**settings.options), settings.arrangement

@@ -201,7 +201,8 @@ class Extractor:
         """
         if self._propose is None:
             raise CommandError(
-                f"{self.reader.name} chooses among proposals and makes none itself; give Ask.proposals with the command"
+                f"{self.reader.name} chooses among proposals and makes none itself; give Ask.proposals with the "
+                "command, or load it with option proposer=sam"
             )
         if encoded.own is None:
             encoded.own = self._propose(encoded.rgb, encoded.seen)

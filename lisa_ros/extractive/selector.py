@@ -169,9 +169,6 @@ class Selector(nn.Module):
     def pool(self, patches: Tensor, weights: Tensor) -> Tensor:
         """Features under each mask.
 
-        The reference doubles the grid of features to 256 x 256 and takes the mean there. The same mean is that of the
-        features themselves under weights that are folded back to their grid, without the 64 MB of the doubled one.
-
         Args:
             patches: (G * G, F) features of the padded square, row by row.
             weights: (K, s, s) float in [0, 1], how much of each cell every mask covers.
@@ -179,13 +176,32 @@ class Selector(nn.Module):
         Returns:
             (K, D) float32.
         """
-        side = round(patches.shape[0] ** 0.5)
+        return self.project(pooled_features(patches, weights))
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """Mean features (K, F) to (K, D) float32: the convolution has no extent, so it may follow the mean."""
         assert self.lisa_dino_conv is not None
-        image = patches.T.reshape(1, -1, side, side).to(self.lisa_dino_conv.weight.dtype)
-        features = self.lisa_dino_conv(image)[0].float().flatten(1)  # (D, G * G)
-        up = _doubling(side, weights.shape[-1]).to(weights)
-        folded = (up.T @ weights @ up).flatten(1)  # (K, G * G)
-        return folded @ features.T / (weights.sum((1, 2))[:, None] + 1e-8)
+        weight = self.lisa_dino_conv.weight.flatten(1)
+        return F.linear(pooled.to(weight.dtype), weight, self.lisa_dino_conv.bias).float()
+
+
+def pooled_features(patches: Tensor, weights: Tensor) -> Tensor:
+    """Mean features under each mask.
+
+    The reference doubles the grid of features to 256 x 256 and takes the mean there. The same mean is that of the
+    features themselves under weights that are folded back to their grid, without the 64 MB of the doubled one.
+
+    Args:
+        patches: (G * G, F) features of the padded square, row by row.
+        weights: (K, s, s) float in [0, 1], how much of each cell every mask covers.
+
+    Returns:
+        (K, F) float32; zeros for an empty mask.
+    """
+    side = round(patches.shape[0] ** 0.5)
+    up = _doubling(side, weights.shape[-1]).to(weights)
+    folded = (up.T @ weights @ up).flatten(1)  # (K, G * G)
+    return folded @ patches.float() / (weights.sum((1, 2))[:, None] + 1e-8)
 
 
 def selector_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

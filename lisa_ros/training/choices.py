@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from lisa_ros.engine.api import MaskCrop
+from lisa_ros.evaluation.bound import best_steps
+
 LEAST = 0.5
 """IoU of the best set of proposals below which a question has no answer."""
 GAIN = 0.02
@@ -33,14 +36,14 @@ class Plan:
 
 @dataclass(eq=False)
 class SceneChoices:
-    """The proposals of a scene and its objects, at low resolution. Plans are made once.
+    """The proposals of a scene and its objects. Plans are made once.
 
     Args:
-        masks: (N, P) bool.
-        ids: (P,) uint8, the object of each pixel.
+        crops: N proposals, of the size of ``ids``.
+        ids: (H, W) uint8, the object of each pixel.
     """
 
-    masks: NDArray[np.bool_]
+    crops: Sequence[MaskCrop]
     ids: NDArray[np.uint8]
     _plans: dict[tuple[int, ...], Plan] = field(default_factory=dict, repr=False)
 
@@ -48,32 +51,25 @@ class SceneChoices:
         """The best proposals for a set of objects."""
         key = tuple(sorted(set(objects)))
         if key not in self._plans:
-            self._plans[key] = best_plan(self.masks, np.isin(self.ids, key))
+            self._plans[key] = best_plan(self.crops, np.isin(self.ids, key))
         return self._plans[key]
 
 
-def best_plan(masks: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Plan:
+def best_plan(crops: Sequence[MaskCrop], truth: NDArray[np.bool_]) -> Plan:
     """The best proposals for one true mask, chosen one by one: each time the one that raises the IoU most.
 
     Args:
-        masks: (N, P), the proposals.
-        truth: (P,).
+        crops: N proposals.
+        truth: (H, W).
     """
-    sequence: list[int] = []
-    soft: list[NDArray[np.float32]] = []
-    chosen, best = np.zeros(truth.shape, bool), 0.0
-    while len(sequence) < len(masks):
-        together = masks | chosen
-        ious = (together & truth).sum(1) / np.maximum((together | truth).sum(1), 1)
-        index = int(ious.argmax())
-        if ious[index] < best + GAIN:
-            break
-        weights = np.exp((ious - ious[index]) / WIDTH)
+    steps, _ = best_steps(list(crops), truth.astype(np.uint8), GAIN)
+    soft, best = [], 0.0
+    for step in steps:
+        weights = np.exp((step.ious - step.ious[step.index]) / WIDTH)
         # What adds nothing is no good continuation, however near its IoU is.
-        weights[ious < best + GAIN] = 0.0
+        weights[step.ious < best + GAIN] = 0.0
         soft.append((weights / weights.sum()).astype(np.float32))
-        sequence.append(index)
-        chosen, best = chosen | masks[index], float(ious[index])
+        best = float(step.ious[step.index])
     if best < LEAST:
-        return Plan((), np.zeros((0, len(masks)), np.float32), best)
-    return Plan(tuple(sequence), np.stack(soft), best)
+        return Plan((), np.zeros((0, len(crops)), np.float32), best)
+    return Plan(tuple(step.index for step in steps), np.stack(soft), best)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lisa_ros.data.picture import BadExample
-from lisa_ros.engine.api import Proposals
+from lisa_ros.engine.api import Proposals, crop_mask
 from lisa_ros.extractive.reader import REQUEST, LlavaReader
 from lisa_ros.extractive.words import MENTION, Message
 from lisa_ros.lisa.tokenizer import IMAGE_ID
@@ -86,8 +86,8 @@ class Sampler:
         if not self._parity:
             rng.shuffle(order)
         masks = [masks[at] for at in order]
-        low = np.stack([mask[::STRIDE, ::STRIDE].ravel() for mask in masks])
-        plans = tuple(best_plan(low, mask[::STRIDE, ::STRIDE].ravel()) for mask in true)
+        low = [crop_mask(mask[::STRIDE, ::STRIDE]) for mask in masks]
+        plans = tuple(best_plan(low, mask[::STRIDE, ::STRIDE]) for mask in true)
         if any(not plan.sequence for plan in plans) and not self._parity:
             raise BadExample(f"{example.name}: no candidates cover a mask that is a few pixels wide")
         proposals = Proposals(masks=np.stack(masks))

@@ -14,10 +14,9 @@ from tqdm import tqdm
 
 from lisa_ros.data.picture import BadExample
 from lisa_ros.data.scenes import read_pair, read_records
-from lisa_ros.engine.api import MaskCrop
 from lisa_ros.extractive.proposers.drawn import Drawn
-from lisa_ros.lisa.preprocess import Size
 from lisa_ros.lisa.segmenter import Segmenter
+from lisa_ros.perception.packed_crops import packed
 from lisa_ros.training.choices import SceneChoices
 from lisa_small.network.proposals import places_of
 from lisa_small.network.tower import tower_of
@@ -27,8 +26,6 @@ log = logging.getLogger(__name__)
 
 COVERED = 0.1
 """Share of an image token from which it counts as covered by a thing."""
-STRIDE = 2
-"""Every other pixel of masks is enough for their IoU."""
 
 
 @dataclass(eq=False)
@@ -93,21 +90,10 @@ def _proposed(
         trainable((shares.sum(1) > COVERED).nonzero()[:, 0]),
         torch.from_numpy(np.asarray(proposals.embeddings, np.float32)),
         torch.from_numpy(places_of(crops, size)),
-        SceneChoices(low_resolution(crops, size), np.ascontiguousarray(ids[::STRIDE, ::STRIDE]).ravel()),
+        SceneChoices(packed(proposals), ids),
     )
 
 
 def trainable(tensor: Tensor) -> Tensor:
     """A copy that gradients may be computed from: what inference mode made is not allowed there."""
     return torch.from_numpy(tensor.cpu().numpy().copy())
-
-
-def low_resolution(crops: list[MaskCrop], size: Size) -> NDArray[np.bool_]:
-    """(N, P) bool, every ``STRIDE``-th pixel of a frame (height, width)."""
-    planes = []
-    for crop in crops:
-        plane = np.zeros(size, bool)
-        plane[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width] = crop.pixels > 0
-        planes.append(plane[::STRIDE, ::STRIDE].ravel())
-    pixels = -(-size[0] // STRIDE) * -(-size[1] // STRIDE)
-    return np.stack(planes) if planes else np.zeros((0, pixels), bool)

@@ -14,6 +14,7 @@ from goldens import read_rgb
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_elisa import ELISA, EMBEDDING, WORDS, drawn_alpha_clip, write_elisa
+from tiny_sam import write_sam
 
 from lisa_ros import load_engine
 from lisa_ros.engine.api import Answer, Ask, Conversation, Event, MaskCrop, Proposals, Regions, Token, crop_mask
@@ -244,6 +245,33 @@ def test_masks_are_described_by_alpha_clip_where_there_is_a_folder(tmp_path: Pat
         load_engine(folder, "cpu", "fp32", {"alpha_clip": str(tmp_path / "clip")})
 
 
+@pytest.fixture(scope="module")
+def with_sam(tmp_path_factory: pytest.TempPathFactory) -> SupportedEngine:
+    """SAM in the model's own folder, with limits that an untrained one meets."""
+    folder = write_elisa(tmp_path_factory.mktemp("elisa") / "sam", embedding=32)
+    write_sam(folder / "sam")
+    settings = {"points": 4, "iou": 0.0, "stability": 0.0, "nms": 1.0}
+    return load_engine(folder, "cpu", "fp32", {"proposer": "sam", "proposer_options": settings, "limit": 7})
+
+
+def test_sam_proposes_where_a_command_brings_no_proposals(with_sam: SupportedEngine) -> None:
+    """Once a frame, the largest first; what a command brings replaces them for that command."""
+    encoded = with_sam.encode(read_rgb(ELISA / "images/image0.png"))
+    answer = with_sam.ask(encoded, Ask("the cup", max_new_tokens=40), details=True)
+    proposals = with_sam.proposals(encoded)
+    areas = [crop.area for crop in proposals.crops]
+    assert (len(areas), areas) == (7, sorted(areas, reverse=True))
+    assert answer.details is not None
+    assert answer.details["step_logits"].shape[1] == 300 + 7
+    for region, index in zip(answer.regions, answer.details["proposal_ids"], strict=True):
+        assert region.mask.area == areas[index]
+    given = Proposals(masks=squares(2, IMAGE_0))
+    other = with_sam.ask(encoded, Ask("the cup", proposals=given, max_new_tokens=4), details=True)
+    assert other.details is not None
+    assert other.details["step_logits"].shape[1] == 300 + 2
+    assert with_sam.proposals(encoded) is proposals
+
+
 def test_other_proposals_on_the_same_frame_do_not_see_the_first_ones(engine: SupportedEngine) -> None:
     picture, query = QUERIES[TWICE]
     rgb = read_rgb(ELISA / f"images/{picture}.png")
@@ -447,10 +475,26 @@ def test_a_folder_is_recognised_by_its_content(engine: SupportedEngine) -> None:
         ({"parity": "yes"}, "option parity is 'yes'; it must be true or false"),
         ({"weights": "other"}, "option weights is 'other'; .* has tiny"),
         ({"points": 3}, "engine 'elisa' has no option 'points'"),
+        ({"proposer": "drawn"}, "option proposer is 'drawn'; engine 'elisa' proposes with 'sam' only"),
+        ({"limit": 5}, "option proposer is ''; engine 'elisa' proposes with 'sam' only"),
+        ({"proposer": "sam", "proposer_options": 3}, "option proposer_options is 3; give a mapping"),
+        ({"proposer": "sam", "proposer_options": {"points": 0}}, "option points is 0"),
+        ({"proposer": "sam", "proposer_options": {"size": 9}}, "'sam' has no option 'size'"),
+        ({"proposer": "sam", "order": "size"}, "the order of proposals is 'size'"),
     ],
 )
 def test_options_that_cannot_be_used_are_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
+        load_engine(ELISA, "cpu", "fp32", options)
+
+
+def test_a_sam_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"no SAM in .*ELISA/sam; get one with 'lisa fetch facebook/sam-vit-base'"
+    ):
+        load_engine(ELISA, "cpu", "fp32", {"proposer": "sam"})
+    options = {"proposer": "sam", "proposer_options": {"model": str(tmp_path)}}
+    with pytest.raises(CheckpointError, match=f"no SAM in {tmp_path}"):
         load_engine(ELISA, "cpu", "fp32", options)
 
 

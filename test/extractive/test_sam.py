@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import Sam2Config, Sam2Model, SamConfig, SamModel
+from tiny_sam import write_sam
+from transformers import Sam2Config, Sam2Model, SamModel
 
 from lisa_ros.errors import CheckpointError, ConfigError
 from lisa_ros.extractive.proposers.registry import load_proposer
@@ -33,16 +34,7 @@ def image() -> EncodedImage:
 
 @pytest.fixture(scope="module")
 def sam_folder(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("sam")
-    prompt = {"hidden_size": 32, "image_size": 64, "patch_size": 8, "mask_input_channels": 4, "image_embedding_size": 8}
-    vision = {"hidden_size": 16, "output_channels": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    vision |= {"image_size": 64, "patch_size": 8, "window_size": 4, "num_pos_feats": 16, "global_attn_indexes": [0]}
-    decoder = {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 4, "iou_head_hidden_dim": 32}
-    SamModel(
-        SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
-    ).save_pretrained(folder)
-    return folder
+    return write_sam(tmp_path_factory.mktemp("sam"))
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from lisa_ros.engine.api import crop_mask
 from lisa_ros.errors import CheckpointError, ConfigError
 from lisa_ros.extractive.resize import square_weights
 from lisa_ros.extractive.selector import CHOICES, POOLING_SIDE, Choice, Selector
+from lisa_ros.training.selector_losses import share_loss, similarity_loss
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "llmseg"
 CASES = json.loads((GOLDEN / "cases.json").read_text("utf-8"))
@@ -71,6 +72,18 @@ def test_features_under_proposals(selector) -> None:
     weights = square_weights([crop_mask(plane) for plane in planes], planes.shape[1:], POOLING_SIDE)
     patches = expected("dino_U", 0) @ expected("dino_V", 0)
     torch.testing.assert_close(selector.pool(patches, weights), expected("pooled", 0), atol=2e-5, rtol=1e-4)
+
+
+def test_losses(selector) -> None:
+    """Each is the mean over the conversations of a picture, then over the pictures."""
+    align, regression = [], []
+    for image in (0, 1):
+        seg, pooled = torch.from_numpy(ARRAYS["seg_embeddings"])[OF_IMAGE[image]], expected("pooled", image)
+        similarity, iop = selector.select(seg, pooled)
+        align.append(similarity_loss(similarity, expected("iou", image)).mean())
+        regression.append(share_loss(iop, expected("iop", image)).mean())
+    for losses, name in ((align, "align_loss"), (regression, "regression_loss")):
+        assert float(torch.stack(losses).mean()) == pytest.approx(CASES["losses"][name], rel=1e-5)
 
 
 @images

@@ -19,6 +19,7 @@ from lisa_ros import load_engine
 from lisa_ros.engine.api import Ask, Conversation, Event, Proposals, Regions, Token
 from lisa_ros.engine.support import SupportedEngine
 from lisa_ros.errors import CheckpointError, CommandError, ConfigError
+from lisa_ros.extractive.mentions import messages_of
 from lisa_small.extractor import WEIGHTS
 from lisa_small.network.pointer import Pointer
 from lisa_small.training.dialogue import Suffix
@@ -115,6 +116,67 @@ def test_without_any_proposal_there_is_an_answer_without_a_mask(engine: Supporte
     none = Proposals(masks=np.zeros((0, *rgb.shape[:2]), bool))
     answer = engine.ask(engine.encode(rgb), Ask("the cup", proposals=none, max_new_tokens=16))
     assert (list(answer.regions), "[" in answer.text) == ([], False)
+
+
+def test_another_proposer_serves_it(rgb: np.ndarray) -> None:
+    """The model's own SAM, on a grid of few points: its masks have no names and no embeddings."""
+    settings = {"points": 4, "iou": 0.0, "stability": 0.0, "nms": 1.0}
+    options = {"family": "elisa_small", "proposer": "sam", "proposer_options": settings, "limit": 5}
+    engine = load_engine(device="cpu", precision="fp32", options=options)
+    encoded = engine.encode(rgb)
+    answer = engine.ask(encoded, Ask("the cup"), details=True)
+    proposals = engine.proposals(encoded)
+    assert (len(proposals), proposals.embeddings) == (5, None)
+    assert answer.details is not None
+    areas = [proposals.crops[index].area for index in answer.details["proposal_ids"]]
+    assert areas == [region.mask.area for region in answer.regions]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"proposer": "sma"}, "there is no proposer 'sma'"),
+        ({"proposer_options": {"size": 3}}, "'drawn' has no option 'size'"),
+        ({"choice": "both"}, "engine 'elisa_small' has no option 'choice'"),
+    ],
+)
+def test_options_that_cannot_be_used(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_engine(device="cpu", options={"family": "elisa_small", **options})
+
+
+@pytest.mark.parametrize("text", ["the cup <SEG_MASK_3>", "the cup [2]", "the cup [SEG]"])
+def test_mask_words_that_a_person_types_are_text(engine: SupportedEngine, rgb: np.ndarray, text: str) -> None:
+    reader = engine.engine.reader  # type: ignore[attr-defined]
+    first = reader._segmenter.lisa.llama.config.vocab_size
+    ids = reader.prompt(messages_of([], text, None, literal=True), 5)
+    assert not any(i >= first or i == reader._seg_id for i in ids)
+    answer = engine.ask(engine.encode(rgb), Ask(text))
+    assert all(answer.text[slice(*region.span)] == f"[{n}]" for n, region in enumerate(answer.regions, 1))
+
+
+@pytest.mark.parametrize("count", [1, 2000])
+def test_any_number_of_proposals(engine: SupportedEngine, rgb: np.ndarray, count: int) -> None:
+    """Overlapping, nested and empty ones: what is named is one of them."""
+    masks = np.zeros((count, *rgb.shape[:2]), bool)
+    for number, mask in enumerate(masks):
+        side = number % 90
+        mask[number % 300 : number % 300 + side, number % 500 : number % 500 + 2 * side] = True
+    answer = engine.ask(engine.encode(rgb), Ask("the cup", proposals=Proposals(masks=masks)), details=True)
+    assert answer.details is not None
+    indices = answer.details["proposal_ids"]
+    assert [masks[index].sum() for index in indices] == [region.mask.area for region in answer.regions]
+
+
+@pytest.mark.parametrize("limit", range(1, 9))
+def test_an_answer_that_is_cut_has_whole_mentions(
+    engine: SupportedEngine, rgb: np.ndarray, record: dict[str, Any], limit: int
+) -> None:
+    ask = Ask(f"the {things(record)[0]['class']}", max_new_tokens=limit)
+    answer = engine.ask(engine.encode(rgb), ask, details=True)
+    assert answer.details is not None
+    assert len(answer.details["answer_ids"]) <= limit
+    assert answer.text.count("[") == answer.text.count("]") == len(answer.regions)
 
 
 def test_embeddings_of_another_kind_are_named(engine: SupportedEngine, rgb: np.ndarray) -> None:

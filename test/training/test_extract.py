@@ -15,7 +15,7 @@ from tiny_elisa import ELISA, WORDS, write_elisa
 
 from lisa_ros import load_engine
 from lisa_ros.cli import train as cli
-from lisa_ros.engine.api import Ask, Proposals
+from lisa_ros.engine.api import Ask, Proposals, crop_mask
 from lisa_ros.errors import ConfigError
 from lisa_ros.extractive.weights import load_elisa, read_spec
 from lisa_ros.lisa.model.quantize import Precision
@@ -98,16 +98,17 @@ def test_proposals_that_overlap_share_the_target(objective: ExtractObjective) ->
 
 
 def test_a_plan_adds_proposals_while_they_help() -> None:
-    masks = np.zeros((4, 100), bool)
-    masks[0, :30] = masks[1, 30:60] = masks[2, :28] = masks[3, 70:] = True
-    truth = np.zeros(100, bool)
-    truth[:60] = True
-    plan = best_plan(masks, truth)
+    masks = np.zeros((4, 1, 100), bool)
+    masks[0, :, :30] = masks[1, :, 30:60] = masks[2, :, :28] = masks[3, :, 70:] = True
+    truth = np.zeros((1, 100), bool)
+    truth[:, :60] = True
+    crops = [crop_mask(mask) for mask in masks]
+    plan = best_plan(crops, truth)
     assert (set(plan.sequence), plan.iou) == ({0, 1}, 1.0)
     np.testing.assert_allclose(plan.soft.sum(1), 1.0, rtol=1e-6)
     assert plan.soft[0, 3] == 0.0  # what lies beside the truth is no target
-    assert not best_plan(masks[3:], truth).sequence
-    assert not best_plan(masks[:0], truth).sequence
+    assert not best_plan(crops[3:], truth).sequence
+    assert not best_plan([], truth).sequence
 
 
 @pytest.mark.parametrize("case", CASES["train"], ids=[case["name"] for case in CASES["train"]])

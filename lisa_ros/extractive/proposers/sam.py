@@ -67,10 +67,33 @@ class SamOptions:
                 raise ConfigError(f"option {name} is {value!r}; give a number in [0, 1]")
 
 
+class Frame(Protocol):
+    """What is proposed for: an encoded frame of any engine."""
+
+    @property
+    def rgb(self) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3), RGB."""
+
+    @property
+    def size(self) -> Size:
+        """(height, width), pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A frame that no engine has encoded. rgb: uint8 (H, W, 3), RGB."""
+
+    rgb: NDArray[np.uint8]
+
+    @property
+    def size(self) -> Size:
+        return self.rgb.shape[0], self.rgb.shape[1]
+
+
 class Drawer(Protocol):
     """A SAM of any generation: draws masks of one frame from points."""
 
-    def embed(self, image: EncodedImage) -> Any:
+    def embed(self, image: Frame) -> Any:
         """The image embeddings of a frame."""
 
     def scaled(self, points: NDArray[np.float64], size: Size) -> NDArray[np.float64]:
@@ -84,19 +107,13 @@ class Drawer(Protocol):
 
 
 class FirstSam:
-    """SAM. own: Use the embedding that the frame has already."""
+    """SAM."""
 
-    def __init__(self, sam: SamModel, segmenter: Segmenter, own: bool):
+    def __init__(self, sam: SamModel):
         self._sam = sam
-        self._segmenter = segmenter
-        self._own = own
         self._side = cast(int, prompt_config(sam).image_size)
 
-    def embed(self, image: EncodedImage) -> Tensor:
-        if self._own:
-            self._segmenter.ensure_embedding(image)
-            assert image.features.embedding is not None
-            return image.features.embedding
+    def embed(self, image: Frame) -> Tensor:
         pixels = torch.from_numpy(for_sam(image.rgb, self._side))[None].to(self._sam.device, self._sam.dtype)
         return self._sam.get_image_embeddings(pixels)
 
@@ -119,6 +136,20 @@ class FirstSam:
         return sam_matrices(size, self._side, side)
 
 
+class OwnSam(FirstSam):
+    """The SAM inside a LISA. It uses the embedding that the frame has already."""
+
+    def __init__(self, segmenter: Segmenter):
+        super().__init__(segmenter.lisa.sam)
+        self._segmenter = segmenter
+
+    def embed(self, image: Frame) -> Tensor:
+        assert isinstance(image, EncodedImage)
+        self._segmenter.ensure_embedding(image)
+        assert image.features.embedding is not None
+        return image.features.embedding
+
+
 class SecondSam:
     """SAM 2, which sees the frame stretched to a square."""
 
@@ -126,7 +157,7 @@ class SecondSam:
         self._sam = sam
         self._side = int(cast(Any, sam.config.prompt_encoder_config).image_size)
 
-    def embed(self, image: EncodedImage) -> list[Tensor]:
+    def embed(self, image: Frame) -> list[Tensor]:
         square = Image.fromarray(image.rgb).resize((self._side, self._side), Image.Resampling.BILINEAR)
         pixels = np.empty((3, self._side, self._side), np.float32)
         normalise_for_sam(np.asarray(square), pixels)  # ImageNet's mean and deviation, like SAM
@@ -165,8 +196,16 @@ def load(*, segmenter: Segmenter, options: dict[str, Any]) -> SamEverything:
 def drawer_for(model: str, segmenter: Segmenter) -> Drawer:
     """The SAM in a folder, on the segmenter's device; the segmenter's own for an empty text."""
     if not model:
-        return FirstSam(segmenter.lisa.sam, segmenter, own=True)
-    folder = Path(model).expanduser()
+        return OwnSam(segmenter)
+    return read_sam(Path(model).expanduser(), segmenter.device, segmenter.lisa.dtype)
+
+
+def read_sam(folder: Path, device: torch.device, dtype: torch.dtype) -> Drawer:
+    """Read SAM or SAM 2 from a folder of transformers. Never touches the network.
+
+    Raises:
+        CheckpointError: There is none in it.
+    """
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"there is no SAM in {folder}; get one with 'lisa fetch facebook/sam-vit-base'")
     kind = read_json_object(folder / "config.json", CheckpointError).get("model_type")
@@ -174,11 +213,11 @@ def drawer_for(model: str, segmenter: Segmenter) -> Drawer:
     if kind not in classes:
         raise CheckpointError(f"{folder} is {kind!r}; proposer 'sam' reads SAM and SAM 2")
     try:
-        sam = classes[kind].from_pretrained(folder, local_files_only=True, dtype=segmenter.lisa.dtype)
+        sam = classes[kind].from_pretrained(folder, local_files_only=True, dtype=dtype)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"{folder} is no SAM: {' '.join(str(error).split())[:200]}") from error
-    sam = sam.to(segmenter.device).eval().requires_grad_(False)
-    return FirstSam(sam, segmenter, own=False) if kind == "sam" else SecondSam(sam)
+    sam = sam.to(device).eval().requires_grad_(False)
+    return FirstSam(sam) if kind == "sam" else SecondSam(sam)
 
 
 class SamEverything:
@@ -194,7 +233,7 @@ class SamEverything:
         self._options = options
 
     @torch.inference_mode()
-    def propose(self, image: EncodedImage) -> Proposals:
+    def propose(self, image: Frame) -> Proposals:
         """Draw the whole grid of points. Takes seconds on a CPU."""
         crops = list(self._drawn(image))
         scores = np.array([crop.score for crop in crops], np.float32)
@@ -203,7 +242,7 @@ class SamEverything:
         chosen = suppress(box_ious(boxes.reshape(-1, 4)), best, self._options.nms)
         return Proposals(crops=PackedCrops(crops[index] for index in chosen), scores=scores[chosen])
 
-    def _drawn(self, image: EncodedImage) -> Iterator[MaskCrop]:
+    def _drawn(self, image: Frame) -> Iterator[MaskCrop]:
         """Masks that are good enough, packed at once: there may be three thousand."""
         options, embeddings = self._options, self._drawer.embed(image)
         points = self._drawer.scaled(grid_points(options.points, image.size), image.size)
