@@ -100,7 +100,7 @@ class _Frame:
     @torch.inference_mode()
     def __init__(self, model: Any, rgb: NDArray[np.uint8]) -> None:
         self.model = model
-        self.size = rgb.shape[:2]
+        self.size = (rgb.shape[0], rgb.shape[1])
         pixels = torch.from_numpy(input_of(model).pixels(rgb))
         self.pixels = pixels.to(model.device, model.dtype)  # (3, side, side)
         encoded = model.get_image_features(self.pixels[None], return_dict=True)
@@ -121,7 +121,8 @@ class _Target:
         self.tracked = Tracked(crop, 1.0, State.TRACKING)
         self.presence = Presence(time_s)
         device = frame.model.device
-        self._session = Sam2VideoInferenceSession(None, *frame.size, device, device, device, frame.model.dtype)
+        height, width = frame.size
+        self._session = Sam2VideoInferenceSession(None, height, width, device, device, device, frame.model.dtype)
         self._index = 0  # of the newest frame
         self._session.add_mask_inputs(self._session.obj_id_to_idx(self.id), 0, _input_mask(frame, crop))
         self._session.obj_with_new_inputs = [self.id]
@@ -153,7 +154,7 @@ class _Target:
     def _forget(self, oldest: int) -> None:
         """Drop pixels and features of all frames, and memory up to the frame ``oldest``; the first frame's stays."""
         session = self._session
-        session.processed_frames.clear()
+        session.processed_frames = {}
         session.cache.clear_all()
         for by_frame in (
             *(outputs["non_cond_frame_outputs"] for outputs in session.output_dict_per_obj.values()),
