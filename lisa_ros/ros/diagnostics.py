@@ -22,7 +22,7 @@ except ImportError:  # its name in ROS 2 Humble
 from lisa_ros.ros import inputs
 from lisa_ros.ros.cameras import Camera, Cameras
 from lisa_ros.ros.inputs import type_name
-from lisa_ros.ros.watch import Watch
+from lisa_ros.ros.standing import StandingCommand
 from lisa_ros.runtime.queue import RequestQueue
 from lisa_ros.runtime.status import State
 
@@ -92,10 +92,12 @@ class Mismatches:
 class Diagnostics:
     """One status for the node and one for each camera."""
 
-    def __init__(self, node: Node, queue: RequestQueue, cameras: Cameras, mismatches: Mismatches, watch: Watch) -> None:
+    def __init__(
+        self, node: Node, queue: RequestQueue, cameras: Cameras, mismatches: Mismatches, standing: StandingCommand
+    ) -> None:
         self._node = node
-        self._watch = watch
         self._queue = queue
+        self._standing = standing
         self._cameras = cameras
         self._mismatches = mismatches
         self._counts: dict[Camera, deque[tuple[float, int]]] = {}
@@ -132,8 +134,6 @@ class Diagnostics:
         mismatches = self._mismatches.texts()
         if mismatches and level == OK:
             level, message = WARN, "; ".join(mismatches)
-        if self._watch.trouble and level == OK:
-            level, message = WARN, self._watch.trouble
         latencies = sorted(queue.latencies)
         return self._status(
             "node",
@@ -147,8 +147,7 @@ class Diagnostics:
             latency_p95_s=f"{percentile(latencies, 95):.3f}",
             commands_measured=len(latencies),
             queued=state.queued,
-            enabled=queue.enabled,
-            **self._watch.values(),
+            watch=self._standing.text,
             worker_restarts=queue.engine.restarts,
             node_memory_mib=f"{resident_bytes(os.getpid()) / MIB:.0f}",
             worker_memory_mib=f"{resident_bytes(queue.engine.worker_pid) / MIB:.0f}",

@@ -70,12 +70,8 @@ class Endpoints:
         )
         self._clear = node.create_service(Trigger, "~/clear_session", self.clear_session)
 
-    def command(self, message: String) -> None:
-        """~/command: the result goes to the topics only."""
-        self.camera_command("", message)
-
-    def camera_command(self, camera: str, message: String) -> None:
-        """~/CAMERA/command: as ~/command, about the newest frame of this camera."""
+    def command(self, message: String, camera: str = "") -> None:
+        """~/command, or that of a camera: the result goes to the topics only."""
         session = self._parameters().command_session
         request_id = f"command-{next(self._count)}"
         self._queue.submit(

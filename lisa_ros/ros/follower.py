@@ -115,17 +115,17 @@ class Followed:
 class Sighting:
     """What is followed, in one frame.
 
-    ended: why this is the last one; empty while following goes on. rgb: (H, W, 3) uint8, the frame; None where it was
-    not read.
+    rgb: the frame, (H, W, 3) uint8; None where it was not looked at. ended: why this is the last one; empty while
+    following goes on.
     """
 
     followed: Followed
     header: Any
     tracked: list[Tracked]
+    rgb: NDArray[np.uint8] | None = None
     objects: list[Object3D] = field(default_factory=list)
     wants_detection: bool = False
     ended: str = ""
-    rgb: NDArray[np.uint8] | None = None
 
 
 class Pursuit:
@@ -176,7 +176,7 @@ class Pursuit:
         out_of_sight_s = self._time_s - self._seen_s
         ended = f"lost for {out_of_sight_s:.1f} s" if out_of_sight_s > self._search_s() else ""
         return Sighting(
-            self._followed, header, self._tracked, wants_detection=self._tracker.wants_detection, ended=ended, rgb=rgb
+            self._followed, header, self._tracked, rgb, wants_detection=self._tracker.wants_detection, ended=ended
         )
 
     def measure(self, sighting: Sighting, frame: RawFrame) -> Sighting:

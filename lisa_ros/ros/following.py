@@ -45,7 +45,7 @@ class Following:
 
     Args:
         publisher: Of ~/tracked.
-        overlay: ~/tracked_overlay/compressed.
+        overlay: ~/tracked_overlay.
         markers: ~/markers.
         parameters: The current ones.
         post: Brings a sighting from the follower's thread to ``handle``.
@@ -68,10 +68,10 @@ class Following:
         self._count = itertools.count(1)
         self._taken: TakenFrame | None = None
         self._followed: Followed | None = None
+        self._source = ""  # of the command whose masks are followed
         self._things = 0  # that are not lost
         self._ended: Followed | None = None  # a last message is due: these are followed no more
         self._ask_at = self._pause_s = 0.0
-        self._paused = False
 
     # --- from the lifecycle
 
@@ -95,7 +95,8 @@ class Following:
 
     def see(self, camera: Camera, serialized: bytes) -> None:
         """A new frame has come."""
-        if self._paused or not (self._taken or self._followed or self._ended) or not self._is_wanted():
+        wanted = self._publisher.get_subscription_count() or self._overlay.is_wanted
+        if not (self._taken or self._followed or self._ended) or not wanted:
             return
         frame = RawFrame(camera, serialized, time.monotonic())
         if self._taken is not None and self._taken.frame.camera == camera.name:
@@ -104,9 +105,6 @@ class Following:
             self._publish_end(self._ended, frame)
         if self._follower is not None and self._followed is not None and self._followed.camera == camera.name:
             self._follower.see(frame)
-
-    def _is_wanted(self) -> bool:
-        return bool(self._publisher.get_subscription_count()) or self._overlay.is_wanted
 
     def depth_came(self) -> None:
         """A new depth image has come."""
@@ -125,6 +123,9 @@ class Following:
         answered = self._answered_frame(result)
         if answered is None or result.frame is None:
             return
+        if result.source == "watch" and self._followed is not None and self._source != "watch":
+            return  # what a person asked for stays followed beside a standing command
+        self._source = result.source
         self._stop()
         if answered.crops and self._parameters().use_tracking and self._follower is not None:
             names = phrases_of(result.regions)
@@ -151,8 +152,8 @@ class Following:
             return None
         self._things = sum(one.state is not State.LOST for one in sighting.tracked)
         self._publisher.publish(tracked_message(sighting))
-        self._overlay.take(sighting)
         self._markers.seen(sighting)
+        self._overlay.take(sighting)
         if sighting.ended or not self._parameters().use_tracking:
             logger.info("%s: masks are followed no more: %s", followed.request_id, sighting.ended or "use_tracking")
             self._forget()
@@ -174,7 +175,7 @@ class Following:
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         on_result = partial(self._take_redetection, followed, pause_s)
         ask = replace(followed.ask, explain=False)
-        return Request(request_id, ask, on_result, camera=followed.camera, background=True)
+        return Request(request_id, ask, on_result, camera=followed.camera, background=True, published=False)
 
     def _take_redetection(self, followed: Followed, pause_s: float, result: Result) -> None:
         if followed is self._followed and result.status in (Status.BUSY, Status.NOT_READY):
@@ -186,10 +187,6 @@ class Following:
             self._follower.redetect(answered)
 
     # --- from callers
-
-    def pause(self, paused: bool) -> None:
-        """Whether newer frames are passed over. What is followed stays; it is searched for in the next frame then."""
-        self._paused = paused
 
     def clear(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """~/clear: follow nothing."""

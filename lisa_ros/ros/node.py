@@ -43,7 +43,7 @@ from std_srvs.srv import SetBool, Trigger
 from lisa_ros.engine.api import Region
 from lisa_ros.engine.registry import check_model
 from lisa_ros.errors import ConfigError, LisaError
-from lisa_ros.msg import Watch as WatchMessage
+from lisa_ros.msg import Watch
 from lisa_ros.perception.tracking import Tracker
 from lisa_ros.ros import parameters
 from lisa_ros.ros.cameras import Cameras
@@ -53,7 +53,7 @@ from lisa_ros.ros.follower import Sighting
 from lisa_ros.ros.following import Following
 from lisa_ros.ros.logs import RosHandler
 from lisa_ros.ros.publishers import OVERRIDABLE, Publishers
-from lisa_ros.ros.watch import Watch
+from lisa_ros.ros.standing import StandingCommand
 from lisa_ros.runtime import worker
 from lisa_ros.runtime.queue import DISABLED, RequestQueue
 from lisa_ros.runtime.requests import FINALIZED, UNCONFIGURED, Frame, Measured, NodeState, Result
@@ -78,8 +78,7 @@ class Outlet:
         try:
             self._publish_result(result)
         finally:
-            if result.source != "watch":  # masks of a person's command go on being followed
-                self._follow(result)
+            self._follow(result)
 
 
 class LisaNode(LifecycleNode):
@@ -104,6 +103,7 @@ class LisaNode(LifecycleNode):
 
     def _make(self) -> None:
         self.ended = Future()
+        self._active, self._enabled = False, True
         self.parameters = parameters.declare(self)
         # A wrong name or a missing package ends the node at once, as other wrong parameters do.
         tracker_of(self.parameters)
@@ -136,17 +136,19 @@ class LisaNode(LifecycleNode):
         self._cameras = Cameras(self, current, self._now_s, self._following.see, self._following.depth_came)
         outlet = Outlet(publishers, self._following)
         self._queue = RequestQueue(self._cameras, outlet, current, self._wake_at, measure=self._measure)
-        self._watch = Watch(_Timers(self), self._queue, current, self._steady)
-        diagnostics = Diagnostics(self, self._queue, self._cameras, mismatches, self._watch)
+        standing = StandingCommand(self, self._queue, self._steady)
+        diagnostics = Diagnostics(self, self._queue, self._cameras, mismatches, standing)
         self.create_timer(PERIOD_S, self._guarded(diagnostics.publish), clock=self._steady)
         self._closing.callback(self._free)  # not before there is all that it frees
         self._clear = self.create_service(Trigger, "~/clear", self._following.clear)
+        endpoints = Endpoints(self, self._queue, current, publishers.messages)
+        self._command = self.subscribe(String, "~/command", endpoints.command, REQUESTS)
+        self._commands = [
+            self.subscribe(String, f"~/{name}/command", functools.partial(endpoints.command, camera=name), REQUESTS)
+            for name in filter(None, self.parameters.camera_names)
+        ]
+        self._watch = self.subscribe(Watch, "~/watch", standing.take, REQUESTS)
         self._enable = self.create_service(SetBool, "~/enable", self._set_enabled)
-        self._endpoints = Endpoints(self, self._queue, current, publishers.messages)
-        self._command = self.subscribe(String, "~/command", self._endpoints.command, REQUESTS)
-        self._watch_topic = self.subscribe(WatchMessage, "~/watch", self._watch.take, REQUESTS)
-        self._camera_commands: dict[str, Any] = {}
-        self._subscribe_to_camera_commands()
 
         self.add_on_set_parameters_callback(self._parameters_set)
         publishers.publish_state(self._queue.state)
@@ -165,7 +167,9 @@ class LisaNode(LifecycleNode):
 
         def activate() -> None:
             self._queue.activate()
-            self._cameras.activate()
+            self._active = True
+            if self._enabled:
+                self._cameras.activate()
 
         return self._passing(activate)
 
@@ -174,6 +178,7 @@ class LisaNode(LifecycleNode):
 
         def deactivate() -> None:
             self._queue.deactivate()
+            self._active = False
             self._cameras.deactivate()
             self._following.deactivate()
 
@@ -191,6 +196,23 @@ class LisaNode(LifecycleNode):
         """A transition went wrong: begin anew from UNCONFIGURED."""
         return self._passing(self._free)
 
+    def _set_enabled(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        """~/enable: take commands and listen to cameras, or neither; the model stays."""
+        response.message = "commands are taken" if request.data else DISABLED
+        try:
+            self._enabled = request.data
+            self._queue.enable(request.data)
+            if not request.data:
+                self._cameras.deactivate()
+                self._following.deactivate()
+            elif self._active:
+                self._cameras.activate()
+            response.success = True
+        except Exception as error:  # it is answered all the same
+            self.get_logger().error(traceback.format_exc())
+            response.message = f"{type(error).__name__}: {error}; see the node's log"
+        return response
+
     def stop(self) -> None:
         """Answer what is open, free everything, and have ``ended`` done soon."""
         try:
@@ -205,7 +227,6 @@ class LisaNode(LifecycleNode):
     def _hold(self) -> None:
         """Make what the model needs: the worker, and the transport that it gets frames by."""
         check_model(self.parameters.model)
-        self._subscribe_to_camera_commands()  # the parameter `cameras` may have changed
         with contextlib.ExitStack() as made:
             transport = SharedMemory(self.parameters.max_image_pixels)
             made.callback(transport.close)
@@ -219,6 +240,7 @@ class LisaNode(LifecycleNode):
 
     def _free(self, state: NodeState = UNCONFIGURED) -> None:
         self._queue.cleanup(state)
+        self._active = False
         self._cameras.deactivate()
         self._held.close()
         self._events.clear()  # of a worker and a follower that are no more
@@ -256,24 +278,6 @@ class LisaNode(LifecycleNode):
             qos_overriding_options=QoSOverridingOptions(OVERRIDABLE),
             event_callbacks=self._mismatches.of_subscription(topic, message_lost=on_lost),
         )
-
-    def _subscribe_to_camera_commands(self) -> None:
-        """~/CAMERA/command of every camera that has a name."""
-        names = set(filter(None, self.parameters.cameras))
-        for name in [*self._camera_commands]:
-            if name not in names:
-                self.destroy_subscription(self._camera_commands.pop(name))
-        for name in names - set(self._camera_commands):
-            callback = functools.partial(self._endpoints.camera_command, name)
-            self._camera_commands[name] = self.subscribe(String, f"~/{name}/command", callback, REQUESTS)
-
-    def _set_enabled(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        """~/enable: whether commands are taken, the standing one is asked and masks are followed."""
-        self._queue.enable(request.data)
-        self._following.pause(not request.data)
-        response.success = True
-        response.message = "commands are taken" if request.data else DISABLED
-        return response
 
     def _current_parameters(self) -> parameters.Parameters:
         return self.parameters
@@ -346,19 +350,6 @@ class LisaNode(LifecycleNode):
 
     def _now_s(self) -> float:
         return float(self.get_clock().now().nanoseconds / 1e9)
-
-
-class _Timers:
-    """The node's timers, with callbacks that may fail."""
-
-    def __init__(self, node: LisaNode) -> None:
-        self._node = node
-
-    def create_timer(self, timer_period_sec: float, callback: Callable[[], None], *, clock: Clock) -> Any:
-        return self._node.create_timer(timer_period_sec, self._node._guarded(callback), clock=clock)
-
-    def destroy_timer(self, timer: Any) -> bool:
-        return bool(self._node.destroy_timer(timer))
 
 
 def settings_from(values: parameters.Parameters) -> worker.WorkerSettings:

@@ -110,12 +110,6 @@ class Parameters:
     queue_size: int = _parameter(
         4, "maximum number of waiting commands; one more is answered BUSY", between=(0, 1000), live=True
     )
-    min_score: float = _parameter(
-        0.0,
-        "masks with a lower score are left out of answers; an answer without any other is NOT_FOUND",
-        between=(0.0, 1.0),
-        live=True,
-    )
     command_session: str = _parameter(
         "", "session of the commands on ~/command, for follow-up questions; empty: no history", live=True
     )
@@ -123,6 +117,12 @@ class Parameters:
         False,
         "publish ~/mask, ~/labels and ~/camera_info with every new mask, before the answer is complete; the last "
         "message of a stamp is the complete one",
+        live=True,
+    )
+    min_score: float = _parameter(
+        0.0,
+        "masks with a lower score are left out; an answer that had no others is NOT_FOUND and says so",
+        between=(0.0, 1.0),
         live=True,
     )
     use_depth: bool = _parameter(True, "measure every mask in metres, where depth and camera_info are published")

@@ -58,7 +58,7 @@ class Publishers:
     Attributes:
         messages: The message of each result, made once.
         tracked: Publisher of ~/tracked.
-        tracked_overlay: ~/tracked_overlay/compressed.
+        tracked_overlay: ~/tracked_overlay.
         markers: ~/markers.
     """
 
@@ -84,8 +84,8 @@ class Publishers:
         pictures = Pictures(overlay, points, parameters, aside)
         self._status = self._publisher(StatusMessage, "~/status", LATCHED)
         self.tracked = self._publisher(TrackedMasks, "~/tracked")
-        live = self._publisher(CompressedImage, "~/tracked_overlay/compressed")
-        self.tracked_overlay = TrackedOverlay(live, parameters, aside)
+        compressed = self._publisher(CompressedImage, "~/tracked_overlay/compressed")
+        self.tracked_overlay = TrackedOverlay(compressed, parameters, aside)
         self.markers = Markers(self._publisher(MarkerArray, "~/markers"), parameters)
         # Last: nobody computes with what they publish.
         frames = Frames(node, parameters)

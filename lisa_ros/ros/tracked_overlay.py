@@ -1,8 +1,9 @@
-"""~/tracked_overlay/compressed: live frames with the followed masks on them, as JPEG, for Foxglove and rqt."""
+"""~/tracked_overlay/compressed: followed masks drawn on their frame, as JPEG, for Foxglove, rqt and slow networks."""
 
 from __future__ import annotations
 
 import logging
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -17,59 +18,54 @@ from lisa_ros.ros.parameters import Parameters
 
 logger = logging.getLogger(__name__)
 
-JPEG_QUALITY = 80
+QUALITY = 80  # of JPEG
 
 
 class TrackedOverlay:
-    """Drawn only while somebody subscribes; a frame that comes while one waits takes its place.
+    """Drawn only while somebody subscribes; frames are left out where drawing does not keep up.
 
     Args:
-        publisher: Of ~/tracked_overlay/compressed.
+        publisher: Of the topic.
         parameters: The current ones.
         aside: Has a call made on another thread, one at a time.
     """
 
     def __init__(
-        self,
-        publisher: Any,
-        parameters: Callable[[], Parameters],
-        aside: Callable[[Callable[[], None]], object],
+        self, publisher: Any, parameters: Callable[[], Parameters], aside: Callable[[Callable[[], None]], object]
     ) -> None:
-        self._publisher = publisher
-        self._parameters = parameters
-        self._aside = aside
-        self._waiting: Sighting | None = None
+        self._publisher, self._parameters, self._aside = publisher, parameters, aside
+        self._lock = threading.Lock()
+        self._newest: Sighting | None = None
 
     @property
     def is_wanted(self) -> bool:
+        """Whether somebody subscribes."""
         return bool(self._publisher.get_subscription_count())
 
     def take(self, sighting: Sighting) -> None:
-        """Have the frame of ``sighting`` drawn."""
+        """Have it drawn."""
         if sighting.rgb is None or not self.is_wanted:
             return
-        is_drawn_soon = self._waiting is not None
-        self._waiting = sighting
-        if not is_drawn_soon:
+        with self._lock:
+            idle, self._newest = self._newest is None, sighting
+        if idle:
             self._aside(self._draw)
 
     def _draw(self) -> None:
-        sighting, self._waiting = self._waiting, None
-        if sighting is None:
-            return
+        with self._lock:
+            sighting, self._newest = self._newest, None
         try:
-            self._publisher.publish(overlay_message(sighting, self._parameters().overlay_opacity))
+            if sighting is not None:
+                self._publisher.publish(self._message(sighting))
         except Exception:
             logger.error("%s", traceback.format_exc())
 
-
-def overlay_message(sighting: Sighting, opacity: float) -> CompressedImage:
-    """The frame with every mask that is seen. opacity: in [0, 1]."""
-    assert sighting.rgb is not None
-    crops = [one.crop for one in sighting.tracked if one.state is not State.LOST]
-    phrases = [sighting.followed.phrases.get(crop.label, "") or sighting.followed.command for crop in crops]
-    picture = draw_overlay(sighting.rgb, crops, opacity, phrases)
-    _, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    message = CompressedImage(header=sighting.header, format="rgb8; jpeg compressed bgr8")
-    message.data.frombytes(jpeg.tobytes())
-    return message
+    def _message(self, sighting: Sighting) -> CompressedImage:
+        assert sighting.rgb is not None
+        seen = [one for one in sighting.tracked if one.state is not State.LOST]
+        names = [sighting.followed.phrases.get(one.id, "") or sighting.followed.command for one in seen]
+        rgb = draw_overlay(sighting.rgb, [one.crop for one in seen], self._parameters().overlay_opacity, names)
+        bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+        message = CompressedImage(header=sighting.header, format="rgb8; jpeg compressed bgr8")
+        message.data.frombytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes())
+        return message

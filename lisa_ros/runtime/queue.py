@@ -25,7 +25,7 @@ from lisa_ros.runtime.transport import Transport
 
 logger = logging.getLogger(__name__)
 
-DISABLED = "commands are disabled; enable them: call ~/enable (std_srvs/SetBool) with data: true"
+DISABLED = "the node is disabled: commands are not taken; call ~/enable with data: true"
 
 RequestEvent = worker.StageBegan | worker.PartialText | worker.NewRegions | worker.Done | worker.Failed | Measured
 
@@ -103,6 +103,11 @@ class RequestQueue:
         self._results = Results(outlet.publish_result, self.engine, clock)
 
     @property
+    def is_idle(self) -> bool:
+        """Whether a question that came now would be asked at once."""
+        return self.state.state is State.READY and self._running is None and not self._waiting
+
+    @property
     def latencies(self) -> Sequence[float]:
         """Seconds from receiving to the answer, of the last commands that the engine answered."""
         return self._results.latencies
@@ -129,6 +134,14 @@ class RequestQueue:
             self._give_up(request, NotReady("the node was deactivated meanwhile; activate it and ask again"))
         self._settle()
 
+    def enable(self, enabled: bool) -> None:
+        """Disabled: open commands and those that come are answered NOT_READY; the worker keeps its model."""
+        self._enabled = enabled
+        if not enabled:
+            for request in self._open():
+                self._give_up(request, NotReady(DISABLED))
+        self._settle()
+
     def cleanup(self, state: NodeState = UNCONFIGURED) -> None:
         """There is no worker any more: answer every open command NOT_READY. ``state`` is shown from now on."""
         self._active, self._transport = False, None
@@ -151,18 +164,10 @@ class RequestQueue:
             self._results.refuse(request, error)
         self._settle()
 
-    @property
-    def enabled(self) -> bool:
-        """Whether commands are taken, as far as ``enable`` decides."""
-        return self._enabled
-
-    def enable(self, enabled: bool) -> None:
-        """Whether commands are taken from now on. Disabled, open ones are answered NOT_READY; the model stays."""
-        self._enabled = enabled
-        if not enabled:
-            for request in self._open():
-                self._give_up(request, NotReady(DISABLED))
-        self._settle()
+    def refuse(self, request: Request, error: LisaError) -> None:
+        """Give a request that its endpoint cannot use its one result."""
+        request.received = self._clock()
+        self._results.refuse(request, error)
 
     def cancel(self, request_id: str) -> None:
         """Answer CANCELED now; the worker stops at the next token. Nothing happens where the result is out already."""
@@ -223,14 +228,14 @@ class RequestQueue:
         """Pass on what is known of the answer so far."""
         if running.request.answered:
             return
-        if new and self._limits().early_mask and not running.request.background:
+        if new and self._limits().early_mask and running.request.published:
             call_safely(self._outlet.publish_early, running.frame, running.kept(running.announced))
         self._publish_progress(running.request, running.progress(new))
 
     def _publish_progress(self, request: Request, progress: Progress) -> None:
         """To the caller, and to everybody where it is a command of somebody."""
         call_safely(request.on_progress, progress)
-        if not request.background:
+        if request.published:
             call_safely(self._outlet.publish_progress, request, progress)
 
     # --- a request's life
@@ -238,10 +243,8 @@ class RequestQueue:
     def _admit(self, request: Request) -> None:
         clean_request(request, self._limits())
         info = self.engine.info
-        if info is None or not self._active:
+        if info is None or not self._active or not self._enabled:
             raise NotReady(f"{self.state.message}; see ~/status")
-        if not self._enabled:
-            raise NotReady(DISABLED)
         check_supported(request, info)
         self._frames.check(request.image, request.camera)
         running = self._running
@@ -265,9 +268,8 @@ class RequestQueue:
         frame = self._frames.take(request.image, request.camera)
         assert self._transport is not None
         ticket = self._transport.put(frame.rgb)
-        self._running = Running(request, frame, min_score=self._limits().min_score)
-        if not request.standing:  # its masks are not followed: those of a person's command are
-            call_safely(self._outlet.frame_taken, frame)
+        self._running = Running(request, frame, self._limits().min_score)
+        call_safely(self._outlet.frame_taken, frame)
         self.engine.send(worker.Command(request.request_id, request.ask, ticket, request.session, frame.proposals))
         self._publish_progress(request, self._running.progress())
 
@@ -285,10 +287,9 @@ class RequestQueue:
     def _take_answer(self, running: Running, done: worker.Done) -> None:
         """The engine is done; the request keeps its place until its masks are measured."""
         self.engine.gpu_bytes = done.gpu_bytes
-        regions = running.kept(running.regions(done))
         request = running.request
-        published = request.standing or not request.background
-        if regions and not request.answered and published and self._measures(running, regions):
+        regions = running.kept(running.regions(done))
+        if regions and not request.answered and request.published and self._measures(running, regions):
             running.done = done
         else:
             self._running = None

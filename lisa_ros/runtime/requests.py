@@ -148,10 +148,9 @@ class Request:
         image: The caller's own sensor_msgs/Image; None: the newest frame of ``camera``.
         camera: Name of the camera; empty: the first one.
         timeout_s: From receiving to the result; 0 takes the node's limit.
-        background: The node's own question (re-detection). It is asked only while nothing else is to be done, given up
-            when a person's command comes, and its result is not published.
-        standing: A background request of ~/watch: the engine's answers are published; what is refused or given up goes
-            to its caller only.
+        background: Nobody waits for it (re-detection, a standing command): it is asked only while nothing else is to be
+            done, and given up when a person's command comes.
+        published: False for a question of the node's own (re-detection): only its caller hears of it.
     """
 
     request_id: str
@@ -164,7 +163,7 @@ class Request:
     camera: str = ""
     timeout_s: float = 0.0
     background: bool = False
-    standing: bool = False
+    published: bool = True
     received: float = 0.0
     deadline: float = 0.0
     answered: bool = False

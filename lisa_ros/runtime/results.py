@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lisa_ros.engine.api import Region
 from lisa_ros.errors import LisaError
 from lisa_ros.perception.geometry import Object3D
 from lisa_ros.runtime import worker
 from lisa_ros.runtime.engine_life import EngineLife
 from lisa_ros.runtime.requests import Frame, Request, Result
-from lisa_ros.runtime.running import Running, with_pixels
-from lisa_ros.runtime.status import Status, below_score, message_of, status_of
+from lisa_ros.runtime.running import Running
+from lisa_ros.runtime.status import Status, message_of, status_of
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ REMEMBERED_LATENCIES = 100
 
 
 class Results:
-    """Gives every request exactly one result. Those of background requests go to their caller only.
+    """Gives every request exactly one result. Those that are not published go to their caller only.
 
     Args:
         publish: Publishes a result.
@@ -44,13 +45,10 @@ class Results:
     def succeed(self, running: Running, done: worker.Done, objects: Sequence[Object3D]) -> None:
         """The engine answered: SUCCESS, or NOT_FOUND without a mask."""
         request, every = running.request, running.regions(done)
-        regions, drawn = running.kept(every), with_pixels(every)
-        message = message_of(every, done.absent, request.ask.targets)
-        if drawn and not regions:
-            message = below_score(max(region.score for region in drawn), running.min_score)
+        regions = running.kept(every)
         result = Result(
             Status.SUCCESS if regions else Status.NOT_FOUND,
-            message,
+            message_of(every, done.absent, request.ask.targets) or below(running.min_score, every, regions),
             request.request_id,
             request.ask,
             frame=running.frame,
@@ -84,7 +82,7 @@ class Results:
             model=info.name if info is not None else "",
             precision=info.precision if info is not None else "",
         )
-        if not request.background or (request.standing and result.frame is not None):
+        if request.published:
             self._log(request, result)
             call_safely(self._publish, result)
         call_safely(request.on_result, result)
@@ -93,9 +91,18 @@ class Results:
         answered = result.frame is not None
         if answered:
             self.latencies.append(result.timings.total_s)
-        log = logger.debug if request.standing else logger.info if answered else logger.warning
+        # A standing command is asked again and again.
+        log = logger.debug if request.background else logger.info if answered else logger.warning
         command = shorten(request.ask.text or ", ".join(request.ask.targets))
         log("%s %r: %s %s", request.request_id, command, result.status.name, result.message or result.text)
+
+
+def below(min_score: float, every: Sequence[Region], kept: Sequence[Region]) -> str:
+    """Why an answer with masks has none; empty where it has some."""
+    if kept or not every:
+        return ""
+    best = max(region.score for region in every)
+    return f"every mask is below min_score: the best has {best:.2f}, {min_score:g} is needed"
 
 
 def camera_of(request: Request, frame: Frame | None) -> str:

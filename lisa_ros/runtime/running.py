@@ -16,17 +16,17 @@ class Running:
     """A request that the worker has. It may be answered (canceled, timed out) before the worker lets go of it.
 
     announced: regions as they came, empty ones too. done: the engine's answer, while its masks are measured.
-    min_score: masks with a lower score are left out, as the parameter was when the work began.
+    min_score: regions with less are left out.
     """
 
     request: Request
     frame: Frame
+    min_score: float = 0.0
     stage: Stage = Stage.ENCODING
     partial_answer: str = ""
     announced: list[Region] = field(default_factory=list)
     given_up: float | None = None
     done: worker.Done | None = None
-    min_score: float = 0.0
 
     def take(self, event: worker.StageBegan | worker.PartialText | worker.NewRegions) -> Sequence[Region]:
         """Take in what the engine reports before its answer. Returns the regions that are new."""
@@ -44,8 +44,8 @@ class Running:
         return Progress(self.stage, self.partial_answer, self.kept(self.announced), len(self.kept(new)), self.frame)
 
     def kept(self, regions: Sequence[Region]) -> list[Region]:
-        """Those that mark anything in the image, with a score of at least ``min_score``."""
-        return [region for region in with_pixels(regions) if region.score >= self.min_score]
+        """Those that mark anything in the image, with the score that they must have."""
+        return [region for region in regions if region.mask.area and region.score >= self.min_score]
 
     def regions(self, done: worker.Done) -> list[Region]:
         """Of the complete answer, in its order."""
@@ -56,8 +56,3 @@ class Running:
                 replace(one, spans=tuple(all_), span=None) for one, all_ in zip(regions, done.spans, strict=True)
             ]
         return regions
-
-
-def with_pixels(regions: Sequence[Region]) -> list[Region]:
-    """Those that mark anything in the image."""
-    return [region for region in regions if region.mask.area]

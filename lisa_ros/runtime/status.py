@@ -30,9 +30,6 @@ class Status(IntEnum):
 NOTHING_FOUND = "there is nothing like that in the image; the answer may say more"
 EMPTY_MASK = "the answer claims to mark something, but its mask is empty; ask in other words, or about another image"
 SHOWN_NAMES = 8
-BELOW_SCORE = (
-    "the best mask has a score of {:.2f}, below min_score, which is {:g}; lower the parameter, or ask otherwise"
-)
 NOT_MENTIONED = "the answer does not mention {}; ask for each alone"
 
 
@@ -50,11 +47,6 @@ def message_of(regions: Sequence[Region], absent: Sequence[str], targets: Sequen
     if any(region.mask.area for region in regions):
         return ""
     return EMPTY_MASK if regions else NOTHING_FOUND
-
-
-def below_score(highest: float, min_score: float) -> str:
-    """The message of an answer all of whose masks have scores below ``min_score``."""
-    return BELOW_SCORE.format(highest, min_score)
 
 
 class NoImage(errors.LisaError):

@@ -22,7 +22,10 @@ from lisa_ros.runtime.status import Status
 def following():
     ignored = SimpleNamespace(publish=lambda message: None, get_subscription_count=lambda: 1)
     markers = SimpleNamespace(seen=lambda sighting: None, clear=lambda: None)
-    following = Following(ignored, markers, lambda: Parameters(redetect_period_s=3600.0), lambda sighting: None)
+    overlay = SimpleNamespace(take=lambda sighting: None, is_wanted=False)
+    following = Following(
+        ignored, overlay, markers, lambda: Parameters(redetect_period_s=3600.0), lambda sighting: None
+    )
     following.configure(lambda: None)
     yield following
     following.cleanup()
@@ -114,3 +117,15 @@ def test_a_frame_is_shared_and_nobody_can_write_to_it(client):
     with pytest.raises(ValueError, match="read-only"):
         frame.rgb[0, 0, 0] = 1
     assert np.shares_memory(frame.rgb, np.frombuffer(image.data, np.uint8))
+
+
+def test_a_standing_command_does_not_end_what_a_person_asked_for(following) -> None:
+    start(following, Ask("the cup"), source="action")
+    persons = following._followed
+    start(following, Ask("the bottle"), source="watch")
+    assert following._followed is persons
+    following.clear(None, SimpleNamespace())
+    start(following, Ask("the bottle"), source="watch")
+    assert following._followed.command == "the bottle"
+    start(following, Ask("the bowl"), source="watch")
+    assert following._followed.command == "the bowl"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -110,10 +111,22 @@ def test_the_rviz_file_shows_topics_that_there_are(repository) -> None:
         "rviz_default_plugins/MarkerArray",
     } <= set(displays)
     topics = [d["Topic"]["Value"] for d in config["Visualization Manager"]["Displays"] if "Topic" in d]
-    known = set(re.findall(r"^\| `(~/\w+)`", (repository / "docs" / "interfaces.md").read_text(), re.M))
     ours = {topic.replace("/lisa/", "~/") for topic in topics if topic.startswith("/lisa/")}
-    assert ours == {"~/overlay", "~/points", "~/markers"}
-    assert ours <= known
+    assert ours == {"~/overlay", "~/points", "~/markers", "~/tracked_overlay/compressed"}
+    assert ours <= documented(repository)
     launch = (repository / "launch" / "lisa.launch.py").read_text()
     (image,) = [topic for topic in topics if not topic.startswith("/lisa/")]
     assert f'"image_topic", default_value="{image}"' in launch
+
+
+def test_the_foxglove_layout_shows_topics_that_there_are(repository) -> None:
+    layout = json.loads((repository / "config" / "foxglove_layout.json").read_text())
+    topics = set(re.findall(r"/lisa/[\w/]+", json.dumps(layout)))
+    assert {topic.replace("/lisa/", "~/") for topic in topics} <= documented(repository)
+    panels = set(re.findall(r"\w+!\w+", json.dumps(layout["layout"])))
+    assert panels == set(layout["configById"])
+
+
+def documented(repository) -> set[str]:
+    """Topics of the page of interfaces."""
+    return set(re.findall(r"^\| `(~/[\w/]+)`", (repository / "docs" / "interfaces.md").read_text(), re.M))

@@ -581,7 +581,7 @@ def test_progress_is_shared_with_everybody_but_that_of_the_nodes_own_questions_i
     assert [(request.request_id, request.source) for request, _ in robot.shared] == [(key, "action")]
     robot.done(key)
     shared = len(robot.shared)
-    own = robot.submit(background=True)
+    own = robot.submit(background=True, published=False)
     assert robot.progress[own]
     assert len(robot.shared) == shared
 
