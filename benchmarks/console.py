@@ -285,7 +285,8 @@ def table(figures: dict[str, Any]) -> str:
     lines += [f"page: {figures['page_kb']} kB, first paint after {figures['first_paint_ms']} ms"]
     if figures.get("mask_ms"):
         delays = figures["mask_ms"]
-        lines += [f"mask on the page after the feedback: median {statistics.median(delays)} ms, most {max(delays)} ms"]
+        middle = round(statistics.median(delays), 1)
+        lines += [f"mask on the page after the feedback: median {middle} ms, most {max(delays)} ms"]
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import cv2
 import rclpy
 from rclpy.exceptions import NameValidationException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -67,6 +68,7 @@ def main(args: list[str] | None = None) -> int:
     # Python's own handlers: rclpy's would end the context in the middle of a publish.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    cv2.setNumThreads(1)  # small pictures gain nothing by more, and the cores are needed elsewhere
     server = None
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)

@@ -91,22 +91,32 @@ export function fillChips(target, masks, chosen, onChoose) {
   }), "label");
 }
 
-/** The list of commands, the newest first. */
+/** The list of commands, the newest first. Rows that did not change stay: their pictures need not be decoded again. */
 export function fillHistory(target, entries, thumbnails, onShow) {
-  replaceButtons(target, [...entries.values()].reverse().map((entry) => {
+  const before = new Map([...target.children].map((row) => [row.dataset.content, row]));
+  const rows = [...entries.values()].reverse().map((entry) => {
     const { result, progress } = entry;
-    const button = element("button");
-    button.type = "button";
-    button.dataset.id = entry.id;
-    const url = thumbnails.get(entry.id);
-    const image = element(url ? "img" : "span", "", url ? "" : "blank");
-    if (url) Object.assign(image, { src: url, alt: "" });
     const marks = [entry.verdict, entry.chosen ? `mask ${entry.chosen} chosen` : ""].filter(Boolean);
     const how = result ? [statusText(result.status), ...marks].join(", ") : stageText(progress.stage);
-    button.append(image, element("span", (result ?? progress).command || "(targets)", "what"), element("span", how, "how"));
-    button.onclick = () => onShow(entry.id);
-    const item = element("li");
-    item.append(button);
-    return item;
-  }), "id");
+    const what = (result ?? progress).command || "(targets)";
+    const content = JSON.stringify([entry.id, what, how, thumbnails.get(entry.id)]);
+    return before.get(content) ?? historyRow(content, entry.id, what, how, thumbnails.get(entry.id), onShow);
+  });
+  if (rows.length !== target.children.length || rows.some((row, at) => row !== target.children[at])) {
+    replaceButtons(target, rows, "id");
+  }
+}
+
+function historyRow(content, id, what, how, url, onShow) {
+  const button = element("button");
+  button.type = "button";
+  button.dataset.id = id;
+  const image = element(url ? "img" : "span", "", url ? "" : "blank");
+  if (url) Object.assign(image, { src: url, alt: "" });
+  button.append(image, element("span", what, "what"), element("span", how, "how"));
+  button.onclick = () => onShow(id);
+  const row = element("li");
+  row.dataset.content = content;
+  row.append(button);
+  return row;
 }
