@@ -66,6 +66,7 @@ class Hub:
         self._examples = examples
         self.history = History(history_dir)
         self.viewers: list[Viewer] = []
+        self._watched: frozenset[str] = frozenset()
         self._state: dict[str, Any] = {}
         self._options: list[dict[str, Any]] = []
 
@@ -93,7 +94,10 @@ class Hub:
 
     def look(self) -> None:
         """Tells the robot which cameras are watched, and which pictures are waited for."""
-        self._robot.watch(frozenset(viewer.camera for viewer in self.viewers if viewer.visible))
+        watched = frozenset(viewer.camera for viewer in self.viewers if viewer.visible)
+        if watched != self._watched:  # it wakes the executor, and this runs with every picture
+            self._watched = watched
+            self._robot.watch(watched)
         self._robot.want(frozenset(viewer.camera for viewer in self.viewers if viewer.wants_frame))
 
     def carry_out(self, request: protocol.Request, viewer: Viewer) -> None:
