@@ -33,7 +33,7 @@ export class Picture {
   /** onPoint(), onDrawn(): something was drawn by the person, a live picture was drawn. */
   constructor(canvas, { onMarks, onDrawn, onChoose }) {
     Object.assign(this, { canvas, onMarks, onDrawn, onChoose });
-    this.context = canvas.getContext("2d", { alpha: false, desynchronized: true });
+    this.context = canvas.getContext("2d", { alpha: false });
     this.live = null; // {bitmap, stamp, size, masks}
     this.answers = new Map(); // id -> {bitmap, stamp, size, masks: Map}
     this.shown = ""; // id of the answer; empty: live
