@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from lisa_ros.errors import ConfigError
 
-TRIES, WITHIN_S = 10, 60.0  # wrong tokens, of all pages together
+TRIES, WITHIN_S = 10, 60.0  # different wrong tokens, of all pages together
 DELAY_S = 1.0  # before the answer to a wrong token
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SHORTEST_TOKEN = 16  # characters
@@ -50,11 +50,11 @@ class Access:
         if not token and not is_loopback(host):
             token = secrets.token_urlsafe(32)
         self.token = token
-        named = LOOPBACK if is_loopback(host) else (host,)
+        named = (*LOOPBACK, host) if is_loopback(host) else (host,)
         self._hosts = {name.lower() for name in (*named, *allowed_hosts)}
         # Listening on every address: which one a page uses is not known, and the token protects.
         self._any_host = host in ("0.0.0.0", "::") and not allowed_hosts
-        self._wrong: deque[float] = deque()
+        self._wrong: deque[tuple[float, bytes]] = deque()
 
     def check_host(self, headers: Mapping[str, str]) -> None:
         """Against DNS rebinding: the name that a page used must be one of ours. Raises Refused."""
@@ -80,10 +80,13 @@ class Access:
         if not self.token:
             return
         now = time.monotonic()
-        while self._wrong and now - self._wrong[0] > WITHIN_S:
+        while self._wrong and now - self._wrong[0][0] > WITHIN_S:
             self._wrong.popleft()
         if len(self._wrong) >= TRIES:
             raise Refused("too many wrong tokens; wait a minute")
-        if not hmac.compare_digest(token.encode("utf-8", "surrogatepass"), self.token.encode()):
-            self._wrong.append(now)
+        encoded = token.encode("utf-8", "surrogatepass")
+        if not hmac.compare_digest(encoded, self.token.encode()):
+            # The same one again tells a guesser nothing: a page with an old token, which tries for ever, counts once.
+            if all(encoded != before for _, before in self._wrong):
+                self._wrong.append((now, encoded))
             raise Refused("the token is wrong; open the address that the console printed at its start")

@@ -40,6 +40,12 @@ class Entry:
     verdict: str = ""
 
     @property
+    def file_name(self) -> str:
+        """Without an ending. A request id may have come from any program on the network: it names no folder."""
+        name = "".join(c for c in self.request_id if c.isalnum() or c in "-_")[:64]
+        return f"{self.picture.stamp_ns if self.picture else 0}_{name}"
+
+    @property
     def size(self) -> int:
         """Bytes of pictures and masks."""
         picture = self.picture
@@ -95,8 +101,7 @@ class History:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            name = "".join(c for c in entry.request_id if c.isalnum() or c in "-_")[:64]
-            file = self._folder / f"{entry.picture.stamp_ns if entry.picture else 0}_{name}.json"
+            file = self._folder / f"{entry.file_name}.json"
             file.write_text(json.dumps(entry.fields(), ensure_ascii=False, indent=1))
             if entry.picture is not None:
                 file.with_suffix(".jpg").write_bytes(entry.picture.jpeg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from lisa_console.viewers import Viewer
 from lisa_ros.data.saved_examples import save_example
 
 MOST_VIEWERS = 8
+PNG = b"\x89PNG\r\n\x1a\n"  # how a file begins; width and height stand at byte 16
 
 
 class Robot(Protocol):
@@ -155,8 +157,7 @@ class Hub:
         if self._examples is not None and (request.right or request.mask is not None):
             try:
                 png, mask = labelled(entry, request)
-                name = f"{entry.picture.stamp_ns if entry.picture else 0}_{entry.request_id}"
-                save_example(self._examples, name, png, [entry.result["command"]], mask)
+                save_example(self._examples, entry.file_name, png, [entry.result["command"]], mask)
                 saved = True
             except (OSError, ValueError) as error:
                 viewer.say(write_event("problem", id=request.request_id, text=f"the example is not saved: {error}"))
@@ -246,7 +247,10 @@ def labelled(entry: Entry, request: protocol.Correct) -> tuple[bytes, NDArray[np
         raise ValueError("its picture was not kept")
     width, height = kept.size
     if request.mask is not None:
-        drawn = cv2.imdecode(np.frombuffer(request.mask, np.uint8), cv2.IMREAD_GRAYSCALE)
+        # The size stands in front: a small file can be a picture of gigabytes.
+        is_sized = request.mask.startswith(PNG) and request.mask[16:24] == struct.pack(">II", width, height)
+        pixels = np.frombuffer(request.mask, np.uint8)
+        drawn = cv2.imdecode(pixels, cv2.IMREAD_GRAYSCALE) if is_sized else None
         if drawn is None or drawn.shape != (height, width):
             raise ValueError(f"the drawn mask is no PNG of {width} x {height} pixels")
         return kept.png, drawn > 127

@@ -74,7 +74,8 @@ def main(args: list[str] | None = None) -> int:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         robot = RobotSide()
         server = serve(robot)
-        robot.get_logger().info(f"console of {robot.settings.node}: {server.url}")
+        # Without the token: everybody on the network reads /rosout.
+        robot.get_logger().info(f"console of {robot.settings.node}: {server.address}")
         print(f"console: {server.url}", flush=True)
         spin(robot)
     except (LisaError, NameValidationException) as error:

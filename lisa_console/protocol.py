@@ -143,6 +143,8 @@ def _text(message: Mapping[str, Any], name: str, most: int = NAME) -> str:
     value = message.get(name, "")
     if not isinstance(value, str):
         raise Malformed(f"{name} is not text")
+    if any("\ud800" <= character <= "\udfff" for character in value):  # cannot be sent to a page or to ROS
+        raise Malformed(f"{name} has half of a UTF-16 pair; send whole characters")
     if len(value) > most:
         raise Malformed(f"{name} has {len(value)} characters; at most {most} are taken")
     return value
@@ -155,8 +157,16 @@ def _flag(message: Mapping[str, Any], name: str) -> bool:
     return value
 
 
+def _is_number(value: Any) -> bool:
+    """Finite, as a float too: Python reads integers of any length."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _number(value: Any, name: str, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not _is_number(value):
         raise Malformed(f"{name} is not a number")
     if not 0 <= value <= most:
         raise Malformed(f"{name} is {value:g}; it lies between 0 and {most:g}")
@@ -197,8 +207,9 @@ def _command(message: Mapping[str, Any]) -> Command:
 
 def _option(message: Mapping[str, Any]) -> SetOption:
     value = message.get("value")
-    is_short = len(value) <= NAME if isinstance(value, str) else isinstance(value, int | float) and math.isfinite(value)
-    if not isinstance(value, bool | int | float | str) or not is_short:
+    if isinstance(value, str):
+        value = _text(message, "value")
+    elif not isinstance(value, bool) and not _is_number(value):
         raise Malformed("value is not a switch, a number or a short text")
     return SetOption(_text(message, "name"), value)
 

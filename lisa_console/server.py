@@ -74,11 +74,15 @@ class Server:
             self._loop.call_soon_threadsafe(self._hub.take, event)
 
     @property
+    def address(self) -> str:
+        """Of the page, without the token."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{'https' if self._tls else 'http'}://{host}:{self.port}/"
+
+    @property
     def url(self) -> str:
         """Address of the page, with the token where there is one."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        token = f"#token={self._access.token}" if self._access.token else ""
-        return f"{'https' if self._tls else 'http'}://{host}:{self.port}/{token}"
+        return f"{self.address}#token={self._access.token}" if self._access.token else self.address
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -3,6 +3,7 @@
 const PREFIX = 13; // bytes: kind, stamp, length of the header
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 3000;
+const REFUSED_PAUSE_MS = 15000; // a wrong token does not become right; a place may become free
 
 /** Reads a binary frame: {kind, stamp (text), header, payload (Uint8Array)}. */
 export function readFrame(buffer) {
@@ -35,9 +36,13 @@ export class Connection {
       const event = JSON.parse(data);
       if (event.type === "hello") {
         this.pause = FIRST_PAUSE_MS;
+        this.reason = "";
         this.onState(true, "");
       }
-      if (event.type === "refused") this.reason = event.text;
+      if (event.type === "refused") {
+        this.reason = event.text;
+        this.pause = REFUSED_PAUSE_MS;
+      }
       this.onEvent(event);
     };
     this.socket.onclose = () => {

@@ -9,6 +9,7 @@ const FRAME = 1, PICTURE = 2, MASK = 3, THUMBNAIL = 4;
 const TOOLS = { "tool-point": "point", "tool-not": "not", "tool-box": "box", "tool-brush": "brush", "tool-erase": "erase" };
 const KEYS = { p: "tool-point", n: "tool-not", x: "tool-box", m: "tool-brush", e: "tool-erase" };
 const MOST_TYPED = 100;
+const MOST_ENTRIES = 50; // as the console keeps
 
 const $ = (id) => document.getElementById(id);
 const entries = new Map(); // id -> {id, progress, result, chosen, verdict, picture}
@@ -100,8 +101,8 @@ function takeProgress({ id, type, ...progress }) {
   const entry = entries.get(id) ?? { id, result: null, chosen: 0, verdict: "" };
   entry.progress = progress;
   entries.set(id, entry);
-  // One's own newest command is shown; somebody else's, unless one of one's own runs.
-  if (first && (progress.session === session || !isMine(running()))) showEntry(id);
+  forgetOld();
+  if (first && (progress.session === session || mayInterrupt(progress))) showEntry(id);
   refresh(id);
 }
 
@@ -110,12 +111,27 @@ function takeResult({ id, type, ...result }) {
   const first = !entries.has(id);
   entry.result = result;
   entries.set(id, entry);
-  if (first && !isMine(running())) showEntry(id);
+  forgetOld();
+  if (first && mayInterrupt(result)) showEntry(id);
   if (id === shownId && result.masks.length && !picture.held) picture.show(id);
   refresh(id);
 }
 
 const running = () => [...entries.values()].reverse().find((entry) => !entry.result && entry.progress.session === session);
+
+/** Whether somebody else's command may take the view: not from one's own command, nor from what one draws. */
+const mayInterrupt = ({ source }) => !running() && !picture.tool && !picture.held && source !== "watch";
+
+function forgetOld() {
+  for (const id of entries.keys()) {
+    if (entries.size <= MOST_ENTRIES) return;
+    if (id === shownId) continue;
+    entries.delete(id);
+    URL.revokeObjectURL(thumbnails.get(id) ?? "");
+    thumbnails.delete(id);
+  }
+}
+
 const isMine = (entry) => Boolean(entry && entry.progress.session === session);
 
 // --- shown

@@ -30,7 +30,7 @@ async function colouredMask(header, png) {
 }
 
 export class Picture {
-  /** onPoint(), onDrawn(): something was drawn by the person, a live picture was drawn. */
+  /** onMarks(): the person drew something; onDrawn(stamp): a live picture is drawn; onChoose(label): a mask is clicked. */
   constructor(canvas, { onMarks, onDrawn, onChoose }) {
     Object.assign(this, { canvas, onMarks, onDrawn, onChoose });
     this.context = canvas.getContext("2d", { alpha: false });
@@ -43,7 +43,7 @@ export class Picture {
     this.box = null;
     this.brush = null; // canvas of the mask that is mended
     this.cursor = null; // of the keyboard
-    this.busy = false;
+    this.begun = this.drawn = 0; // live pictures: how many came, and the number of the one that is there
     canvas.addEventListener("pointerdown", (event) => this.#down(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
     canvas.addEventListener("pointerup", () => this.#up());
@@ -53,6 +53,7 @@ export class Picture {
 
   /** A live picture. The newest one wins; the others are acknowledged too. */
   async showLive({ stamp, header, payload }) {
+    const number = ++this.begun;
     const bitmap = await createImageBitmap(new Blob([payload.subarray(0, header.bytes)], { type: "image/jpeg" }));
     let at = header.bytes;
     const masks = [];
@@ -60,6 +61,11 @@ export class Picture {
       masks.push(await colouredMask(mask, payload.subarray(at, at + mask.bytes)));
       at += mask.bytes;
     }
+    if (number < this.drawn) { // a newer one was decoded sooner
+      bitmap.close();
+      return this.onDrawn(stamp);
+    }
+    this.drawn = number;
     this.live?.bitmap.close();
     this.live = { bitmap, stamp, size: [header.width, header.height], masks };
     if (!this.shown && !this.held) this.draw();

@@ -61,13 +61,13 @@ def box(text: str) -> tuple[int, int, int, int]:
 
 
 def positive(text: str) -> float:
-    """A number above 0. Raises ArgumentTypeError."""
+    """A number above 0, below 1e9: more seconds do not fit into a message. Raises ArgumentTypeError."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0 and below 1e9")
     return value
 
 

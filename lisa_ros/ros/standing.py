@@ -18,7 +18,7 @@ from lisa_ros.runtime.status import Status
 
 logger = logging.getLogger(__name__)
 
-MOST_HZ = 30.0
+LEAST_HZ, MOST_HZ = 0.001, 30.0  # a timer's period has an end: 2**63 ns
 
 
 class StandingCommand:
@@ -50,8 +50,8 @@ class StandingCommand:
         self._end()
         if not watch.command.strip():
             return
-        if not 0 < watch.rate <= MOST_HZ:  # not a number, too
-            error = CommandError(f"the rate is {watch.rate:g} Hz; give one above 0, up to {MOST_HZ:g}")
+        if not LEAST_HZ <= watch.rate <= MOST_HZ:  # not a number, too
+            error = CommandError(f"the rate is {watch.rate:g} Hz; give one from {LEAST_HZ:g} to {MOST_HZ:g}")
             self._queue.refuse(self._request(watch), error)
             return
         self._watch = watch

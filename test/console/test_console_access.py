@@ -60,8 +60,20 @@ def test_a_short_token_is_refused() -> None:
 
 def test_after_many_wrong_tokens_the_right_one_is_refused_too() -> None:
     access = Access("127.0.0.1", TOKEN)
-    for wrong in ["x", "\ud800", *["y"] * (TRIES - 2)]:
+    for wrong in ["x", "\ud800", *(f"y{number}" for number in range(TRIES - 2))]:
         with pytest.raises(Refused, match="token is wrong"):
             access.check_token(wrong)
     with pytest.raises(Refused, match="too many"):
         access.check_token(TOKEN)
+
+
+def test_a_page_with_an_old_token_does_not_shut_others_out() -> None:
+    access = Access("127.0.0.1", TOKEN)
+    for _ in range(3 * TRIES):
+        with pytest.raises(Refused, match="token is wrong"):
+            access.check_token("an-old-token")
+    access.check_token(TOKEN)
+
+
+def test_another_loopback_address_is_a_host_of_its_console() -> None:
+    Access("127.0.0.2").check_host({"Host": "127.0.0.2:8080"})

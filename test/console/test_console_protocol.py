@@ -120,3 +120,16 @@ def test_a_binary_frame_has_kind_stamp_header_and_payload() -> None:
     assert (kind, stamp) == (Kind.MASK, 1_700_000_000_123_456_789)
     assert json.loads(frame[PREFIX.size : PREFIX.size + length]) == {"label": 2}
     assert frame[PREFIX.size + length :] == b"abc"
+
+
+@pytest.mark.parametrize("field", ["id", "text", "session", "value"])
+def test_half_characters_are_refused(field: str) -> None:
+    kind = {"id": "show", "value": "set"}.get(field, "command")
+    with pytest.raises(Malformed, match="half of a UTF-16 pair"):
+        read(kind, **{field: "a\ud800"})
+
+
+@pytest.mark.parametrize(("kind", "fields"), [("set", {"value": 10**400}), ("choose", {"label": 10**400})])
+def test_a_number_of_any_length_is_refused(kind: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(Malformed, match="number"):
+        read(kind, **fields)

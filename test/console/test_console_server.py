@@ -6,6 +6,8 @@ import asyncio
 import base64
 import json
 import socket
+import struct
+import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -377,3 +379,38 @@ def test_a_port_in_use_is_named(start: Callable[..., Console]) -> None:
     second = Server(Hub(FakeRobot()), Access("127.0.0.1"), "127.0.0.1", console.server.port)
     with pytest.raises(OSError, match="in use"):
         second.start()
+
+
+def test_an_example_stays_in_its_folder_whatever_the_id_is(start: Callable[..., Console], tmp_path: Path) -> None:
+    console = start(examples=tmp_path / "kept")
+
+    async def work(session: Any) -> None:
+        page = await console.enter(session)
+        answer(console, "../../out")
+        await page.send_json({"type": "correct", "id": "../../out", "right": True})
+        assert (await event(page, "verdict"))["saved"]
+
+    console.run(work)
+    assert [file.name for file in (tmp_path / "kept").glob("*.png")] == ["5_out.png"]
+
+
+def test_a_mask_is_not_unpacked_before_its_size_is_known(start: Callable[..., Console], tmp_path: Path) -> None:
+    console = start(examples=tmp_path)
+    ihdr = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)  # OpenCV raises for so many pixels
+    content = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + ihdr + struct.pack(">I", zlib.crc32(ihdr))
+    large = base64.b64encode(content).decode()
+
+    async def work(session: Any) -> None:
+        page = await console.enter(session)
+        answer(console, "large")
+        await page.send_json({"type": "correct", "id": "large", "right": False, "mask": large})
+        assert "no PNG of 30 x 20" in (await event(page, "problem"))["text"]
+
+    console.run(work)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_address_that_is_logged_has_no_token() -> None:
+    server = Server(Hub(FakeRobot()), Access("127.0.0.1", TOKEN), "127.0.0.1", 8080)
+    assert TOKEN not in server.address
+    assert server.url == f"{server.address}#token={TOKEN}"

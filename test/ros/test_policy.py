@@ -3,6 +3,9 @@
 from xml.etree import ElementTree
 
 import pytest
+import rclpy
+
+from lisa_console.robot import RobotSide
 
 # What only some nodes have. vision_msgs is not installed everywhere; a clock is heard with use_sim_time.
 SOMETIMES = {"~/detections", "~/detections_3d", "~/label_info", "/clock", "/parameter_events"}
@@ -14,9 +17,10 @@ def policy(repository):
     return ElementTree.parse(repository / "config" / "sros2" / "lisa_policy.xml").getroot()
 
 
-def named(policy, kind, rule):
-    """Names of one kind (topic, service, action) that a rule allows."""
-    return {e.text for group in policy.iter(f"{kind}s") if group.get(rule) == "ALLOW" for e in group.iter(kind)}
+def named(policy, enclave, kind, rule):
+    """Names of one kind (topic, service, action) that a rule of an enclave allows."""
+    (own,) = (one for one in policy.iter("enclave") if one.get("path") == enclave)
+    return {e.text for group in own.iter(f"{kind}s") if group.get(rule) == "ALLOW" for e in group.iter(kind)}
 
 
 def test_it_has_the_structure_that_sros2_reads(policy):
@@ -59,6 +63,32 @@ def test_it_names_what_the_running_node_has(policy, client):
         ("service", "reply", {name for name in served if "/_action/" not in name}),
         ("action", "execute", actions),
     ):
-        allowed = named(policy, kind, rule)
+        allowed = named(policy, "/lisa", kind, rule)
+        assert there <= allowed
+        assert allowed - there <= SOMETIMES
+
+
+def test_it_names_what_the_console_has(policy):
+    rclpy.init()
+    try:
+        console = RobotSide()
+        console._watch(frozenset(console.cameras))  # image and ~/tracked are listened to while a page is visible
+        who = (console.get_name(), console.get_namespace())
+        published = {name for name, _ in console.get_publisher_names_and_types_by_node(*who)}
+        heard = {name for name, _ in console.get_subscriber_names_and_types_by_node(*who)}
+        called = {name for name, _ in console.get_client_names_and_types_by_node(*who)}
+        served = {name for name, _ in console.get_service_names_and_types_by_node(*who)}
+        console.destroy_node()
+    finally:
+        rclpy.try_shutdown()
+    for kind, rule, there in (
+        ("topic", "publish", published),
+        ("topic", "subscribe", {name for name in heard if "/_action/" not in name}),
+        ("service", "request", {name for name in called if "/_action/" not in name}),
+        ("service", "reply", served),
+        ("action", "call", {name.split("/_action/")[0] for name in called if "/_action/" in name}),
+    ):
+        names = named(policy, "/lisa_console", kind, rule)
+        allowed = {name.replace("~", "/lisa_console") if name[0] in "~/" else f"/{name}" for name in names}
         assert there <= allowed
         assert allowed - there <= SOMETIMES

@@ -64,7 +64,14 @@ def test_people_come_before_a_standing_command(client: Client, watch) -> None:
 
 @pytest.mark.parametrize(
     ("rate", "camera", "reason"),
-    [(0.0, "", "0 Hz"), (-1.0, "", "-1 Hz"), (float("nan"), "", "nan Hz"), (31.0, "", "31 Hz"), (5.0, "roof", "roof")],
+    [
+        (0.0, "", "0 Hz"),
+        (-1.0, "", "-1 Hz"),
+        (float("nan"), "", "nan Hz"),
+        (31.0, "", "31 Hz"),
+        (1e-30, "", "1e-30 Hz"),
+        (5.0, "roof", "roof"),
+    ],
 )
 def test_a_standing_command_that_cannot_be_is_answered_once(client: Client, watch, rate, camera, reason) -> None:
     def refused() -> list[Segmentation]:
