@@ -28,13 +28,11 @@ from lisa_ros.errors import ConfigError
 from lisa_ros.extractive.cells import CellPointer
 from lisa_ros.extractive.choosing_engine import POINTER, SELECTOR
 from lisa_ros.extractive.proposers.drawn import Drawn
+from lisa_ros.extractive.proposers.proposer import Arrangement
 from lisa_ros.extractive.resize import square_weights
 from lisa_ros.extractive.selector import POOLING_SIDE, Selector, pooled_features
-from lisa_ros.lisa.model.quantize import Precision
 from lisa_ros.lisa.prompt import template
 from lisa_ros.lisa.segmenter import Segmenter
-from lisa_ros.lisa.tokenizer import Tokenizer
-from lisa_ros.lisa.weights.load import load_lisa
 from lisa_ros.perception.packed_crops import packed
 from lisa_ros.training.report import Report
 from lisa_ros.training.schedule import adamw, linear
@@ -139,12 +137,10 @@ class Reader:
     """
 
     def __init__(self, folder: Path, recipe: ChooseRecipe):
-        cpu = torch.device("cpu")
-        self.lisa, spec = load_lisa(folder, None, Precision.pick("fp32", cpu), cpu)
-        tokenizer = Tokenizer.from_folder(folder)
-        self._segmenter = Segmenter(self.lisa, spec, tokenizer, None, spec.conversation, "fp32")
+        self._segmenter = Segmenter.from_checkpoint(folder, device="cpu", precision="fp32")
+        self.lisa, spec = self._segmenter.lisa, self._segmenter.spec
         self._drawn = Drawn(self._segmenter)
-        self._speech = Speech(tokenizer, template(spec.conversation), QUESTIONS)
+        self._speech = Speech(self._segmenter.tokenizer, template(spec.conversation), QUESTIONS)
         self._classes = {name: number for number, name in enumerate(spec.classes)}
         self._grid = round(self.lisa.vision_tower.num_tokens**0.5)
         self._recipe, self._rng = recipe, random.Random(recipe.seed)
@@ -169,7 +165,7 @@ class Reader:
     def _picture(self, folder: Path, record: SceneRecord, split: str) -> Picture | None:
         rgb, ids = read_pair(folder, record)
         image = self._segmenter.encode(rgb)
-        proposals = self._drawn.propose(image)
+        proposals = Arrangement().of(self._drawn.propose(image))  # without empty masks, of which no share can belong
         crops = packed(proposals)
         scene = read_scene(folder, record, self.lisa.input_size)
         library = Library([scene], self._classes, self._speech, conversations_for, self.lisa.input_size, self._grid)
@@ -198,9 +194,9 @@ class Reader:
         recipe = self._recipe
         _, suffixes = library.draw(1, recipe.conversations, self._rng, kinds=recipe.kinds, split=split)
         shown = torch.arange(len(tokens)), tokens.float()
-        packed_ = pack(self.lisa, self._speech, [shown] * len(suffixes), suffixes, len(tokens))
-        hidden = read_packed(self.lisa, packed_)[-1]
-        rows, at, targets = zip(*packed_.segs, strict=True) if packed_.segs else ((), (), ())
+        batch = pack(self.lisa, self._speech, [shown] * len(suffixes), suffixes, len(tokens))
+        hidden = read_packed(self.lisa, batch)[-1]
+        rows, at, targets = zip(*batch.segs, strict=True) if batch.segs else ((), (), ())
         states = states_at(hidden, list(rows), list(at)) if targets else hidden[0, :0]
         return self.lisa.seg_projector(states).float(), list(targets)
 

@@ -305,7 +305,7 @@ class ExtractRun:
         rng = random.Random(0)
         rights: list[bool] = []
         exact: list[bool] = []
-        for begin in range(0, min(count, len(self.held_out.scenes)), 8):
+        for _ in range(0, min(count, len(self.held_out.scenes)), 8):
             numbers, suffixes = self.held_out.draw(8, each, rng, split="test")
             scenes = [self.held_out.proposed[number] for number in numbers]
             images = [self._shown(one, rng) for one in scenes]
@@ -316,7 +316,6 @@ class ExtractRun:
             words = predict_packed(self.lisa, packed, hidden).argmax(-1) == packed.answer_ids
             lengths = [sum(weight > 0 for weight in suffix.weights) for one in suffixes for suffix in one]
             exact += [bool(part.all()) for part in words.split(lengths)]
-            del begin
         return {"chosen right": sum(rights) / max(len(rights), 1), "words right": sum(exact) / max(len(exact), 1)}
 
     def export(self) -> Path:
