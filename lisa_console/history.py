@@ -95,7 +95,10 @@ class History:
         return entry
 
     def finish(self, entry: Entry) -> None:
-        """Its result is there: it is written, where a folder is given."""
+        """Its result is there: it is written, where a folder is given. Of a standing command the newest one stays."""
+        if is_standing(entry):
+            for other in [one for one in self if one is not entry and is_standing(one) and not one.verdict]:
+                del self._entries[other.request_id]
         self._forget_old()
         if self._folder is None:
             return
@@ -115,3 +118,8 @@ class History:
                 return
             size -= entry.size
             del self._entries[entry.request_id]
+
+
+def is_standing(entry: Entry) -> bool:
+    """Whether it is an answer to the node's standing command, which would fill the history."""
+    return entry.result is not None and entry.result["source"] == "watch"

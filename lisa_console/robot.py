@@ -64,6 +64,7 @@ class RobotSide(Node):
         self._wanted: frozenset[str] = frozenset()
         self._held: OrderedDict[int, Picture] = OrderedDict()
         self._goals: dict[str, Any] = {}
+        self._unwanted: set[str] = set()  # cancelled before the node accepted them
         self._sessions: OrderedDict[str, str] = OrderedDict()
         self._running: dict[str, Progress] = {}
         self._awaited: OrderedDict[str, Progress | Segmentation] = OrderedDict()
@@ -168,9 +169,13 @@ class RobotSide(Node):
     def _take_acceptance(self, request_id: str, future: Any) -> None:
         handle = future.result()
         if not handle.accepted:
+            self._unwanted.discard(request_id)
             self._end(request_id, "REJECTED", "the node rejected the command; see its log")
             return
         self._goals[request_id] = handle
+        if request_id in self._unwanted:
+            self._unwanted.discard(request_id)
+            handle.cancel_goal_async()
         handle.get_result_async().add_done_callback(lambda _: self._goals.pop(request_id, None))
 
     def _take_feedback(self, request_id: str, feedback: Segment.Feedback) -> None:
@@ -180,7 +185,9 @@ class RobotSide(Node):
 
     def _cancel(self, request_id: str) -> None:
         goal = self._goals.get(request_id)
-        if goal is None:
+        if goal is None and request_id in self._running and request_id in self._sessions:
+            self._unwanted.add(request_id)
+        elif goal is None:
             self._fail("only a running command of this console can be cancelled", request_id)
         else:
             goal.cancel_goal_async()

@@ -122,13 +122,19 @@ const running = () => [...entries.values()].reverse().find((entry) => !entry.res
 /** Whether somebody else's command may take the view: not from one's own command, nor from what one draws. */
 const mayInterrupt = ({ source }) => !running() && !picture.tool && !picture.held && source !== "watch";
 
+function forget(id) {
+  entries.delete(id);
+  URL.revokeObjectURL(thumbnails.get(id) ?? "");
+  thumbnails.delete(id);
+}
+
+/** As the console does: the oldest go, and of a standing command all but the newest answer. */
 function forgetOld() {
+  const standing = [...entries.values()].filter(({ result, verdict }) => result?.source === "watch" && !verdict);
+  for (const { id } of standing.slice(0, -1)) if (id !== shownId) forget(id);
   for (const id of entries.keys()) {
     if (entries.size <= MOST_ENTRIES) return;
-    if (id === shownId) continue;
-    entries.delete(id);
-    URL.revokeObjectURL(thumbnails.get(id) ?? "");
-    thumbnails.delete(id);
+    if (id !== shownId) forget(id);
   }
 }
 

@@ -110,11 +110,12 @@ def mask(request_id: str, label: int = 1) -> Mask:
     return Mask(request_id, 5, {"label": label, "roi": [4, 3, 8, 6], "score": 0.9}, png(np.full((6, 8), 255, np.uint8)))
 
 
-def answer(console: Console, request_id: str, command: str = "the cup") -> None:
+def answer(console: Console, request_id: str, command: str = "the cup", source: str = "action") -> None:
     """A whole answer, as the robot's side tells it."""
     console.server.tell(Progress(request_id, {"command": command, "stage": "READING"}))
     console.server.tell(picture(request_id))
-    console.server.tell(Result(request_id, {"command": command, "status": "SUCCESS", "masks": []}, (mask(request_id),)))
+    fields = {"command": command, "status": "SUCCESS", "masks": [], "source": source}
+    console.server.tell(Result(request_id, fields, (mask(request_id),)))
 
 
 def handshake(console: Console) -> bytes:
@@ -331,6 +332,21 @@ def test_the_history_has_an_end(start: Callable[..., Console], tmp_path: Path) -
     console.run(work)
     assert len(list((tmp_path / "answers").glob("*.json"))) == MOST_ENTRIES + 5
     assert len(list((tmp_path / "answers").glob("*.jpg"))) == MOST_ENTRIES + 5
+
+
+def test_a_standing_command_leaves_the_history_to_people(start: Callable[..., Console]) -> None:
+    console = start()
+
+    async def work(session: Any) -> None:
+        page = await console.enter(session)
+        answer(console, "a")
+        await event(page, "result")
+        for number in range(2 * MOST_ENTRIES):
+            answer(console, f"watch-{number}", source="watch")
+            await event(page, "result")
+        assert [entry.request_id for entry in console.hub.history] == ["a", f"watch-{2 * MOST_ENTRIES - 1}"]
+
+    console.run(work)
 
 
 def test_corrections_are_kept_as_examples(start: Callable[..., Console], tmp_path: Path) -> None:
