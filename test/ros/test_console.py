@@ -109,6 +109,7 @@ def tab(visit: Callable[..., Tab], console: ConsoleProcess) -> Tab:
 
 def test_text_streams_before_the_result_and_the_mask_lies_at_its_place(tab: Tab, robot: Client) -> None:
     tab.type("the box slowly, echo")
+    tab.shows("#question", "the box slowly, echo")  # the answer of an earlier command is shown until then
     tab.shows("#text", "Sure")
     assert not tab.hidden("#stop"), "the text came with the result, not before"
     assert not [one for one in robot.heard["result"] if one.command == "the box slowly, echo"]
@@ -121,7 +122,8 @@ def test_text_streams_before_the_result_and_the_mask_lies_at_its_place(tab: Tab,
 
 
 def test_a_mask_is_drawn_over_its_own_picture(tab: Tab, robot: Client) -> None:
-    tab.type("the box slowly")
+    tab.type("a slow look at the box")
+    tab.shows("#question", "a slow look at the box")  # the answer of an earlier command is shown until then
     tab.shows("#text", "Sure")
     robot.view = scene(truth=TO_LEFT)  # the thing has moved while the answer is written
     tab.wait(lambda: tab.hidden("#stop"), "result")
@@ -134,6 +136,7 @@ def test_a_mask_is_drawn_over_its_own_picture(tab: Tab, robot: Client) -> None:
 
 def test_escape_cancels(tab: Tab, robot: Client) -> None:
     tab.type("something slow to cancel")
+    tab.shows("#question", "something slow to cancel")  # the answer of an earlier command is shown until then
     tab.shows("#text", "Sure")
     tab.page.keyboard.press("Escape")
     tab.shows("#stage", "stopped")
