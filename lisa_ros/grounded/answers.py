@@ -81,6 +81,7 @@ class AnswerReader:
         self._searched_to = 0
         self._logprobs: list[tuple[int, float]] = []  # end in the text, of each token
         self._begun = False  # what the model thinks first is skipped
+        self._begun_at = 0
 
     @property
     def complete(self) -> bool:
@@ -100,7 +101,7 @@ class AnswerReader:
     @property
     def absent(self) -> bool:
         """Whether the model said that nothing is there before it drew anything."""
-        present = _PRESENT.search(self.text, 0, self.spans[0][0] if self.spans else len(self.text))
+        present = _PRESENT.search(self.text, self._begun_at, self.spans[0][0] if self.spans else len(self.text))
         return present is not None and present[1].lower() == "false"
 
     def feed(self, text: str, logprob: float | None = None) -> list[Find]:
@@ -155,7 +156,7 @@ class AnswerReader:
             return True
         for mark in ("<answer>", "</think>"):
             if mark in self.text:
-                self._read_to = self._searched_to = self.text.index(mark) + len(mark)
+                self._read_to = self._searched_to = self._begun_at = self.text.index(mark) + len(mark)
                 self._begun = True
         return self._begun
 

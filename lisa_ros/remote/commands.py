@@ -206,6 +206,8 @@ class Question:
         self._answers = None if request.get("answers") is None else wire.texts(request, "answers")
         if self._answers is not None and len(self._answers) != len(self._asks):
             raise wire.WireError(f"{len(self._answers)} answers for {len(self._asks)} commands")
+        if self._answers is None and len(self._asks) != 1:
+            raise CommandError(f"{len(self._asks)} commands in one request; send one")
         self._details = wire.get(request, "details", bool)
         self._key = wire.get(request, "digest", bytes)
         self._picture = None if request.get("picture") is None else wire.get(request, "picture", bytes)
@@ -227,8 +229,6 @@ class Question:
         if self._answers is not None:
             mask = self._thread.engine.teacher_forced(encoded, self._asks, self._answers)
             return {"event": "mask", "bits": wire.bits_of(mask)}
-        if len(self._asks) != 1:
-            raise CommandError(f"{len(self._asks)} commands in one request; send one")
         return self._ask(command, encoded, encode_s)
 
     def _encode(self, command: Command) -> tuple[Any, float]:

@@ -83,7 +83,10 @@ class TrackerProcess:
         Raises:
             LisaError: It raised, or the process ended. It is started again by the next call.
         """
-        connection = self._running()
+        try:
+            connection = self._running()
+        except OSError as error:  # no process or pipe is to be had
+            raise LisaError(f"the tracker's process cannot be started: {error}") from error
         try:
             connection.send((method, arguments))
             while isinstance(reply := connection.recv(), Log):

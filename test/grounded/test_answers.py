@@ -148,6 +148,8 @@ def test_what_is_absent_is_said_before_anything_is_drawn() -> None:
     assert read(f'{{"present": false, "objects": [{ONE}]}}').absent
     assert not read(f'{{"present": true, "objects": [{ONE}]}}').absent
     assert not read(f'[{ONE}], "present": false').absent
+    assert not read(f'<think>{{"present": false}} or not?</think>{{"present": true, "objects": [{ONE}]}}').absent
+    assert read('<think>{"present": true}?</think>{"present": false, "objects": []}').absent
 
 
 def test_the_probability_of_a_find_is_that_of_its_digits() -> None:
