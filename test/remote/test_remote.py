@@ -331,7 +331,8 @@ def test_a_server_killed_during_an_answer_costs_one_command(own) -> None:
 def test_an_engine_that_kills_the_server_costs_one_command(own) -> None:
     server = own()
     engine = remote(server)
-    with pytest.raises(LisaError, match="broke"):
+    # The one retry on a dead connection may find nobody there.
+    with pytest.raises(LisaError, match="broke|cannot be reached"):
         ask(engine, "kill yourself")
     server.start()
     assert ask(engine, "the box").found
