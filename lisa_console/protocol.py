@@ -207,11 +207,12 @@ def _command(message: Mapping[str, Any]) -> Command:
 
 def _option(message: Mapping[str, Any]) -> SetOption:
     value = message.get("value")
+    name = _text(message, "name")
     if isinstance(value, str):
-        value = _text(message, "value")
-    elif not isinstance(value, bool) and not _is_number(value):
+        return SetOption(name, _text(message, "value"))
+    if not isinstance(value, bool) and not _is_number(value):
         raise Malformed("value is not a switch, a number or a short text")
-    return SetOption(_text(message, "name"), value)
+    return SetOption(name, value)
 
 
 def _correction(message: Mapping[str, Any]) -> Correct:
