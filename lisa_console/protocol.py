@@ -206,7 +206,7 @@ def _command(message: Mapping[str, Any]) -> Command:
 
 
 def _option(message: Mapping[str, Any]) -> SetOption:
-    value = message.get("value")
+    value: Any = message.get("value")
     name = _text(message, "name")
     if isinstance(value, str):
         return SetOption(name, _text(message, "value"))

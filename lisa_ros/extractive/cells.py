@@ -38,6 +38,7 @@ class CellPointer(nn.Module):
 
     def __init__(self, channels: int, hidden_size: int, width: int = 128):
         super().__init__()
+        self.channels, self.hidden_size = channels, hidden_size
         self.query, self.key = (
             nn.Sequential(nn.Linear(size, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
             for size in (channels, hidden_size)
@@ -61,16 +62,6 @@ class CellPointer(nn.Module):
                 "one"
             ) from error
         return pointer.eval().requires_grad_(False)
-
-    @property
-    def channels(self) -> int:
-        """C."""
-        return int(self.query[0].in_features)
-
-    @property
-    def hidden_size(self) -> int:
-        """H."""
-        return int(self.key[0].in_features)
 
     def forward(self, prompts: Tensor, tokens: Tensor) -> Tensor:
         """Prompts (S, C) and image tokens (K, H) to logits (S, K)."""

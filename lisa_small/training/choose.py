@@ -261,7 +261,7 @@ def fit(
     """Train both. They share nothing but the steps."""
     steps = recipe.epochs * max(len(pictures) // recipe.pictures, 1)
     parameters = [*selector.parameters(), *pointer.parameters()]
-    optimizer = adamw([{"params": parameters, "weight_decay": recipe.weight_decay}], 0.99)
+    optimizer = adamw([{"params": parameters, "factor": 1.0, "weight_decay": recipe.weight_decay}], 0.99)
     schedule = linear(optimizer, recipe.lr, steps, min(recipe.warmup, steps))
     rng, report = random.Random(recipe.seed), Report(Path(recipe.out) / "choose.json")
     for step in report.steps(0, steps):

@@ -332,7 +332,7 @@ def test_an_engine_that_kills_the_server_costs_one_command(own) -> None:
     server = own()
     engine = remote(server)
     # The one retry on a dead connection may find nobody there.
-    with pytest.raises(LisaError, match="broke|cannot be reached"):
+    with pytest.raises(LisaError, match=r"broke|cannot be reached"):
         ask(engine, "kill yourself")
     server.start()
     assert ask(engine, "the box").found
