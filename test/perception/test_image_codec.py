@@ -268,7 +268,9 @@ def test_a_compressed_images_size_is_known_before_it_is_decoded(suffix):
 
 
 @pytest.mark.parametrize(
-    "options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}, {"exif": ORIENTED}], ids=str
+    "options",
+    [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}, {"exif": ORIENTED}],
+    ids=["whole colours", "half colours", "progressive", "turned"],  # xdist's workers must give the same names
 )
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_a_jpeg_has_the_pixels_that_pillow_gives(mode: str, options: dict) -> None:
