@@ -312,6 +312,9 @@ def test_a_picture_comes_from_standard_input_too(monkeypatch: pytest.MonkeyPatch
     assert segment("-", FOUND, "--verbatim") == 0
 
 
+WITHOUT_POINTS = ("--model", "standin:load")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -338,8 +341,9 @@ def test_a_picture_comes_from_standard_input_too(monkeypatch: pytest.MonkeyPatch
         ((PHOTO, "x", "--conversation", "v1", "--option", "conversation=v1"), "is given by --option and by --conv"),
         ((PHOTO, "x", "--model", "nowhere.engines:load"), "engine 'nowhere.engines:load' cannot be imported"),
         ((PHOTO, "x", "--model", "grpc://robot"), "no engine serves 'grpc://robot'; installed engines: lisa"),
-        ((PHOTO, "x", "--point", "3,4"), "takes no points; it supports explain, history"),
-        ((PHOTO, "--box", "3,4,5,6"), "takes neither points nor a box; it supports"),
+        ((PHOTO, "x", *WITHOUT_POINTS, "--point", "3,4"), "takes no points; it supports"),
+        ((PHOTO, *WITHOUT_POINTS, "--box", "3,4,5,6"), "takes neither points nor a box; it supports"),
+        ((PHOTO, "--box", "3,4,5,6"), "the command is empty; say what to find"),
         ((PHOTO, "--target", " "), "a target is ' '; each must be a name"),
         ((PHOTO, "--target", "cup", "--interactive"), "leave out --target"),
         ((PHOTO, "x " * 5000), "send a shorter one"),

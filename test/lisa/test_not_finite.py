@@ -50,7 +50,7 @@ def test_masks_that_are_not_finite_are_an_error(monkeypatch: pytest.MonkeyPatch)
     engine = load_engine(device="cpu", precision="fp32")
     encoded = engine.encode(RGB)
     monkeypatch.setattr(
-        engine.engine.grounding, "masks", lambda hidden, frame, coarse: torch.full((len(hidden), 1, 8, 8), float("nan"))
+        engine.engine.grounding, "masks", lambda hidden, *others: torch.full((len(hidden), 1, 8, 8), float("nan"))
     )
     with pytest.raises(NumericalError, match="masks are not finite"):
         engine.ask(encoded, Ask("the screwdriver"))
