@@ -39,6 +39,7 @@ class Cluster(Server):
     """As ``Server``, with two replicas."""
 
     start_s = START_S
+    stop_s = 60.0  # Ray ends its processes one after the other, longer after some were killed
 
     def healthy(self) -> bool:
         assert self.process.poll() is None, self.said()

@@ -45,6 +45,7 @@ class Server:
     """
 
     start_s = LIMIT_S
+    stop_s = 10.0
 
     def __init__(self, folder: Path, model: str = "standin:load", *arguments: str, token: str = "") -> None:
         self.log = folder / "serve.log"
@@ -109,7 +110,7 @@ class Server:
             self.process.send_signal(signal.SIGCONT)
             self.process.send_signal(signal.SIGINT)
             try:
-                self.process.wait(Deadline(10).limit_s)
+                self.process.wait(Deadline(self.stop_s).limit_s)
             except subprocess.TimeoutExpired:
                 self.process.kill()
         return self.process.wait()
